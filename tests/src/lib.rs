@@ -1,1 +1,38 @@
-//! To be filled.
+//! What the black-box tests share: where the repository is, and how to read it. No test lives here.
+
+use std::path::{Path, PathBuf};
+
+/// The root of the repository.
+#[must_use]
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_path_buf).unwrap_or_default()
+}
+
+/// Every file below `dir` that git would list: `target` and dot-directories are left out.
+///
+/// # Panics
+/// When a directory cannot be read: then no answer about the tree would be true.
+#[must_use]
+pub fn files_below(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut pending = vec![dir.to_path_buf()];
+    while let Some(next) = pending.pop() {
+        let entries = std::fs::read_dir(&next).unwrap_or_else(|e| panic!("read {}: {e}", next.display()));
+        for entry in entries {
+            let entry = entry.unwrap_or_else(|e| panic!("read {}: {e}", next.display()));
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with('.') || name == "target" || name.starts_with("OUT") {
+                continue;
+            }
+            let path = entry.path();
+            if entry.file_type().is_ok_and(|t| t.is_dir()) {
+                pending.push(path);
+            } else {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}

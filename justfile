@@ -1,0 +1,19 @@
+# Shortcuts; each line is a script or a cargo command that also works by hand.
+
+default:
+    @just --list
+
+setup:
+    scripts/setup
+
+test:
+    scripts/test
+
+demo OUT="OUT":
+    scripts/demo {{OUT}}
+
+fmt:
+    cargo fmt --all
+
+clippy:
+    cargo clippy --release --workspace --all-targets --locked -- -D warnings
