@@ -1,5 +1,7 @@
 //! What the black-box tests share: where the repository is, and how to read it. No test lives here.
 
+pub mod kit;
+
 use std::path::{Path, PathBuf};
 
 /// The root of the repository.
