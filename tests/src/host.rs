@@ -1,0 +1,224 @@
+//! A `cofferd` of its own for a test: temporary state, temporary socket, the real image, real guests. What a user
+//! would do is done through the `coffer` command; nothing here reaches into the product's code.
+
+use std::ffi::OsStr;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use anyhow::{Context as _, bail};
+
+use crate::repository;
+
+/// The image directory that guests boot from, named by `COFFER_TEST_IMAGE`.
+#[must_use]
+pub fn image_directory() -> Option<PathBuf> {
+    std::env::var_os("COFFER_TEST_IMAGE").map(|dir| {
+        let dir = PathBuf::from(dir);
+        if dir.is_absolute() { dir } else { repository().join(dir) }
+    })
+}
+
+/// The directory of the release binaries.
+#[must_use]
+pub fn binaries() -> PathBuf {
+    repository().join("target/release")
+}
+
+/// One running `cofferd`, ended and cleaned up on drop.
+pub struct Host {
+    directory: tempfile::TempDir,
+    daemon: Child,
+}
+
+/// Settings of a test host beyond the defaults.
+#[derive(Default)]
+pub struct Settings {
+    /// A program to run instead of the QEMU kit.
+    pub qemu: Option<PathBuf>,
+}
+
+impl Host {
+    /// Starts `cofferd` and returns when it says that it is listening.
+    ///
+    /// # Errors
+    /// When the image or a binary is missing, or `cofferd` ends before it listens.
+    pub fn start(settings: &Settings) -> anyhow::Result<Self> {
+        let image = image_directory().context("expected COFFER_TEST_IMAGE to name an image directory")?;
+        let directory = tempfile::Builder::new().prefix("coffer-test.").tempdir().context("make a directory")?;
+        let images = image.parent().context("the image directory has a parent")?;
+        let digest = image.file_name().context("the image directory has a name")?.to_string_lossy();
+        let qemu = match &settings.qemu {
+            Some(path) => format!("[vmm]\nqemu = {:?}\n", path.display().to_string()),
+            None => String::new(),
+        };
+        let config = directory.path().join("cofferd.toml");
+        std::fs::write(
+            &config,
+            format!(
+                "[listen]\nsocket = {:?}\n[image]\ndirectory = {:?}\ndefault = {digest:?}\n{qemu}",
+                directory.path().join("cofferd.sock").display().to_string(),
+                images.display().to_string(),
+            ),
+        )?;
+        let mut daemon = Command::new(binaries().join("cofferd"))
+            .arg("serve")
+            .arg("--config")
+            .arg(&config)
+            .arg("--state")
+            .arg(directory.path().join("state"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(std::fs::File::create(directory.path().join("cofferd.log"))?)
+            .spawn()
+            .context("start cofferd")?;
+        let stdout = daemon.stdout.take().context("cofferd's stdout")?;
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line)?;
+        let host = Self { directory, daemon };
+        if !line.starts_with("cofferd: listening") {
+            bail!("expected cofferd to say that it listens, found {line:?}; diagnostics:\n{}", host.diagnostics());
+        }
+        Ok(host)
+    }
+
+    /// The directory that holds everything of this host.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The directory of a session on the host.
+    #[must_use]
+    pub fn session_directory(&self, session: &str) -> PathBuf {
+        self.directory().join("state/sessions").join(session)
+    }
+
+    /// What `cofferd` wrote to stderr so far.
+    #[must_use]
+    pub fn diagnostics(&self) -> String {
+        std::fs::read_to_string(self.directory().join("cofferd.log")).unwrap_or_default()
+    }
+
+    /// The `coffer` command against this host, with keys of its own.
+    #[must_use]
+    pub fn coffer(&self) -> Command {
+        let mut command = Command::new(binaries().join("coffer"));
+        command
+            .env("COFFER_SOCKET", self.directory().join("cofferd.sock"))
+            .env("XDG_CONFIG_HOME", self.directory().join("config"))
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `coffer` with these arguments to its end.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn run<S: AsRef<OsStr>>(&self, arguments: &[S]) -> anyhow::Result<Output> {
+        self.coffer().args(arguments).output().context("run coffer")
+    }
+
+    /// Runs `coffer` and returns its stdout.
+    ///
+    /// # Errors
+    /// When it exits with anything but 0: with both its outputs and the diagnostics of `cofferd`.
+    pub fn ok<S: AsRef<OsStr>>(&self, arguments: &[S]) -> anyhow::Result<String> {
+        let output = self.run(arguments)?;
+        if !output.status.success() {
+            let shown: Vec<_> = arguments.iter().map(|a| a.as_ref().to_string_lossy().into_owned()).collect();
+            bail!(
+                "coffer {}: {}\nstdout: {}\nstderr: {}\ncofferd: {}",
+                shown.join(" "),
+                output.status,
+                String::from_utf8_lossy(&output.stdout),
+                String::from_utf8_lossy(&output.stderr),
+                self.diagnostics(),
+            );
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Creates a session, waits until it is Ready, and returns its id.
+    ///
+    /// # Errors
+    /// As [`Host::ok`].
+    pub fn session(&self) -> anyhow::Result<String> {
+        Ok(self.ok(&["session", "create", "--wait"])?.trim().to_owned())
+    }
+
+    /// The process ids whose command line names this host's directory, `cofferd` itself left out.
+    #[must_use]
+    pub fn processes(&self) -> Vec<(u32, String)> {
+        let mut found = Vec::new();
+        let needle = self.directory().display().to_string();
+        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
+            let cmdline = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let cmdline = String::from_utf8_lossy(&cmdline).replace('\0', " ");
+            if cmdline.contains(&needle) && pid != self.daemon.id() && pid != std::process::id() {
+                found.push((pid, cmdline));
+            }
+        }
+        found
+    }
+
+    /// What is left of a session on the host: processes, its directory, cgroups, mounts.
+    #[must_use]
+    pub fn residue(&self, session: &str) -> Vec<String> {
+        let mut left: Vec<String> =
+            self.processes().into_iter().filter(|(_, c)| c.contains(session)).map(|(p, c)| format!("process {p}: {c}")).collect();
+        if self.session_directory(session).exists() {
+            left.push(format!("directory {}", self.session_directory(session).display()));
+        }
+        for root in ["/sys/fs/cgroup/coffer", "/sys/fs/cgroup/unified/coffer"] {
+            let cgroup = Path::new(root).join(session);
+            if cgroup.exists() {
+                left.push(format!("cgroup {}", cgroup.display()));
+            }
+        }
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        left.extend(mounts.lines().filter(|l| l.contains(session)).map(|l| format!("mount {l}")));
+        left
+    }
+
+    /// Ends `cofferd` with SIGTERM and waits for it: it closes what is open.
+    ///
+    /// # Errors
+    /// When it cannot be signalled or waited for.
+    pub fn stop(&mut self) -> anyhow::Result<()> {
+        terminate(self.daemon.id())?;
+        self.daemon.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = self.stop();
+    }
+}
+
+/// Sends SIGTERM to a process that this test started.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn terminate(pid: u32) -> anyhow::Result<()> {
+    signal(pid, "TERM")
+}
+
+/// Sends SIGKILL to a process that this test started.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn kill(pid: u32) -> anyhow::Result<()> {
+    signal(pid, "KILL")
+}
+
+fn signal(pid: u32, name: &str) -> anyhow::Result<()> {
+    let status = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status().context("run kill")?;
+    if !status.success() {
+        bail!("expected to signal process {pid}, kill said {status}");
+    }
+    Ok(())
+}

@@ -1,0 +1,249 @@
+//! One session end to end, as its users meet it: the `coffer` command against a `cofferd` of the test's own, real
+//! guests booted by QEMU from the built image. Few boots, shared where the scenario allows it.
+//!
+//! Needs `COFFER_TEST_IMAGE` (set by `scripts/test`); without it every test says NOT RUN.
+
+use std::io::Read as _;
+use std::path::Path;
+use std::process::Stdio;
+
+use anyhow::Context as _;
+use coffer_tests::host::{Host, Settings, image_directory, kill};
+
+/// Ends the test with NOT RUN where there is no image to boot.
+macro_rules! needs_an_image {
+    () => {
+        if image_directory().is_none() {
+            eprintln!("NOT RUN: COFFER_TEST_IMAGE names no image directory; `scripts/test` builds one");
+            return Ok(());
+        }
+    };
+}
+
+fn verdict(host: &Host, bundle: &Path, more: &[&str]) -> anyhow::Result<(serde_json::Value, Option<i32>)> {
+    let mut command = host.coffer();
+    command.args(["evidence", "verify", "--json"]).args(more).arg(bundle);
+    let output = command.output()?;
+    let text = String::from_utf8(output.stdout)?;
+    assert_eq!(text.lines().count(), 1, "one line of JSON: {text}");
+    Ok((serde_json::from_str(&text)?, output.status.code()))
+}
+
+fn result_of<'a>(verdict: &'a serde_json::Value, rule: &str) -> &'a str {
+    let checks = verdict["checks"].as_array().expect("checks");
+    checks.iter().find(|c| c["rule"] == rule).and_then(|c| c["result"].as_str()).expect("a row for each rule")
+}
+
+#[test]
+fn a_session_works_seals_and_verifies_offline() -> anyhow::Result<()> {
+    needs_an_image!();
+    let host = Host::start(&Settings::default())?;
+    let session = host.session()?;
+
+    // Files go up and come down unchanged, modes and links included.
+    let up = host.directory().join("up");
+    std::fs::create_dir_all(up.join("deep/er"))?;
+    std::fs::write(up.join("a.txt"), "alpha\n")?;
+    let big: Vec<u8> = (0..3_000_000_u32).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    std::fs::write(up.join("deep/er/big.bin"), &big)?;
+    std::os::unix::fs::symlink("a.txt", up.join("link"))?;
+    host.ok(&["session", "cp", &up.display().to_string(), &format!("{session}:up")])?;
+    let down = host.directory().join("down");
+    host.ok(&["session", "cp", &format!("{session}:up"), &down.display().to_string()])?;
+    assert_eq!(std::fs::read(down.join("deep/er/big.bin"))?, big);
+    assert_eq!(std::fs::read_link(down.join("link"))?, Path::new("a.txt"));
+
+    // Commands: output, input, exit status as documented, identity, the workspace as HOME.
+    let exec = |command: &[&str]| -> anyhow::Result<std::process::Output> {
+        let mut arguments = vec!["session", "exec", session.as_str(), "--"];
+        arguments.extend(command);
+        host.run(&arguments)
+    };
+    assert_eq!(exec(&["cat", "up/a.txt"])?.stdout, b"alpha\n");
+    let who = exec(&["sh", "-c", "id -u; id -g; id -G; echo $HOME; grep -E '^(CapEff|CapBnd|NoNewPrivs)' /proc/self/status"])?;
+    let who = String::from_utf8(who.stdout)?;
+    let lines: Vec<&str> = who.lines().collect();
+    assert_eq!(&lines[..4], ["10000", "10000", "10000", "/workspace"], "{who}");
+    assert!(who.contains("CapEff:\t0000000000000000"), "{who}");
+    assert!(who.contains("NoNewPrivs:\t1"), "{who}");
+    assert_eq!(exec(&["sh", "-c", "exit 7"])?.status.code(), Some(7));
+    assert_eq!(exec(&["sh", "-c", "kill -9 $$"])?.status.code(), Some(128 + 9));
+    assert_eq!(exec(&["/no/such/program"])?.status.code(), Some(127));
+    assert_eq!(exec(&["/etc/passwd"])?.status.code(), Some(126));
+
+    // A timeout ends the whole tree, a child that daemonised included.
+    let script = "setsid sh -c 'exec sleep 7654' >/dev/null 2>&1 & sleep 7654";
+    let late = host.run(&["session", "exec", "--timeout", "1s", &session, "--", "sh", "-c", script])?;
+    assert_eq!(late.status.code(), Some(124), "{}", String::from_utf8_lossy(&late.stderr));
+    let left = exec(&["sh", "-c", "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -c 'sleep 765[4]'"])?;
+    assert_eq!(String::from_utf8(left.stdout)?.trim(), "0", "a process of the timed-out call is still there");
+
+    // The end: sealed, exported, verified, and nothing left on the host.
+    host.ok(&["session", "close", &session])?;
+    let closed: serde_json::Value = serde_json::from_str(&host.ok(&["session", "get", "--json", &session])?)?;
+    assert_eq!(closed["phase"], "closed", "{closed}");
+    assert_eq!(closed["outcome"], "sealed", "{closed}");
+    assert_eq!(host.residue(&session), Vec::<String>::new());
+    let bundle = host.directory().join("session.evidence");
+    host.ok(&["evidence", "export", &session, &bundle.display().to_string()])?;
+
+    let (seen, code) = verdict(&host, &bundle, &["--accept-simulated"])?;
+    assert_eq!(seen["verdict"], "sealed", "{seen}");
+    assert_eq!(seen["accepted"], "yes", "{seen}");
+    assert_eq!(seen["platform"], "simulated", "{seen}");
+    assert_eq!(seen["authority"], "delegated", "{seen}");
+    assert_eq!(code, Some(0));
+    for rule in ["R1", "R2", "R4", "R5", "R6", "R7", "R8", "R9", "R10", "R11", "R13", "R14", "R16"] {
+        assert_eq!(result_of(&seen, rule), "pass", "{rule}: {seen}");
+    }
+    for rule in ["R12", "R15"] {
+        assert_eq!(result_of(&seen, rule), "not_evaluated", "{rule}: {seen}");
+    }
+    let (again, _) = verdict(&host, &bundle, &["--accept-simulated", "--at", &seen["at"].to_string()])?;
+    assert_eq!(seen, again, "the same bundle, policy and time give the same verdict");
+
+    // Simulated evidence is refused unless it is asked for by name, and the reason says so.
+    let (refused, code) = verdict(&host, &bundle, &[])?;
+    assert_eq!((refused["verdict"].as_str(), refused["accepted"].as_str(), code), (Some("sealed"), Some("no"), Some(1)));
+    let text = host.run(&["evidence", "verify", &bundle.display().to_string()])?;
+    let text = String::from_utf8_lossy(&text.stdout).to_lowercase();
+    assert!(text.contains("simulated"), "{text}");
+
+    // A byte changed anywhere is refused.
+    let genuine = std::fs::read(&bundle)?;
+    for at in (0..genuine.len()).step_by(genuine.len() / 23) {
+        let mut changed = genuine.clone();
+        changed[at] ^= 1;
+        let path = host.directory().join("changed.evidence");
+        std::fs::write(&path, &changed)?;
+        let (seen, code) = verdict(&host, &path, &["--accept-simulated"])?;
+        assert_ne!(code, Some(0), "byte {at} changed and accepted: {seen}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_killed_vm_gives_an_aborted_prefix_and_leaves_nothing() -> anyhow::Result<()> {
+    needs_an_image!();
+    let host = Host::start(&Settings::default())?;
+    let session = host.session()?;
+    host.ok(&["session", "exec", &session, "--", "true"])?;
+
+    let mut call = host.coffer();
+    call.args(["session", "exec", &session, "--", "sh", "-c", "echo running; exec sleep 600"]);
+    let mut call = call.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut first = [0_u8; 8];
+    call.stdout.as_mut().context("stdout")?.read_exact(&mut first)?;
+    assert_eq!(&first, b"running\n");
+
+    let qemu = host.processes().into_iter().find(|(_, c)| c.contains("qemu-system") && c.contains(&session));
+    let (pid, _) = qemu.context("the session's QEMU")?;
+    kill(pid)?;
+
+    let ended = call.wait_with_output()?;
+    assert_eq!(ended.status.code(), Some(125), "{}", String::from_utf8_lossy(&ended.stderr));
+    assert!(String::from_utf8_lossy(&ended.stderr).contains("OUTCOME_UNKNOWN"), "{}", String::from_utf8_lossy(&ended.stderr));
+
+    host.ok(&["session", "wait", "--phase", "closed", &session])?;
+    let closed: serde_json::Value = serde_json::from_str(&host.ok(&["session", "get", "--json", &session])?)?;
+    assert_eq!(closed["phase"], "closed", "{closed}");
+    assert_eq!(closed["outcome"], "aborted", "{closed}");
+    assert_eq!(host.residue(&session), Vec::<String>::new());
+
+    let bundle = host.directory().join("prefix.evidence");
+    host.ok(&["evidence", "export", &session, &bundle.display().to_string()])?;
+    let (seen, code) = verdict(&host, &bundle, &["--accept-simulated"])?;
+    assert_eq!(seen["verdict"], "aborted", "{seen}");
+    assert!(seen["extent"].to_string().contains("prefix"), "{seen}");
+    assert_eq!(code, Some(1), "an aborted prefix is not accepted unless asked for: {seen}");
+    let (seen, code) = verdict(&host, &bundle, &["--accept-simulated", "--accept-prefix"])?;
+    assert_eq!(code, Some(0), "{seen}");
+    Ok(())
+}
+
+/// The host writes the boot disk, and then somebody changes one byte of it before the guest reads it: here the program
+/// that is run as QEMU does so, and then runs the real one.
+#[test]
+fn a_boot_disk_changed_after_it_was_written_never_becomes_ready() -> anyhow::Result<()> {
+    needs_an_image!();
+    for (part, offset) in [("intent", "24"), ("host part", "-24 of config"), ("policy", "policy")] {
+        let scratch = tempfile::tempdir()?;
+        let wrapper = scratch.path().join("qemu-system-tampering");
+        write_tampering_qemu(&wrapper, offset)?;
+        let host = Host::start(&Settings { qemu: Some(wrapper) })?;
+        let created = host.run(&["session", "create", "--wait"])?;
+        assert!(!created.status.success(), "{part}: a session with a changed boot disk became Ready");
+        let listed = host.ok(&["session", "list", "--all", "--json"])?;
+        let listed: serde_json::Value = serde_json::from_str(&listed)?;
+        let session = &listed["sessions"][0];
+        assert_eq!(session["outcome"], "aborted", "{part}: {session}");
+        assert_ne!(session["reason"], "boot_timeout", "{part}: the guest powers off by itself: {session}");
+        let id = session["id"].as_str().context("id")?;
+        assert_eq!(host.residue(id), Vec::<String>::new(), "{part}");
+    }
+    Ok(())
+}
+
+/// Writes a program that changes one byte of the boot disk named in its arguments and then runs the kit's QEMU.
+fn write_tampering_qemu(path: &Path, place: &str) -> anyhow::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let kit = coffer_tests::kit::kit_directory()?;
+    let qemu = coffer_tests::kit::qemu_command(&kit)?;
+    let mut line = vec![qemu.get_program().to_string_lossy().into_owned()];
+    line.extend(qemu.get_args().map(|a| a.to_string_lossy().into_owned()));
+    let script = format!(
+        r#"#!/bin/bash
+set -eu
+disk=$(printf '%s\n' "$@" | grep -o 'file=[^,]*boot\.img' | head -n 1); disk=${{disk#file=}}
+[ -n "$disk" ] || disk=$(printf '%s\n' "$@" | grep -o '[^":=,]*boot\.img' | head -n 1)
+word() {{ od -An -tu4 -j "$1" -N 4 "$disk" | tr -d ' '; }}
+config=$(word 8); policy=$(word 12)
+case "{place}" in
+  policy) at=$((16 + config + policy / 2));;
+  "-24 of config") at=$((16 + config - 24));;
+  *) at=$((16 + {place_number}));;
+esac
+old=$(od -An -tu1 -j "$at" -N 1 "$disk" | tr -d ' ')
+printf "\\x$(printf %02x $((old ^ 1)))" | dd of="$disk" bs=1 seek="$at" conv=notrunc status=none
+exec {command} "$@"
+"#,
+        place_number = place.parse::<u32>().unwrap_or(0),
+        command = line.iter().map(|a| format!("'{a}'")).collect::<Vec<_>>().join(" "),
+    );
+    std::fs::write(path, script)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?;
+    Ok(())
+}
+
+#[test]
+fn run_does_it_all_in_one_line() -> anyhow::Result<()> {
+    needs_an_image!();
+    let host = Host::start(&Settings::default())?;
+    let input = host.directory().join("in");
+    std::fs::create_dir_all(&input)?;
+    std::fs::write(input.join("question.txt"), "6*7\n")?;
+    let out = host.directory().join("out");
+    let output = host.run(&[
+        "run",
+        "--in",
+        &input.display().to_string(),
+        "--out",
+        &out.display().to_string(),
+        "--",
+        "sh",
+        "-c",
+        "python3 -c 'print(eval(open(\"question.txt\").read()))' | tee answer.txt; exit 3",
+    ])?;
+    assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.stdout, b"42\n");
+    assert_eq!(std::fs::read_to_string(out.join("workspace/answer.txt"))?, "42\n");
+    let policy = out.join("appraisal.toml");
+    let (seen, code) = verdict(
+        &host,
+        &out.join("session.evidence"),
+        &["--accept-simulated", "--policy", &policy.display().to_string()],
+    )?;
+    assert_eq!((seen["verdict"].as_str(), code), (Some("sealed"), Some(0)), "{seen}");
+    assert_eq!(result_of(&seen, "R3"), "pass", "the policy names the publisher: {seen}");
+    Ok(())
+}
