@@ -1,0 +1,9 @@
+//! SIMULATED TDX: a software stand-in for the TDX module and the quoting enclave.
+//!
+//! Everything here is forgeable by anyone: the keys are published in `pki/`. It exists so that the whole path, from launch to
+//! verdict, runs on machines without TDX, under a trust anchor that no verifier takes for Intel's.
+//! Two programs share this library: the simulator process on the host (feature `host`) and the shim that is `/init` of the
+//! simulated guest image (feature `shim`). No release build of the agent or of `cofferd` contains any of it.
+
+#[cfg(feature = "host")]
+pub mod pki;
