@@ -1,0 +1,118 @@
+//! Which events a generation of QEMU and firmware measures, in which order: data, one constant per generation.
+
+use crate::variable::{EfiGuid, GLOBAL_VARIABLE, IMAGE_SECURITY_DATABASE};
+
+/// One measured event. What its digest covers is in `lib.rs`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// The memory map.
+    TdHob,
+    /// The variable store of the firmware file.
+    ConfigurationVolume,
+    /// A secure boot variable.
+    Variable {
+        /// Vendor.
+        guid: EfiGuid,
+        /// Name.
+        name: &'static str,
+        /// Content; empty when the variable does not exist.
+        data: &'static [u8],
+    },
+    /// A boot variable, measured over its data alone.
+    BootVariable {
+        /// Content.
+        data: &'static [u8],
+    },
+    /// A boot option variable (`Boot####`), measured over its data alone.
+    BootOption {
+        /// Load option attributes.
+        attributes: u32,
+        /// What a menu would show.
+        description: &'static str,
+        /// Its device path.
+        path: &'static [u8],
+    },
+    /// Four zero bytes.
+    Separator,
+    /// `etc/table-loader`.
+    AcpiLoader,
+    /// `etc/acpi/rsdp`.
+    AcpiRsdp,
+    /// `etc/acpi/tables`.
+    AcpiTables,
+    /// The kernel, by its Authenticode digest.
+    Kernel,
+    /// A text that names a step.
+    Action(&'static str),
+    /// The load options of the kernel.
+    CommandLine,
+    /// The initial file system.
+    Initrd,
+}
+
+/// Where the firmware puts `initrd=initrd` when it makes load options of the command line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum InitrdArgument {
+    /// `initrd=initrd <command line>`: edk2 since 2025.
+    First,
+    /// `<command line> initrd=initrd`: before.
+    Last,
+}
+
+/// The events of a boot, by register.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rules {
+    /// Which QEMU and firmware these hold for.
+    pub name: &'static str,
+    /// How load options are made.
+    pub initrd_argument: InitrdArgument,
+    /// Into RTMR0.
+    pub rtmr0: &'static [Event],
+    /// Into RTMR1.
+    pub rtmr1: &'static [Event],
+    /// Into RTMR2.
+    pub rtmr2: &'static [Event],
+}
+
+/// `Fv(7cb8bdc9-f8eb-4f34-aaea-3ee4af6516a1)/FvFile(eec25bdc-67f2-4d95-b1d5-f81b2039d11d)`: the boot manager menu.
+const BOOT_MANAGER_MENU: &[u8] = &[
+    0x04, 0x07, 0x14, 0x00, 0xc9, 0xbd, 0xb8, 0x7c, 0xeb, 0xf8, 0x34, 0x4f, 0xaa, 0xea, 0x3e, 0xe4, 0xaf, 0x65, 0x16,
+    0xa1, 0x04, 0x06, 0x14, 0x00, 0xdc, 0x5b, 0xc2, 0xee, 0xf2, 0x67, 0x95, 0x4d, 0xb1, 0xd5, 0xf8, 0x1b, 0x20, 0x39,
+    0xd1, 0x1d, 0x7f, 0xff, 0x04, 0x00,
+];
+
+/// Active, hidden, an application.
+const MENU_ATTRIBUTES: u32 = 0x109;
+
+/// Direct boot by QEMU 10.1 or later with an IntelTdx secure boot build of edk2 2025.05 or later whose PK, KEK, db and dbx were
+/// deleted: the combination that Coffer ships (Debian's `ovmf-inteltdx` 2026.08).
+///
+/// Order: the event log of such a boot (`CCEL_data_ovmf`, see `tests/vectors`). Variables and load options: read inside a guest that
+/// booted this firmware. The kernel is the file as given: QEMU hands it over unpatched since 10.0.
+pub const DIRECT_BOOT: Rules = Rules {
+    name: "direct boot: QEMU 10.1 or later, edk2 2025.05 or later, secure boot keys cleared",
+    initrd_argument: InitrdArgument::First,
+    rtmr0: &[
+        Event::TdHob,
+        Event::ConfigurationVolume,
+        Event::Variable { guid: GLOBAL_VARIABLE, name: "SecureBoot", data: &[0] },
+        Event::Variable { guid: GLOBAL_VARIABLE, name: "PK", data: &[] },
+        Event::Variable { guid: GLOBAL_VARIABLE, name: "KEK", data: &[] },
+        Event::Variable { guid: IMAGE_SECURITY_DATABASE, name: "db", data: &[] },
+        Event::Variable { guid: IMAGE_SECURITY_DATABASE, name: "dbx", data: &[] },
+        Event::Separator,
+        Event::AcpiLoader,
+        Event::AcpiRsdp,
+        Event::AcpiTables,
+        Event::BootVariable { data: &[0, 0] },
+        Event::BootOption { attributes: MENU_ATTRIBUTES, description: "BootManagerMenuApp", path: BOOT_MANAGER_MENU },
+        Event::Separator,
+    ],
+    rtmr1: &[
+        Event::Kernel,
+        Event::Action("Calling EFI Application from Boot Option"),
+        Event::Action("Exit Boot Services Invocation"),
+        Event::Action("Exit Boot Services Returned with Success"),
+    ],
+    rtmr2: &[Event::CommandLine, Event::Initrd],
+};
