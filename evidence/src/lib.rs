@@ -1,1 +1,44 @@
-//! To be filled.
+//! The formats that a proof rests on, and their verification. Pure: no I/O, no clock, no randomness, no async.
+//!
+//! The layouts are fixed in `formats.cddl`; every type here says which. With feature `verifier` the crate also holds
+//! the quote verifier and the rules of `docs/verifier-rules.md`; the guest agent links it without.
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
+)]
+
+pub mod bundle;
+pub mod call;
+pub mod cbor;
+pub mod collateral;
+pub mod config;
+pub mod dsse;
+pub mod fields;
+pub mod hash;
+pub mod ids;
+pub mod intent;
+pub mod leaf;
+pub mod link;
+pub mod manifest;
+pub mod note;
+mod numbers;
+pub mod open;
+pub mod quote;
+pub mod receipt;
+pub mod rtmr;
+pub mod seal;
+pub mod sign;
+pub mod statement;
+pub mod tree;
+#[cfg(feature = "verifier")]
+pub mod verify;
+pub mod writer;
+
+pub use config::{admit, boot_disk, policy_text};

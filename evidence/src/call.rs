@@ -1,0 +1,337 @@
+//! What stands behind the commitments of intents and outcomes: the request in its canonical form, and what came of it.
+
+use std::collections::BTreeMap;
+
+use crate::cbor::{Key, Value, decode, encode};
+use crate::fields::{Canonical, Fields, MapBuilder, ParseError, bytes};
+use crate::ids::Digest256;
+use crate::numbers::{CauseClass, Method};
+
+/// The longest path or argument in bytes; arguments and environment together are limited elsewhere.
+pub const TEXT_MAX: usize = 128 * 1024;
+
+/// A request in canonical form. Paths are as the client gave them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "fields are those of the gRPC messages, in milliseconds and bytes")]
+pub enum Request {
+    /// Run a program.
+    Exec {
+        argv: Vec<String>,
+        cwd: String,
+        env: BTreeMap<String, String>,
+        timeout_ms: u64,
+        grace_ms: u64,
+        output_bytes_max: u64,
+    },
+    /// Write one file; the content follows as input.
+    WriteFile { path: String, mode: u64 },
+    /// Read a range of one file; length 0 is to the end.
+    ReadFile { path: String, offset: u64, length: u64 },
+    /// List a directory.
+    ListDirectory { path: String },
+    /// Stat one path.
+    Stat { path: String },
+    /// Unpack a tar stream; it follows as input.
+    Upload { path: String },
+    /// Pack a tar stream.
+    Download { path: String },
+}
+
+impl Request {
+    /// Which method it is.
+    #[must_use]
+    pub const fn method(&self) -> Method {
+        match self {
+            Self::Exec { .. } => Method::Exec,
+            Self::WriteFile { .. } => Method::WriteFile,
+            Self::ReadFile { .. } => Method::ReadFile,
+            Self::ListDirectory { .. } => Method::ListDirectory,
+            Self::Stat { .. } => Method::Stat,
+            Self::Upload { .. } => Method::Upload,
+            Self::Download { .. } => Method::Download,
+        }
+    }
+}
+
+impl Canonical for Request {
+    const NAME: &'static str = "request";
+
+    fn to_value(&self) -> Value {
+        let map = MapBuilder::new().unsigned(1, self.method().number());
+        match self {
+            Self::Exec { argv, cwd, env, timeout_ms, grace_ms, output_bytes_max } => {
+                let env = env.iter().map(|(k, v)| (Key::Text(k.clone()), Value::Text(v.clone()))).collect();
+                map.texts(2, argv)
+                    .text(3, cwd)
+                    .put(4, Value::Map(env))
+                    .unsigned(5, *timeout_ms)
+                    .unsigned(6, *grace_ms)
+                    .unsigned(7, *output_bytes_max)
+            }
+            Self::WriteFile { path, mode } => map.text(8, path).unsigned(9, *mode),
+            Self::ReadFile { path, offset, length } => map.text(8, path).unsigned(10, *offset).unsigned(11, *length),
+            Self::ListDirectory { path } | Self::Stat { path } | Self::Upload { path } | Self::Download { path } => {
+                map.text(8, path)
+            }
+        }
+        .build()
+    }
+
+    fn from_value(value: Value) -> Result<Self, ParseError> {
+        let mut f = Fields::new(Self::NAME, value)?;
+        let request = match f.number(1, Method::from_number, "a known method")? {
+            Method::Exec => {
+                let (argv, cwd) = (f.texts(2)?, f.text(3, TEXT_MAX)?);
+                let mut env = BTreeMap::new();
+                for (name, value) in f.table(4)? {
+                    let Value::Text(value) = value else { return Err(f.error(4, "a table of text")) };
+                    env.insert(name, value);
+                }
+                Self::Exec {
+                    argv,
+                    cwd,
+                    env,
+                    timeout_ms: f.unsigned(5)?,
+                    grace_ms: f.unsigned(6)?,
+                    output_bytes_max: f.unsigned(7)?,
+                }
+            }
+            Method::WriteFile => Self::WriteFile { path: f.text(8, TEXT_MAX)?, mode: f.unsigned(9)? },
+            Method::ReadFile => {
+                Self::ReadFile { path: f.text(8, TEXT_MAX)?, offset: f.unsigned(10)?, length: f.unsigned(11)? }
+            }
+            Method::ListDirectory => Self::ListDirectory { path: f.text(8, TEXT_MAX)? },
+            Method::Stat => Self::Stat { path: f.text(8, TEXT_MAX)? },
+            Method::Upload => Self::Upload { path: f.text(8, TEXT_MAX)? },
+            Method::Download => Self::Download { path: f.text(8, TEXT_MAX)? },
+        };
+        f.finish()?;
+        Ok(request)
+    }
+}
+
+/// Behind an intent's (or denial's) commitment: dCBOR([client salt, request bytes, [program?, paths]]).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IntentPrivate {
+    /// The client's salt, which hides its own commitment.
+    pub client_salt: [u8; 32],
+    /// Canonical bytes of the [`Request`].
+    pub request: Vec<u8>,
+    /// The program after the search of PATH, where one was found.
+    pub program: Option<String>,
+    /// The paths after they were resolved.
+    pub paths: Vec<String>,
+}
+
+impl Canonical for IntentPrivate {
+    const NAME: &'static str = "intent private part";
+
+    fn to_value(&self) -> Value {
+        let resolved =
+            MapBuilder::new().maybe(1, self.program.clone().map(Value::Text)).texts(2, &self.paths).build();
+        Value::Array(vec![bytes(self.client_salt), bytes(&self.request), resolved])
+    }
+
+    fn from_value(value: Value) -> Result<Self, ParseError> {
+        let wrong = || ParseError::Type { structure: Self::NAME, expected: "[salt, request, resolved]" };
+        let Value::Array(items) = value else { return Err(wrong()) };
+        let Ok([Value::Bytes(salt), Value::Bytes(request), resolved]) = <[Value; 3]>::try_from(items) else {
+            return Err(wrong());
+        };
+        let client_salt = salt.try_into().map_err(|_| wrong())?;
+        let mut f = Fields::new("resolved", resolved)?;
+        let (program, paths) = (f.optional_text(1, TEXT_MAX)?, f.texts(2)?);
+        f.finish()?;
+        Ok(Self { client_salt, request, program, paths })
+    }
+}
+
+/// One stream of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamDigest {
+    /// Bytes in all.
+    pub total: u64,
+    /// Bytes that were delivered.
+    pub delivered: u64,
+    /// SHA-256 of all of them.
+    pub sha256: Digest256,
+}
+
+/// What a call used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Milliseconds.
+    pub wall_ms: u64,
+    /// Microseconds.
+    pub user_us: u64,
+    /// Microseconds.
+    pub system_us: u64,
+    /// KiB.
+    pub max_rss_kib: u64,
+}
+
+/// Behind an outcome's commitment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutcomePrivate {
+    /// What came of it.
+    pub cause: CauseClass,
+    /// Exit status.
+    pub code: Option<u64>,
+    /// Signal number.
+    pub signal: Option<u64>,
+    /// errno of a failure.
+    pub errno: Option<u64>,
+    /// What was being done when it failed.
+    pub stage: Option<String>,
+    /// Standard input.
+    pub stdin: Option<StreamDigest>,
+    /// Standard output.
+    pub stdout: Option<StreamDigest>,
+    /// Standard error.
+    pub stderr: Option<StreamDigest>,
+    /// Resources.
+    pub usage: Option<Usage>,
+    /// SHA-256 of the file or stream.
+    pub digest: Option<Digest256>,
+    /// Its size in bytes.
+    pub size: Option<u64>,
+    /// Files in a tree.
+    pub files: Option<u64>,
+}
+
+impl OutcomePrivate {
+    /// An outcome of which only the cause is known so far.
+    #[must_use]
+    pub const fn new(cause: CauseClass) -> Self {
+        Self {
+            cause,
+            code: None,
+            signal: None,
+            errno: None,
+            stage: None,
+            stdin: None,
+            stdout: None,
+            stderr: None,
+            usage: None,
+            digest: None,
+            size: None,
+            files: None,
+        }
+    }
+}
+
+fn stream_value(stream: &StreamDigest) -> Value {
+    MapBuilder::new().unsigned(1, stream.total).unsigned(2, stream.delivered).bytes(3, stream.sha256).build()
+}
+
+fn read_stream(value: Value) -> Result<StreamDigest, ParseError> {
+    let mut f = Fields::new("stream", value)?;
+    let stream =
+        StreamDigest { total: f.unsigned(1)?, delivered: f.unsigned(2)?, sha256: Digest256::new(f.array(3)?) };
+    f.finish()?;
+    Ok(stream)
+}
+
+fn read_usage(value: Value) -> Result<Usage, ParseError> {
+    let mut f = Fields::new("usage", value)?;
+    let usage = Usage {
+        wall_ms: f.unsigned(1)?,
+        user_us: f.unsigned(2)?,
+        system_us: f.unsigned(3)?,
+        max_rss_kib: f.unsigned(4)?,
+    };
+    f.finish()?;
+    Ok(usage)
+}
+
+impl Canonical for OutcomePrivate {
+    const NAME: &'static str = "outcome private part";
+
+    fn to_value(&self) -> Value {
+        let usage = |u: Usage| {
+            MapBuilder::new()
+                .unsigned(1, u.wall_ms)
+                .unsigned(2, u.user_us)
+                .unsigned(3, u.system_us)
+                .unsigned(4, u.max_rss_kib)
+                .build()
+        };
+        MapBuilder::new()
+            .unsigned(1, self.cause.number())
+            .maybe(2, self.code.map(Value::Unsigned))
+            .maybe(3, self.signal.map(Value::Unsigned))
+            .maybe(4, self.errno.map(Value::Unsigned))
+            .maybe(5, self.stage.clone().map(Value::Text))
+            .maybe(6, self.stdin.as_ref().map(stream_value))
+            .maybe(7, self.stdout.as_ref().map(stream_value))
+            .maybe(8, self.stderr.as_ref().map(stream_value))
+            .maybe(9, self.usage.map(usage))
+            .maybe(10, self.digest.map(bytes))
+            .maybe(11, self.size.map(Value::Unsigned))
+            .maybe(12, self.files.map(Value::Unsigned))
+            .build()
+    }
+
+    fn from_value(value: Value) -> Result<Self, ParseError> {
+        let mut f = Fields::new(Self::NAME, value)?;
+        let outcome = Self {
+            cause: f.number(1, CauseClass::from_number, "a known cause")?,
+            code: f.optional_unsigned(2)?,
+            signal: f.optional_unsigned(3)?,
+            errno: f.optional_unsigned(4)?,
+            stage: f.optional_text(5, 64)?,
+            stdin: f.optional(6).map(read_stream).transpose()?,
+            stdout: f.optional(7).map(read_stream).transpose()?,
+            stderr: f.optional(8).map(read_stream).transpose()?,
+            usage: f.optional(9).map(read_usage).transpose()?,
+            digest: f.optional_array(10)?.map(Digest256::new),
+            size: f.optional_unsigned(11)?,
+            files: f.optional_unsigned(12)?,
+        };
+        f.finish()?;
+        Ok(outcome)
+    }
+}
+
+/// One opened private part as it stands in `disclosed.cbor`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disclosed {
+    /// Index of its leaf.
+    pub index: u64,
+    /// The salt.
+    pub salt: [u8; 32],
+    /// The private bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// `disclosed.cbor`: an array of [index, salt, bytes], indices strictly rising.
+#[must_use]
+pub fn write_disclosed(parts: &[Disclosed]) -> Vec<u8> {
+    let items = parts
+        .iter()
+        .map(|p| Value::Array(vec![Value::Unsigned(p.index), bytes(p.salt), bytes(&p.bytes)]))
+        .collect();
+    encode(&Value::Array(items))
+}
+
+/// Reads `disclosed.cbor` strictly.
+///
+/// # Errors
+/// [`ParseError`].
+pub fn read_disclosed(input: &[u8]) -> Result<Vec<Disclosed>, ParseError> {
+    let wrong = || ParseError::Type { structure: "disclosed", expected: "[[index, salt, bytes], ...] with rising indices" };
+    let Value::Array(items) = decode(input)? else { return Err(wrong()) };
+    let mut parts: Vec<Disclosed> = Vec::with_capacity(items.len());
+    for item in items {
+        let Value::Array(triple) = item else { return Err(wrong()) };
+        let Ok([Value::Unsigned(index), Value::Bytes(salt), Value::Bytes(bytes)]) = <[Value; 3]>::try_from(triple)
+        else {
+            return Err(wrong());
+        };
+        if parts.last().is_some_and(|last| last.index >= index) {
+            return Err(wrong());
+        }
+        parts.push(Disclosed { index, salt: salt.try_into().map_err(|_| wrong())?, bytes });
+    }
+    Ok(parts)
+}

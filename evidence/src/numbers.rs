@@ -1,0 +1,220 @@
+//! Closed lists and their numbers, each in one place: the number on the wire, the name that people read.
+
+macro_rules! closed_list {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $number:literal, $text:literal;)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $name {
+            $($(#[$vdoc])* $variant,)+
+        }
+
+        impl $name {
+            /// Every member, in the order of the numbers.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The number on the wire.
+            #[must_use]
+            pub const fn number(self) -> u64 {
+                match self { $(Self::$variant => $number,)+ }
+            }
+
+            /// Reads the number; `None` outside the list.
+            #[must_use]
+            pub const fn from_number(number: u64) -> Option<Self> {
+                match number { $($number => Some(Self::$variant),)+ _ => None }
+            }
+
+            /// The name that people read.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+closed_list! {
+    /// What a leaf is.
+    LeafKind {
+        /// First, once.
+        Open = 0, "open";
+        /// A channel was accepted.
+        Channel = 1, "channel";
+        /// A header other than a call.
+        Client = 2, "client";
+        /// Something is about to be done.
+        Intent = 3, "intent";
+        /// What came of it.
+        Outcome = 4, "outcome";
+        /// The policy said no.
+        Denied = 5, "denied";
+        /// A request that is not well ordered or not well formed.
+        Rejected = 6, "rejected";
+        /// A connection out.
+        Egress = 7, "egress";
+        /// A model call.
+        Model = 8, "model";
+        /// A secret was used.
+        Secret = 9, "secret";
+        /// A limit was reached.
+        Limit = 10, "limit";
+        /// Something could not be recorded.
+        Incomplete = 11, "incomplete";
+        /// What was erased.
+        Scrub = 12, "scrub";
+        /// Last, once.
+        Seal = 13, "seal";
+    }
+}
+
+closed_list! {
+    /// Who reports a leaf.
+    Reporter {
+        /// The agent.
+        Agent = 0, "agent";
+        /// The gateway.
+        Gateway = 1, "gateway";
+    }
+}
+
+closed_list! {
+    /// What a call asks for.
+    Method {
+        /// Run a program.
+        Exec = 1, "exec";
+        /// Write one file.
+        WriteFile = 2, "write_file";
+        /// Read one file.
+        ReadFile = 3, "read_file";
+        /// List a directory.
+        ListDirectory = 4, "list_directory";
+        /// Stat one path.
+        Stat = 5, "stat";
+        /// Unpack a tar stream.
+        Upload = 6, "upload";
+        /// Pack a tar stream.
+        Download = 7, "download";
+    }
+}
+
+closed_list! {
+    /// What came of a call.
+    CauseClass {
+        /// Exit 0, or the operation was done.
+        Completed = 1, "completed";
+        /// Another exit status, or the operation failed.
+        Failed = 2, "failed";
+        /// Ended by a signal.
+        Signalled = 3, "signalled";
+        /// Its time was up.
+        TimedOut = 4, "timed_out";
+        /// The client cancelled it or went away.
+        Cancelled = 5, "cancelled";
+        /// The kernel killed it for memory.
+        OutOfMemory = 6, "out_of_memory";
+        /// The session was closing.
+        SessionClosing = 7, "session_closing";
+        /// It could not be started.
+        FailedToStart = 8, "failed_to_start";
+        /// It was never tried.
+        NotStarted = 9, "not_started";
+        /// Nobody knows.
+        OutcomeUnknown = 10, "outcome_unknown";
+    }
+}
+
+closed_list! {
+    /// Which limit was reached.
+    LimitKind {
+        /// Leaves.
+        Leaves = 1, "leaves";
+        /// Calls.
+        Calls = 2, "calls";
+        /// Time to live.
+        Ttl = 3, "ttl";
+        /// Idle time.
+        Idle = 4, "idle";
+        /// Bytes of private parts.
+        PrivateBytes = 5, "private_bytes";
+    }
+}
+
+closed_list! {
+    /// A step of the scrub in the guest.
+    ScrubStep {
+        /// Every call's cgroup was killed and is empty.
+        CallsEnded = 1, "calls_ended";
+        /// Secrets of tools were zeroised.
+        ToolSecrets = 2, "tool_secrets";
+        /// /workspace was unmounted and its memory freed.
+        Workspace = 3, "workspace_unmounted";
+        /// /tmp was unmounted and its memory freed.
+        Temporary = 4, "tmp_unmounted";
+        /// A scan found no process of an identity and no mount left.
+        SelfCheck = 5, "self_check";
+    }
+}
+
+closed_list! {
+    /// How a scrub step ended.
+    StepResult {
+        /// Done.
+        Done = 0, "done";
+        /// Tried, failed.
+        Failed = 1, "failed";
+        /// There was nothing to do.
+        NothingToDo = 2, "nothing_to_do";
+    }
+}
+
+closed_list! {
+    /// Who closed the session.
+    ClosedBy {
+        /// A client, with a signed close.
+        Client = 0, "client";
+        /// The agent.
+        Agent = 1, "agent";
+        /// The host.
+        Host = 2, "host";
+    }
+}
+
+closed_list! {
+    /// Why the session ended.
+    Reason {
+        /// The user asked.
+        UserClosed = 0, "user_closed";
+        /// Time to live.
+        TtlExpired = 1, "ttl_expired";
+        /// No call for too long.
+        IdleTimeout = 2, "idle_timeout";
+        /// The host is being emptied.
+        HostDrained = 3, "host_drained";
+        /// The host went away.
+        HostLost = 4, "host_lost";
+        /// The guest panicked.
+        GuestPanicked = 5, "guest_panicked";
+        /// The guest went silent.
+        GuestUnresponsive = 6, "guest_unresponsive";
+        /// The opening quote did not verify.
+        AttestationFailed = 7, "attestation_failed";
+        /// The policy was violated.
+        PolicyViolation = 8, "policy_violation";
+        /// A limit was reached.
+        LimitReached = 9, "limit_reached";
+        /// The guest did not come up.
+        BootTimeout = 10, "boot_timeout";
+        /// No memory.
+        OutOfMemory = 11, "out_of_memory";
+        /// Found without an owner and ended.
+        OrphanReclaimed = 12, "orphan_reclaimed";
+        /// A fault of Coffer.
+        Internal = 13, "internal";
+    }
+}

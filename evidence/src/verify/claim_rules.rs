@@ -1,0 +1,133 @@
+//! Rules R16, R17 and R18: private parts that were disclosed, the host's receipt, and what the user expected.
+
+use super::findings::{Findings, Refused};
+use super::opening_rules::Opened;
+use super::policy::Expectations;
+use super::record_rules::Rooted;
+use super::report::Rule;
+use crate::call::{Disclosed, IntentPrivate, OutcomePrivate, Request};
+use crate::fields::Canonical as _;
+use crate::ids::Digest256;
+use crate::leaf::{Leaf, Public, commitment};
+use crate::note::open_note;
+use crate::receipt::Receipt;
+
+/// R16, for parts that stand in the bundle in plain text.
+pub(super) fn private_parts(
+    disclosed: Option<&[Disclosed]>,
+    rooted: &Rooted<'_>,
+    findings: &mut Findings,
+) -> Result<(), Refused> {
+    const NAME: &str = "plain private parts open commitments";
+    let Some(disclosed) = disclosed else {
+        findings.not_evaluated(Rule::R16, NAME, "none are disclosed");
+        return Ok(());
+    };
+    for part in disclosed {
+        let leaf = usize::try_from(part.index).ok().and_then(|index| rooted.leaves().get(index));
+        if let Err(reason) = judge_part(part, leaf.map(|(_, leaf)| leaf)) {
+            return Err(findings.refuse(Rule::R16, NAME, format!("leaf {}: {reason}", part.index)));
+        }
+    }
+    let committed = rooted.leaves().iter().filter(|(_, leaf)| leaf.commitment.is_some()).count();
+    findings.pass(Rule::R16, NAME, format!("{} of {committed}", disclosed.len()));
+    Ok(())
+}
+
+fn judge_part(part: &Disclosed, leaf: Option<&Leaf>) -> Result<(), &'static str> {
+    let leaf = leaf.ok_or("there is no such leaf")?;
+    if leaf.commitment != Some(commitment(&part.salt, &part.bytes)) {
+        return Err("the disclosed part does not open its commitment");
+    }
+    match &leaf.public {
+        Public::Intent { method, .. } | Public::Denied { method, .. } => {
+            let private = IntentPrivate::parse(&part.bytes).map_err(|_| "the private part is not that of an intent")?;
+            let request = Request::parse(&private.request).map_err(|_| "the request in it is not canonical")?;
+            if request.method() == *method { Ok(()) } else { Err("the request in it is for another method") }
+        }
+        Public::Outcome { cause, .. } => {
+            let private = OutcomePrivate::parse(&part.bytes).map_err(|_| "the private part is not that of an outcome")?;
+            if private.cause == Some(*cause) { Ok(()) } else { Err("the outcome in it has another cause") }
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What the receipt must name.
+pub(super) struct Receipted {
+    pub(super) final_quote: Option<Digest256>,
+    pub(super) core_id: Digest256,
+}
+
+/// R17. A receipt is a claim of the host: it never raises a verdict, but a false one is not let pass.
+pub(super) fn receipt(
+    receipt: Option<&Receipt>,
+    named: &Receipted,
+    opened: &Opened<'_>,
+    findings: &mut Findings,
+) -> Result<(), Refused> {
+    findings.not_evaluated(Rule::R17, "endpoint evidence", "none is present");
+    const NAME: &str = "host receipt (claim)";
+    let Some(receipt) = receipt else {
+        findings.not_evaluated(Rule::R17, NAME, "there is none");
+        return Ok(());
+    };
+    let same = receipt.session == opened.opening().intent.session
+        && receipt.instance == opened.instance()
+        && receipt.final_quote == named.final_quote
+        && receipt.core_id == named.core_id;
+    if !same {
+        let reason = "the receipt is for another session, instance, final quote or bundle";
+        return Err(findings.refuse(Rule::R17, NAME, reason));
+    }
+    findings.pass(Rule::R17, NAME, format!("the host says it did {} steps", receipt.steps.len()));
+    Ok(())
+}
+
+/// R18. Expectations of the command line and of the policy hold together.
+pub(super) fn expectations(
+    all: &[&Expectations],
+    opened: &Opened<'_>,
+    rooted: &Rooted<'_>,
+    findings: &mut Findings,
+) {
+    let mut any = false;
+    let mut judge = |name: &'static str, expected: String, found: String| {
+        any = true;
+        if expected == found {
+            findings.pass(Rule::R18, name, "");
+        } else {
+            findings.reject(Rule::R18, name, format!("expected {expected}, found {found}"));
+        }
+    };
+    let intent = &opened.opening().intent;
+    for expect in all {
+        if let Some(session) = &expect.session {
+            judge("expected session", session.to_string(), intent.session.to_string());
+        }
+        if let Some(owner) = &expect.owner {
+            judge("expected owner", owner.to_string(), intent.owner.to_string());
+        }
+        if let Some(instance) = &expect.instance {
+            judge("expected instance", instance.to_string(), opened.instance().to_string());
+        }
+        if let Some(note) = &expect.seen_note {
+            judge("seen note", "a log that extends it".to_owned(), seen(note, opened, rooted));
+        }
+    }
+    if !any {
+        findings.not_evaluated(Rule::R18, "expectations", "none were given");
+    }
+}
+
+fn seen(note: &str, opened: &Opened<'_>, rooted: &Rooted<'_>) -> String {
+    let opening = opened.opening();
+    match open_note(note, &opening.open.log_key, &opening.intent.origin()) {
+        Err(error) => format!("a note that is not this log's: {error}"),
+        Ok(checkpoint) => match rooted.root_at(checkpoint.size) {
+            None => format!("{} leaves, the note covers {}", rooted.size(), checkpoint.size),
+            Some(root) if root == checkpoint.root => "a log that extends it".to_owned(),
+            Some(_) => format!("another history within the first {} leaves", checkpoint.size),
+        },
+    }
+}

@@ -1,0 +1,340 @@
+//! The appraisal policy: everything that a verifier pins, in one TOML file. There is no hidden trust store beside it.
+//!
+//! ```toml
+//! anchor = "intel"                    # or "simulated", or the name of a file with a root certificate in DER
+//! publishers = ["<64 hex digits>"]    # Ed25519 keys that may sign image manifests
+//! owners = ["<64 hex digits>"]        # Ed25519 keys that may sign intents
+//! minimum_svn = 1                     # of the image
+//! minimum_evaluation_data_number = 17
+//! tcb_statuses = ["UpToDate"]         # this is the default
+//! [[platforms]]
+//! id = "<32 hex digits>"              # platform instance id or PPID
+//! name = "rack 7"
+//! region = "eu-central"
+//! [expect]
+//! session = "<uuid>"
+//! owner = "<64 hex digits>"
+//! instance = "<64 hex digits>"
+//! ```
+//! Unknown keys are refused. What is left out is not judged, except for `tcb_statuses`.
+
+use std::str::FromStr;
+
+use serde::Deserialize;
+
+use super::anchor::TrustAnchor;
+use crate::ids::{Digest256, InstanceId, SessionId};
+use crate::sign::PublicKey;
+
+/// A policy file longer than this, in bytes, is refused unread.
+pub const MAX_POLICY_BYTES: usize = 1024 * 1024;
+
+/// Why a text is not an appraisal policy.
+#[derive(Debug, thiserror::Error)]
+pub enum PolicyError {
+    /// Over [`MAX_POLICY_BYTES`].
+    #[error("appraisal policy of {0} bytes; at most {MAX_POLICY_BYTES} are read")]
+    TooLarge(usize),
+    /// Not TOML, an unknown key, or a value of the wrong type.
+    #[error("appraisal policy: {0}")]
+    Toml(String),
+    /// A value with the right type and a wrong form.
+    #[error("appraisal policy: {key} {value:?}: expected {expected}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// As found.
+        value: String,
+        /// What it must look like.
+        expected: &'static str,
+    },
+}
+
+/// One platform on the list of those whose place is known.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KnownPlatform {
+    /// PPID or platform instance id.
+    pub id: Vec<u8>,
+    /// What people call it.
+    pub name: String,
+    /// Where it stands.
+    pub region: String,
+}
+
+/// What the user of the verifier expects of this one bundle.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Expectations {
+    /// The session.
+    pub session: Option<SessionId>,
+    /// The key that signed the intent.
+    pub owner: Option<PublicKey>,
+    /// The TD instance.
+    pub instance: Option<InstanceId>,
+    /// A checkpoint note seen during the session: the bundle's log must extend it.
+    pub seen_note: Option<String>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Anchor {
+    Named(TrustAnchor),
+    File { name: String, der: Option<Vec<u8>> },
+}
+
+/// A parsed appraisal policy. Empty lists pin nothing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AppraisalPolicy {
+    digest: Digest256,
+    anchor: Anchor,
+    /// Keys that may sign image manifests.
+    pub publishers: Vec<PublicKey>,
+    /// Keys that may sign intents.
+    pub owners: Vec<PublicKey>,
+    /// Platforms whose place is known.
+    pub platforms: Vec<KnownPlatform>,
+    /// Lowest image security version.
+    pub minimum_svn: Option<u64>,
+    /// Lowest TCB evaluation data number of the collateral.
+    pub minimum_evaluation_data_number: Option<u64>,
+    /// Accepted TCB statuses.
+    pub tcb_statuses: Vec<TcbStatus>,
+    /// Expectations, held together with those of the command line.
+    pub expect: Expectations,
+}
+
+/// Intel's names for how current a platform's TCB is. `Revoked` is missing: it is refused before any policy is asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[expect(missing_docs, reason = "Intel's own names")]
+pub enum TcbStatus {
+    UpToDate,
+    SWHardeningNeeded,
+    ConfigurationNeeded,
+    ConfigurationAndSWHardeningNeeded,
+    OutOfDate,
+    OutOfDateConfigurationNeeded,
+    TDRelaunchAdvised,
+    TDRelaunchAdvisedConfigurationNeeded,
+}
+
+impl std::fmt::Display for TcbStatus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Debug::fmt(self, f)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PolicyFile {
+    anchor: String,
+    #[serde(default)]
+    publishers: Vec<String>,
+    #[serde(default)]
+    owners: Vec<String>,
+    #[serde(default)]
+    platforms: Vec<PlatformEntry>,
+    minimum_svn: Option<u64>,
+    minimum_evaluation_data_number: Option<u64>,
+    tcb_statuses: Option<Vec<TcbStatus>>,
+    #[serde(default)]
+    expect: ExpectTable,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PlatformEntry {
+    id: String,
+    #[serde(default)]
+    name: String,
+    region: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct ExpectTable {
+    session: Option<String>,
+    owner: Option<String>,
+    instance: Option<String>,
+}
+
+impl AppraisalPolicy {
+    /// Parses the text of a policy file. An `anchor` that names a file is resolved with [`AppraisalPolicy::with_anchor_file`];
+    /// until then no root is trusted.
+    ///
+    /// # Errors
+    /// [`PolicyError`] for an unknown key or a malformed value.
+    pub fn parse(text: &str) -> Result<Self, PolicyError> {
+        if text.len() > MAX_POLICY_BYTES {
+            return Err(PolicyError::TooLarge(text.len()));
+        }
+        let file: PolicyFile = toml::from_str(text).map_err(|error| PolicyError::Toml(error.message().to_owned()))?;
+        Ok(AppraisalPolicy {
+            digest: Digest256::of(text.as_bytes()),
+            anchor: parse_anchor(file.anchor)?,
+            publishers: parse_keys("publishers", &file.publishers)?,
+            owners: parse_keys("owners", &file.owners)?,
+            platforms: file.platforms.into_iter().map(parse_platform).collect::<Result<_, _>>()?,
+            minimum_svn: file.minimum_svn,
+            minimum_evaluation_data_number: file.minimum_evaluation_data_number,
+            tcb_statuses: file.tcb_statuses.unwrap_or_else(default_tcb_statuses),
+            expect: parse_expectations(&file.expect)?,
+        })
+    }
+
+    /// SHA-256 of the policy text.
+    #[must_use]
+    pub fn digest(&self) -> &Digest256 {
+        &self.digest
+    }
+
+    /// The file that `anchor` names and that has not been supplied yet, if it names one.
+    #[must_use]
+    pub fn anchor_file(&self) -> Option<&str> {
+        match &self.anchor {
+            Anchor::File { name, der: None } => Some(name),
+            Anchor::File { der: Some(_), .. } | Anchor::Named(_) => None,
+        }
+    }
+
+    /// Supplies the contents of [`AppraisalPolicy::anchor_file`]; changes nothing for a named anchor.
+    #[must_use]
+    pub fn with_anchor_file(mut self, contents: Vec<u8>) -> Self {
+        if let Anchor::File { der, .. } = &mut self.anchor {
+            *der = Some(contents);
+        }
+        self
+    }
+
+    /// The trusted root: one, or none while the anchor's file is missing.
+    #[must_use]
+    pub fn anchors(&self) -> Vec<TrustAnchor> {
+        match &self.anchor {
+            Anchor::Named(anchor) => vec![anchor.clone()],
+            Anchor::File { der, .. } => der.iter().cloned().map(TrustAnchor::Der).collect(),
+        }
+    }
+}
+
+/// Only a platform that Intel calls up to date, unless a policy says otherwise.
+pub(super) fn default_tcb_statuses() -> Vec<TcbStatus> {
+    vec![TcbStatus::UpToDate]
+}
+
+fn parse_anchor(text: String) -> Result<Anchor, PolicyError> {
+    match text.as_str() {
+        "intel" => Ok(Anchor::Named(TrustAnchor::Intel)),
+        "simulated" => Ok(Anchor::Named(TrustAnchor::Simulated)),
+        "" => Err(PolicyError::Value { key: "anchor", value: text, expected: "intel, simulated or a file name" }),
+        _ => Ok(Anchor::File { name: text, der: None }),
+    }
+}
+
+fn parse_key(key: &'static str, text: &str) -> Result<PublicKey, PolicyError> {
+    PublicKey::from_str(text).map_err(|_| PolicyError::Value {
+        key,
+        value: text.to_owned(),
+        expected: "an Ed25519 public key as 64 hexadecimal digits",
+    })
+}
+
+fn parse_keys(key: &'static str, texts: &[String]) -> Result<Vec<PublicKey>, PolicyError> {
+    texts.iter().map(|text| parse_key(key, text)).collect()
+}
+
+fn parse_platform(entry: PlatformEntry) -> Result<KnownPlatform, PolicyError> {
+    match hex::decode(&entry.id) {
+        Ok(id) if id.len() == 16 => Ok(KnownPlatform { id, name: entry.name, region: entry.region }),
+        _ => Err(PolicyError::Value {
+            key: "platforms.id",
+            value: entry.id,
+            expected: "a PPID or platform instance id as 32 hexadecimal digits",
+        }),
+    }
+}
+
+fn parse_expectations(table: &ExpectTable) -> Result<Expectations, PolicyError> {
+    let session = table.session.as_ref().map(|text| {
+        SessionId::from_str(text).map_err(|_| PolicyError::Value {
+            key: "expect.session",
+            value: text.clone(),
+            expected: "a UUID",
+        })
+    });
+    let instance = table.instance.as_ref().map(|text| {
+        InstanceId::from_str(text).map_err(|_| PolicyError::Value {
+            key: "expect.instance",
+            value: text.clone(),
+            expected: "64 hexadecimal digits",
+        })
+    });
+    let owner = table.owner.as_ref().map(|text| parse_key("expect.owner", text));
+    Ok(Expectations {
+        session: session.transpose()?,
+        owner: owner.transpose()?,
+        instance: instance.transpose()?,
+        seen_note: None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> PublicKey {
+        let key = ed25519_dalek::SigningKey::from_bytes(&[7; 32]).verifying_key();
+        PublicKey::from_bytes(key.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_whole_policy_is_read_and_its_digest_is_that_of_its_bytes() {
+        let text = format!(
+            "anchor = \"simulated\"\npublishers = [\"{0}\"]\nowners = [\"{0}\"]\nminimum_svn = 3\n\
+             minimum_evaluation_data_number = 17\ntcb_statuses = [\"UpToDate\", \"SWHardeningNeeded\"]\n\
+             [[platforms]]\nid = \"00112233445566778899aabbccddeeff\"\nname = \"rack 7\"\nregion = \"eu\"\n\
+             [expect]\nsession = \"00112233-4455-6677-8899-aabbccddeeff\"\nowner = \"{0}\"\ninstance = \"{1}\"\n",
+            key(),
+            "ab".repeat(32)
+        );
+        let policy = AppraisalPolicy::parse(&text).unwrap();
+        assert_eq!(policy.digest(), &Digest256::of(text.as_bytes()));
+        assert_eq!(policy.anchors(), [TrustAnchor::Simulated]);
+        assert_eq!(policy.publishers, [key()]);
+        assert_eq!(policy.owners, [key()]);
+        assert_eq!(policy.platforms.len(), 1);
+        assert_eq!((policy.minimum_svn, policy.minimum_evaluation_data_number), (Some(3), Some(17)));
+        assert_eq!(policy.tcb_statuses, [TcbStatus::UpToDate, TcbStatus::SWHardeningNeeded]);
+        assert!(policy.expect.session.is_some() && policy.expect.owner.is_some() && policy.expect.instance.is_some());
+    }
+
+    #[test]
+    fn an_unknown_key_a_missing_anchor_and_malformed_values_are_refused() {
+        let good = "anchor = \"intel\"\n";
+        assert!(AppraisalPolicy::parse(good).is_ok());
+        for wrong in [
+            "",
+            "anchor = \"\"",
+            "anchor = \"intel\"\npublisher = []",
+            "anchor = \"intel\"\npublishers = [\"00\"]",
+            "anchor = \"intel\"\npublishers = [\"0000000000000000000000000000000000000000000000000000000000000000\"]",
+            "anchor = \"intel\"\ntcb_statuses = [\"Revoked\"]",
+            "anchor = \"intel\"\n[[platforms]]\nid = \"00\"\nregion = \"eu\"",
+            "anchor = \"intel\"\n[expect]\nsession = \"x\"",
+            "anchor = \"intel\"\nanchor = \"simulated\"",
+        ] {
+            assert!(AppraisalPolicy::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_anchor_file_that_was_not_supplied_trusts_no_root() {
+        let policy = AppraisalPolicy::parse("anchor = \"root.der\"").unwrap();
+        assert_eq!(policy.anchor_file(), Some("root.der"));
+        assert_eq!(policy.anchors(), []);
+        let policy = policy.with_anchor_file(vec![1, 2, 3]);
+        assert_eq!(policy.anchor_file(), None);
+        assert_eq!(policy.anchors(), [TrustAnchor::Der(vec![1, 2, 3])]);
+    }
+
+    #[test]
+    fn without_a_list_only_an_up_to_date_platform_is_accepted() {
+        assert_eq!(AppraisalPolicy::parse("anchor = \"intel\"").unwrap().tcb_statuses, [TcbStatus::UpToDate]);
+    }
+}

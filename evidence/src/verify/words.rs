@@ -1,0 +1,76 @@
+//! The sentences that may be said about a bundle. They never exceed proof, and are the specification's own (EVIDENCE §4).
+
+use super::anchor::Platform;
+use super::endorsed::VerifiedQuote;
+use super::opening_rules::Opened;
+use super::report::Verdict;
+use crate::intent::Authority;
+use crate::leaf::{Leaf, Public, ScrubStep, StepResult};
+
+/// Said of everything under the simulator root.
+pub const SIMULATED: &str = "Anyone can forge this.";
+/// Said of delegated sessions.
+pub const DELEGATED: &str = "The host ordered these calls for its clients and could have added or changed any.";
+
+/// What the words are about.
+pub(super) struct Subject<'a> {
+    pub(super) opened: &'a Opened<'a>,
+    pub(super) last: Option<&'a VerifiedQuote>,
+    pub(super) size: u64,
+    pub(super) scrub: Option<&'a Leaf>,
+}
+
+/// The words for this verdict; none for one that is not believed.
+pub(super) fn words(verdict: Verdict, subject: &Subject<'_>) -> Vec<String> {
+    let mut words = Vec::new();
+    let platform = subject.opened.platform();
+    if platform == Platform::Simulated {
+        words.push(SIMULATED.to_owned());
+    }
+    match verdict {
+        Verdict::Invalid | Verdict::Indeterminate => return words,
+        Verdict::Aborted => words.push(format!(
+            "A prefix of {} leaves is genuine; nothing is known after it; a longer or sealed bundle may exist. The cause is the \
+             host's claim.",
+            subject.size
+        )),
+        Verdict::Sealed if platform == Platform::Tdx => words.push(sealed(subject)),
+        Verdict::Sealed => {}
+    }
+    if subject.opened.opening().intent.authority == Authority::Delegated {
+        words.push(DELEGATED.to_owned());
+    }
+    if verdict == Verdict::Sealed && platform == Platform::Tdx {
+        words.extend(erasure(subject.scrub));
+    }
+    words
+}
+
+fn sealed(subject: &Subject<'_>) -> String {
+    let opening = subject.opened.opening();
+    let quote = subject.last.unwrap_or_else(|| subject.opened.quote());
+    let platform = hex::encode(quote.platform_instance_id().map_or(quote.ppid(), |id| id.as_slice()));
+    let publisher = subject.opened.publisher().map_or_else(|| "nobody here vouches for".to_owned(), ToString::to_string);
+    format!(
+        "A TD on platform {platform}, TCB status {} under Intel collateral issued {}, booted image {} {} published by {publisher}, \
+         recorded these {} leaves and no others in this instance, and sealed. The guest attested the scrub steps before the seal. \
+         Time of day, location, the cause of a close by the host, and destruction of memory are not proven. Other sessions, or \
+         unaccepted twins of this one, may exist.",
+        quote.tcb_status(),
+        quote.as_of(),
+        opening.manifest.name,
+        opening.manifest.version,
+        subject.size,
+    )
+}
+
+/// Erasure is said only of steps that the scrub leaf reports as done.
+fn erasure(scrub: Option<&Leaf>) -> Option<String> {
+    let Some(Public::Scrub { steps }) = scrub.map(|leaf| &leaf.public) else { return None };
+    let done = |step: ScrubStep| steps.iter().any(|(found, result)| *found == step && *result != StepResult::Failed);
+    let complete = ScrubStep::ALL.iter().all(|step| done(*step));
+    complete.then(|| {
+        "Tools killed, tool secrets zeroised, memory file systems unmounted and freed, log key destroyed, before the final quote."
+            .to_owned()
+    })
+}
