@@ -1,0 +1,194 @@
+//! `coffer-image build`: from packages, agent and shim to the files of an image. What each step does is in its module;
+//! here is their order.
+
+use crate::progress::Progress;
+use anyhow::{Context as _, Result, bail};
+use coffer_evidence::manifest::Profile;
+use coffer_image::cache::Cache;
+use coffer_image::cmdline::command_line;
+use coffer_image::debian::Archive;
+use coffer_image::debian::lock::{Lock, Set};
+use coffer_image::debian::store::Store;
+use coffer_image::image::Parts;
+use coffer_image::initramfs::{self, Init};
+use coffer_image::kernel::Unpacked;
+use coffer_image::kit::{self, Kit, Made};
+use coffer_image::manifest::Builds;
+use coffer_image::{firmware, rootfs};
+use coffer_measurement::AcpiTables;
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Where the firmware lies in its package.
+const FIRMWARE: &str = "usr/share/ovmf/OVMF.inteltdx.ms.fd";
+/// An image is trusted for a year after the newest package in it was built, in seconds.
+const TRUSTED_FOR: u64 = 365 * 24 * 3600;
+
+/// Which packages to use.
+#[derive(Debug, Clone)]
+pub(crate) enum Packages {
+    /// The newest of the archive.
+    Newest,
+    /// Exactly those of a lock.
+    Locked(Lock),
+}
+
+/// What an image is made of besides packages.
+#[derive(Debug)]
+pub(crate) struct Programs {
+    /// Its kind.
+    pub(crate) profile: Profile,
+    /// Where the ACPI part of RTMR0 comes from.
+    pub(crate) acpi: AcpiTables,
+    /// The agent.
+    pub(crate) agent: Vec<u8>,
+    /// The simulator's shim, which the simulated profile needs.
+    pub(crate) shim: Option<Vec<u8>>,
+}
+
+/// The packages of one run: named, fetched, and the tools among them unpacked.
+#[derive(Debug)]
+pub(crate) struct Ingredients {
+    cache: Cache,
+    store: Store,
+    lock: Lock,
+}
+
+impl Ingredients {
+    /// Names and fetches the packages.
+    pub(crate) fn gather(
+        cache: Cache,
+        mirror: Option<String>,
+        packages: Packages,
+        progress: &Progress,
+    ) -> Result<Self> {
+        let store = cache.store()?;
+        let archive = Archive::new(cache.directory().join("lists"), mirror, store.clone());
+        let lock = match packages {
+            Packages::Locked(lock) => lock,
+            Packages::Newest => {
+                progress.step("naming the packages");
+                archive.resolve()?
+            }
+        };
+        let missing = store.missing(lock.packages());
+        if !missing.is_empty() {
+            let bytes: u64 = missing.iter().map(|package| package.size).sum();
+            progress.step(&format!("fetching {} packages, {} MB", missing.len(), bytes / 1_000_000));
+        }
+        archive.fetch(&lock)?;
+        Ok(Self { cache, store, lock })
+    }
+
+    /// Makes the QEMU kit and gives back its directory.
+    pub(crate) fn qemu_kit(&self, progress: &Progress) -> Result<PathBuf> {
+        let (kit, made) = kit::qemu(&self.lock, &self.store, self.cache.directory())?;
+        if made == Made::Now {
+            progress.step(&format!("unpacked the QEMU kit: {}", kit.directory().display()));
+        }
+        Ok(kit.directory().to_owned())
+    }
+
+    /// Makes the files of an image.
+    pub(crate) fn parts(&self, programs: &Programs, progress: &Progress) -> Result<Parts> {
+        let Programs { profile, acpi, agent, shim } = programs;
+        let directory =
+            self.cache.directory().join("root").join(format!("tools-{}", &self.lock.set_digest(Set::Tools)[..16]));
+        let (tools, _) = Kit::unpack(&self.lock, Set::Tools, &self.store, directory)?;
+        let kernel = Unpacked::get(&self.lock, &self.store, self.cache.directory())?;
+        let (root, made) = rootfs::build(&self.lock, &self.store, &tools, self.cache.directory())?;
+        if made == Made::Now {
+            progress.step(&format!("made the root file system: {} MB", fs::metadata(root.erofs())?.len() / 1_000_000));
+        }
+        let init = match (profile, shim.as_deref()) {
+            (Profile::Tdx, _) => Init::Agent,
+            (Profile::Simulated, Some(shim)) => Init::Shim(shim),
+            (Profile::Simulated, None) => {
+                bail!("expected --shim PATH for the simulated profile, found none: build coffer-tdx-shim and name it")
+            }
+        };
+        let modules = kernel.modules(&tools)?;
+        let initrd = compress(&tools, &initramfs::build(agent, init, &modules)?)?;
+        if initrd.len() > initramfs::COMPRESSED_MAX {
+            bail!(
+                "expected an initramfs of at most {} bytes, found {}: build agent and shim with the guest profile",
+                initramfs::COMPRESSED_MAX,
+                initrd.len()
+            );
+        }
+        progress.step(&format!(
+            "made the initramfs: Linux {}, {} modules, {} KB",
+            kernel.version,
+            modules.len(),
+            initrd.len() / 1000
+        ));
+        Ok(Parts {
+            profile: *profile,
+            acpi: *acpi,
+            firmware: self.firmware()?,
+            kernel: kernel.vmlinuz()?,
+            initrd,
+            command_line: command_line(&root.hash, *profile),
+            root_hash: root.hash,
+            root: root.erofs(),
+            verity: root.verity(),
+            lock: self.lock.to_bytes(),
+            builds: Builds {
+                qemu: self.version(Set::Qemu, "qemu-system-x86"),
+                firmware: self.version(Set::Firmware, "ovmf-inteltdx"),
+            },
+            not_after: self.newest()? + TRUSTED_FOR,
+        })
+    }
+
+    fn version(&self, set: Set, name: &str) -> String {
+        self.lock.version(set, name).unwrap_or("unknown").to_owned()
+    }
+
+    fn firmware(&self) -> Result<Vec<u8>> {
+        let unpacked = tempfile::Builder::new().prefix(".partial-").tempdir_in(self.cache.directory().join("root"))?;
+        self.store.unpack(self.lock.set(Set::Firmware), unpacked.path())?;
+        let path = unpacked.path().join(FIRMWARE);
+        let stock =
+            fs::read(&path).with_context(|| format!("expected {FIRMWARE} in the firmware package, found none"))?;
+        Ok(firmware::clear_keys(&stock)?)
+    }
+
+    /// When the newest package that ends up in the guest was built.
+    fn newest(&self) -> Result<u64> {
+        let mut newest = 0;
+        for set in [Set::Firmware, Set::Kernel, Set::Root] {
+            for package in self.lock.set(set) {
+                newest = newest.max(self.store.built_at(package)?);
+            }
+        }
+        Ok(newest)
+    }
+}
+
+/// zstd by the package set's own program: another version may give other bytes.
+fn compress(tools: &Kit, archive: &[u8]) -> Result<Vec<u8>> {
+    let mut command: Command = tools.command("usr/bin/zstd");
+    command.args(["-q", "-19", "--single-thread", "--no-progress", "-c"]);
+    let mut input = tempfile::tempfile()?;
+    input.write_all(archive)?;
+    std::io::Seek::rewind(&mut input)?;
+    let output =
+        command.stdin(Stdio::from(input)).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?.wait_with_output()?;
+    if !output.status.success() {
+        bail!("expected zstd to succeed, found {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(output.stdout)
+}
+
+/// Reads one of the programs that go into the image.
+pub(crate) fn read_program(path: &Path, option: &str) -> Result<Vec<u8>> {
+    let bytes =
+        fs::read(path).with_context(|| format!("reading the program that {option} names, {}", path.display()))?;
+    if bytes.is_empty() {
+        bail!("expected a program in {} ({option}), found an empty file", path.display());
+    }
+    Ok(bytes)
+}

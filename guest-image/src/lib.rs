@@ -1,0 +1,20 @@
+//! The parts of `coffer-image`: Debian packages without root, the root file system with its verity tree, the
+//! initramfs, the firmware, the command line, and the signed description of them all. The order of a build is in the
+//! binary.
+
+pub mod cache;
+pub mod check;
+pub mod cmdline;
+pub mod debian;
+pub mod digest;
+pub mod firmware;
+pub mod image;
+pub mod initramfs;
+pub mod kernel;
+pub mod kit;
+pub mod manifest;
+pub mod paths;
+pub mod process;
+pub mod publisher;
+pub mod rootfs;
+pub mod verity;
