@@ -47,7 +47,7 @@ fn judge_part(part: &Disclosed, leaf: Option<&Leaf>) -> Result<(), &'static str>
         }
         Public::Outcome { cause, .. } => {
             let private = OutcomePrivate::parse(&part.bytes).map_err(|_| "the private part is not that of an outcome")?;
-            if private.cause == Some(*cause) { Ok(()) } else { Err("the outcome in it has another cause") }
+            if private.cause == *cause { Ok(()) } else { Err("the outcome in it has another cause") }
         }
         _ => Ok(()),
     }

@@ -78,6 +78,11 @@ impl Findings {
         self.checks.iter().find(|check| check.result == CheckResult::Fail && check.concerns == Concerns::Truth)
     }
 
+    /// The first check on the truth that lacked something.
+    pub(super) fn obstacle(&self) -> Option<&Check> {
+        self.checks.iter().find(|check| check.result == CheckResult::CannotTell && check.concerns == Concerns::Truth)
+    }
+
     fn any(&self, result: CheckResult, concerns: Concerns) -> bool {
         self.checks.iter().any(|check| check.result == result && check.concerns == concerns)
     }

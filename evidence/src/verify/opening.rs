@@ -63,6 +63,9 @@ pub fn verify_opening(
         OpeningBytes { config, policy, image_dsse, open_map, quote, collateral: collateral.clone() };
     let mut findings = Findings::default();
     let opened = run(bytes, publishers, anchor, &mut findings).map_err(|Refused| refusal(&findings))?;
+    if findings.obstacle().is_some() {
+        return Err(refusal(&findings));
+    }
     unknown_publisher(&opened, publishers)?;
     if let Err(stale) = opened.quote().at(opened.opening().bytes.quote, collateral, at) {
         return Err(OpeningError { rule: Rule::R4, name: "collateral is current", reason: stale.to_string() });
@@ -115,7 +118,7 @@ fn unknown_publisher(opened: &Opened<'_>, publishers: &[PublicKey]) -> Result<()
 }
 
 fn refusal(findings: &Findings) -> OpeningError {
-    match findings.refusal() {
+    match findings.refusal().or_else(|| findings.obstacle()) {
         Some(Check { rule, name, reason, .. }) => OpeningError { rule: *rule, name, reason: reason.clone() },
         None => OpeningError { rule: Rule::R1, name: "opening", reason: "refused without a reason".to_owned() },
     }

@@ -164,6 +164,12 @@ pub(super) fn boot<'a>(attested: Attested<'a>, findings: &mut Findings) -> Resul
     Ok(Booted(attested))
 }
 
+impl Booted<'_> {
+    pub(super) fn platform(&self) -> Platform {
+        self.0.platform
+    }
+}
+
 /// The configuration is the owner's and is the one in the measured registers (R8).
 pub(super) struct Configured<'a>(Attested<'a>);
 

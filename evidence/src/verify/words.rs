@@ -8,9 +8,9 @@ use crate::intent::Authority;
 use crate::leaf::{Leaf, Public, ScrubStep, StepResult};
 
 /// Said of everything under the simulator root.
-pub const SIMULATED: &str = "Anyone can forge this.";
+pub(super) const SIMULATED: &str = "Anyone can forge this.";
 /// Said of delegated sessions.
-pub const DELEGATED: &str = "The host ordered these calls for its clients and could have added or changed any.";
+pub(super) const DELEGATED: &str = "The host ordered these calls for its clients and could have added or changed any.";
 
 /// What the words are about.
 pub(super) struct Subject<'a> {

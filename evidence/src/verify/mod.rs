@@ -1,0 +1,301 @@
+//! The verifier: the numbered rules of EVIDENCE §4 over one bundle, and the same rules for a host over an opening.
+//!
+//! Pure: bytes, policy and a time go in, a [`Report`] comes out; no clock, no file, no network, and for the same input the same
+//! output bytes. A later rule never reads bytes that an earlier one refused: each stage has a type that only the stage before it
+//! makes.
+//! ```text
+//! bytes ─R1─> Framed ─R2─> Parsed ─R3─> ImageStated ─R4,R5,R6─> Attested ─R7─> Booted ─R8─> Configured ─R9─> Opened
+//!       ─R10─> Rooted ─R11,R13─> the record holds ─R14─> the seal holds ─R16,R17─> claims ─R18,R19─> acceptance
+//! ```
+//! What each rule checks today is in `docs/verifier-rules.md`.
+
+mod anchor;
+mod appraisal;
+mod claim_rules;
+mod dates;
+mod endorsed;
+mod findings;
+mod opening;
+mod opening_rules;
+mod parsed;
+mod policy;
+mod record_rules;
+mod report;
+mod seal_rules;
+mod words;
+
+pub use anchor::{INTEL_ROOT_DER, Platform, SIMULATED_ROOT_DER, TrustAnchor};
+pub use endorsed::{Moment, Padding, QuoteRefusal, VerifiedQuote, judge_attributes, verify_quote};
+pub use opening::{OpeningError, VerifiedOpening, verify_opening};
+pub use policy::{AppraisalPolicy, Expectations, KnownPlatform, MAX_POLICY_BYTES, PolicyError, TcbStatus};
+pub use report::{Accepted, Check, CheckResult, Concerns, Report, ReportedImage, Rule, SCHEMA, Verdict};
+
+use appraisal::Appraised;
+use claim_rules::Receipted;
+use findings::{Claim, Findings, Refused};
+use opening_rules::Opened;
+use parsed::{Framed, Parsed, ParsedSeal};
+use record_rules::{Calls, Rooted};
+use seal_rules::Sealing;
+
+use crate::ids::Digest256;
+use crate::intent::{Authority, Durability};
+use crate::leaf::LeafKind;
+
+/// Whether evidence that anyone can forge may be accepted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum AcceptSimulated {
+    /// `--accept-simulated`.
+    Yes,
+    /// The default.
+    #[default]
+    No,
+}
+
+/// Whether a prefix may be accepted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum AcceptPrefix {
+    /// `--accept-prefix`.
+    Yes,
+    /// The default.
+    #[default]
+    No,
+}
+
+/// Whether an owner that no policy names may be accepted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum AnyOwner {
+    /// `--any-owner`.
+    Yes,
+    /// The default.
+    #[default]
+    No,
+}
+
+/// What the user of the verifier asks for.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Options {
+    /// The time that collateral must also be current at, unix seconds.
+    pub at: u64,
+    /// Simulated evidence.
+    pub accept_simulated: AcceptSimulated,
+    /// Prefixes.
+    pub accept_prefix: AcceptPrefix,
+    /// Owners.
+    pub any_owner: AnyOwner,
+    /// Expectations of this bundle.
+    pub expect: Expectations,
+    /// Everything pinned. Without one the two published roots are tried, and nothing else is known.
+    pub policy: Option<AppraisalPolicy>,
+}
+
+/// Verifies a bundle. Never fails: what is wrong is in the report.
+#[must_use]
+pub fn verify_bundle(bytes: &[u8], options: &Options) -> Report {
+    let mut findings = Findings::default();
+    let mut report = empty_report(options);
+    if let Ok(framed) = parsed::frame(bytes, &mut findings) {
+        report.bundle_id = Some(framed.bundle().bundle_id().to_string());
+        report.core_id = Some(framed.bundle().core_id().to_string());
+        let claim = framed.claim();
+        // What ended it is on record among the findings.
+        let _ = judge(&framed, options, &mut findings, &mut report);
+        report.verdict = findings.verdict(Some(claim));
+    } else {
+        report.verdict = findings.verdict(None);
+    }
+    report.accepted = findings.accepted(report.verdict);
+    report.checks = findings.into_checks();
+    report
+}
+
+fn empty_report(options: &Options) -> Report {
+    Report {
+        schema: SCHEMA,
+        verdict: Verdict::Indeterminate,
+        accepted: Accepted::CannotTell,
+        platform: None,
+        authority: None,
+        outcome: None,
+        reason: None,
+        closed_by: None,
+        session: None,
+        instance: None,
+        extent: None,
+        image: None,
+        policy_digest: options.policy.as_ref().map(|policy| policy.digest().to_string()),
+        at: options.at,
+        as_of: None,
+        checks: Vec::new(),
+        bundle_id: None,
+        core_id: None,
+        words: Vec::new(),
+    }
+}
+
+/// R2 to R19. Fields of the report are filled in only once the rule that makes them true has passed.
+fn judge(
+    framed: &Framed,
+    options: &Options,
+    findings: &mut Findings,
+    report: &mut Report,
+) -> Result<(), Refused> {
+    let claim = framed.claim();
+    let Parsed { opening, record, seal, disclosed, receipt, rtmr3, leaves_file } = parsed::parse(framed, findings)?;
+    report.outcome = Some(match claim {
+        Claim::Sealed => "sealed",
+        Claim::Aborted => "aborted",
+    });
+
+    let publishers = options.policy.as_ref().map(|policy| policy.publishers.as_slice()).unwrap_or_default();
+    let stated = opening_rules::image(opening, publishers, findings)?;
+    let (first, last) = judge_quotes(stated.bytes(), seal.as_ref(), options, findings)?;
+    let attested = opening_rules::platform(stated, first, findings)?;
+    report.platform = Some(attested.platform().to_string());
+    report.as_of = Some(last.as_ref().unwrap_or_else(|| attested.quote()).as_of());
+    if let Some(last) = &last {
+        seal_rules::same_td(&attested, last, findings)?;
+    }
+    judge_publisher(&attested, findings);
+    currency(&attested, seal.as_ref().zip(last.as_ref()), options.at, findings);
+    let booted = opening_rules::boot(attested, findings)?;
+    judge_event_log(framed, &booted, findings);
+    let configured = opening_rules::configuration(booted, findings)?;
+    let opened = opening_rules::open(configured, findings)?;
+    report_opened(&opened, report);
+
+    let rooted = record_rules::roots(record, &opened, findings)?;
+    record_rules::note(&rooted, &opened, findings)?;
+    not_built(&opened, findings);
+    let Calls { .. } = record_rules::calls(&rooted, claim, findings)?;
+    match (&seal, &last) {
+        (Some(parsed), Some(quote)) => {
+            let sealing = Sealing { seal: &parsed.seal, quote, rtmr3, leaves_file };
+            seal_rules::seal(&sealing, &opened, &rooted, findings)?;
+            report.reason = Some(parsed.seal.map.reason.to_string());
+            report.closed_by = Some(parsed.seal.map.closed_by.to_string());
+            report.extent = Some(format!("whole({})", rooted.size()));
+        }
+        _ => {
+            findings.not_evaluated(Rule::R14, "seal", "there is none");
+            report.extent = Some(format!("prefix({})", rooted.size()));
+        }
+    }
+    claim_rules::private_parts(disclosed.as_deref(), &rooted, findings)?;
+    let named = Receipted {
+        final_quote: seal.as_ref().map(|seal| Digest256::of(seal.quote)),
+        core_id: framed.bundle().core_id(),
+    };
+    claim_rules::receipt(receipt.as_ref(), &named, &opened, findings)?;
+    accept(&opened, &rooted, claim, last.as_ref(), options, findings);
+    report.words = spoken(&opened, &rooted, last.as_ref(), findings.verdict(Some(claim)));
+    Ok(())
+}
+
+/// R4 for both quotes, each under whichever pinned root it embeds; that they are the same root is R5.
+fn judge_quotes(
+    opening: &opening_rules::OpeningBytes<'_>,
+    seal: Option<&ParsedSeal<'_>>,
+    options: &Options,
+    findings: &mut Findings,
+) -> Result<(VerifiedQuote, Option<VerifiedQuote>), Refused> {
+    let anchors = options.policy.as_ref().map_or_else(TrustAnchor::pinned, AppraisalPolicy::anchors);
+    let quote = opening_rules::quote;
+    let first = quote("opening quote", opening.quote, &opening.collateral, &anchors, Padding::None, findings)?;
+    let last = match seal {
+        None => None,
+        Some(seal) => {
+            Some(quote("final quote", seal.quote, &seal.collateral, &anchors, Padding::None, findings)?)
+        }
+    };
+    Ok((first, last))
+}
+
+/// The rest of R3, which needs the label: an unknown publisher leaves the truth open only under Intel's root.
+fn judge_publisher(attested: &opening_rules::Attested<'_>, findings: &mut Findings) {
+    const NAME: &str = "manifest signed by a pinned publisher";
+    let signer = attested.opening().envelope.signer();
+    match (attested.publisher(), attested.platform()) {
+        (Some(publisher), _) => findings.pass(Rule::R3, NAME, publisher.to_string()),
+        (None, Platform::Tdx) => findings.missing(Rule::R3, NAME, format!("{signer} is not a pinned publisher")),
+        (None, Platform::Simulated) => {
+            findings.not_evaluated(Rule::R3, NAME, format!("{signer} is not a pinned publisher; anyone can forge this anyway"));
+        }
+    }
+}
+
+/// The rest of R4: the same quotes and collateral at `at`. Age makes nothing untrue, but nothing is known about now.
+fn currency(
+    attested: &opening_rules::Attested<'_>,
+    last: Option<(&ParsedSeal<'_>, &VerifiedQuote)>,
+    at: u64,
+    findings: &mut Findings,
+) {
+    let opening = &attested.opening().bytes;
+    let mut quotes = vec![(attested.quote(), opening.quote, &opening.collateral)];
+    quotes.extend(last.map(|(seal, quote)| (quote, seal.quote, &seal.collateral)));
+    let stale = quotes.into_iter().find_map(|(quote, bytes, collateral)| quote.at(bytes, collateral, at).err());
+    match stale {
+        None => findings.pass(Rule::R4, "collateral is current", format!("at {at}")),
+        Some(refusal) => findings.unsettled(Rule::R4, "collateral is current", format!("at {at}: {refusal}")),
+    }
+}
+
+/// The rest of R7: the firmware's event log.
+fn judge_event_log(framed: &Framed, booted: &opening_rules::Booted<'_>, findings: &mut Findings) {
+    const NAME: &str = "event log (CCEL) replays";
+    match (framed.bundle().member("ccel"), booted.platform()) {
+        (Some(_), _) => findings.not_evaluated(Rule::R7, NAME, "not built yet"),
+        (None, Platform::Simulated) => findings.not_evaluated(Rule::R7, NAME, "the simulated platform has none"),
+        (None, Platform::Tdx) => findings.missing(Rule::R7, NAME, "it may be absent only on the simulated platform"),
+    }
+}
+
+/// R12 and R15. Sessions that rest on them are not told to be sealed by a verifier that cannot check them.
+fn not_built(opened: &Opened<'_>, findings: &mut Findings) {
+    const REASON: &str = "not built yet";
+    match opened.opening().intent.authority {
+        Authority::Delegated => findings.not_evaluated(Rule::R12, Rule::R12.title(), REASON),
+        Authority::EndToEnd => findings.missing(Rule::R12, Rule::R12.title(), REASON),
+    }
+    match opened.opening().intent.durability {
+        Durability::Relaxed => findings.not_evaluated(Rule::R15, Rule::R15.title(), REASON),
+        Durability::Strict => findings.missing(Rule::R15, Rule::R15.title(), REASON),
+    }
+}
+
+fn report_opened(opened: &Opened<'_>, report: &mut Report) {
+    let opening = opened.opening();
+    report.authority = Some(opening.intent.authority.as_str());
+    report.session = Some(opening.intent.session.to_string());
+    report.instance = Some(opened.instance().to_string());
+    report.image = Some(ReportedImage {
+        name: format!("{} {}", opening.manifest.name, opening.manifest.version),
+        digest: opening.image_digest().to_string(),
+        publisher: opened.publisher().map(ToString::to_string),
+    });
+}
+
+fn accept(
+    opened: &Opened<'_>,
+    rooted: &Rooted<'_>,
+    claim: Claim,
+    last: Option<&VerifiedQuote>,
+    options: &Options,
+    findings: &mut Findings,
+) {
+    let expectations: Vec<&Expectations> =
+        std::iter::once(&options.expect).chain(options.policy.as_ref().map(|policy| &policy.expect)).collect();
+    claim_rules::expectations(&expectations, opened, rooted, findings);
+    appraisal::appraise(&Appraised { opened, claim, last }, options, findings);
+}
+
+fn spoken(
+    opened: &Opened<'_>,
+    rooted: &Rooted<'_>,
+    last: Option<&VerifiedQuote>,
+    verdict: Verdict,
+) -> Vec<String> {
+    let scrub = rooted.leaves().iter().rev().map(|(_, leaf)| leaf).find(|leaf| leaf.kind() == LeafKind::Scrub);
+    words::words(verdict, &words::Subject { opened, last, size: rooted.size(), scrub })
+}
