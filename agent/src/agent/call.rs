@@ -1,0 +1,217 @@
+//! One call from its header to its outcome leaf. Whatever happens in between, a logged intent gets its outcome here.
+//!
+//! ```text
+//!  header ─ checks ─ place ─> Intent logged ─> Start ─> runs ─> Outcome logged
+//!             │        │           │             │
+//!             ▼        ▼           ▼             ▼ not started: outcome all the same
+//!          refused  TOO_MANY    refused by
+//!                               the notary
+//! ```
+
+use super::errors::Reason;
+use super::log::LogError;
+use super::session::{Counted, Session, Trouble};
+use super::starter::{NotStarted, Process};
+use crate::frames::log::{Call as LoggedCall, Refusal, ToNotary};
+use crate::frames::start::{Cause, Exit};
+use coffer_evidence::call::{OutcomePrivate, Request, Usage};
+use coffer_evidence::fields::Canonical as _;
+use coffer_evidence::ids::{CallId, Identity};
+use coffer_evidence::leaf::CauseClass;
+use coffer_proto::guest::v1 as pb;
+use std::sync::Arc;
+use tokio::sync::OwnedSemaphorePermit;
+use tonic::Status;
+
+/// Who calls, as the header says after it was checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Header {
+    call: CallId,
+    identity: Identity,
+    salt: [u8; 32],
+}
+
+/// A call whose intent is logged.
+#[derive(Debug)]
+pub struct Call {
+    session: Arc<Session>,
+    /// Index of the intent leaf.
+    pub intent: u64,
+    request: Vec<u8>,
+    _place: OwnedSemaphorePermit,
+    _counted: Counted,
+}
+
+/// Checks a header.
+pub fn header(header: Option<pb::CallHeader>) -> Result<Header, Status> {
+    let header = header.ok_or_else(|| Reason::InvalidArgument.status("expected a call header, found none"))?;
+    let call: [u8; 16] = header.call_id.as_ref().try_into().map_err(|_| {
+        Reason::InvalidArgument.status(format!("expected a call id of 16 bytes, found {}", header.call_id.len()))
+    })?;
+    // RFC 9562: version in the upper half of byte 6, variant in the upper bits of byte 8.
+    if call[6] >> 4 != 4 || call[8] >> 6 != 0b10 {
+        return Err(Reason::InvalidArgument.status("expected a call id that is a UUIDv4, found another kind"));
+    }
+    let salt = header.salt.as_ref().try_into().map_err(|_| {
+        Reason::InvalidArgument.status(format!("expected a salt of 32 random bytes, found {}", header.salt.len()))
+    })?;
+    let name = if header.identity.is_empty() { "default" } else { &header.identity };
+    let identity = Identity::new(name).map_err(|_| {
+        Reason::InvalidArgument
+            .status("expected an identity like `default`: [a-z][a-z0-9-]{0,30}, found something else")
+    })?;
+    Ok(Header { call: CallId::new(call), identity, salt })
+}
+
+impl Call {
+    /// Takes a place, decides, and logs the intent.
+    pub async fn begin(
+        session: &Arc<Session>,
+        header: Header,
+        request: &Request,
+        program: Option<String>,
+        paths: Vec<String>,
+    ) -> Result<Self, Status> {
+        let counted = session.count();
+        if session.closing.is_cancelled() {
+            return Err(Reason::SessionClosing.status("the session is closing; create another"));
+        }
+        let place = session.places.clone().try_acquire_owned().map_err(|_| {
+            let most = super::limits::CALLS_AT_ONCE;
+            Reason::TooManyCalls.status(format!("{most} calls run already; wait for one of them"))
+        })?;
+        let request = request.to_bytes();
+        let logged = LoggedCall {
+            identity: header.identity.to_string(),
+            call: *header.call.as_bytes(),
+            client_salt: header.salt,
+            request: request.clone(),
+            program,
+            paths,
+        };
+        if !session.identities.contains(&header.identity) {
+            let reason = Reason::IdentityUnknown;
+            session.log.append(ToNotary::Denied(logged)).await.map_err(|error| refused(session, &error))?;
+            let name = header.identity;
+            return Err(reason.status(format!("the session's intent names no identity {name}; use one that it names")));
+        }
+        let intent = session.log.append(ToNotary::Intent(logged)).await.map_err(|error| refused(session, &error))?;
+        let session = session.clone();
+        Ok(Self { session, intent, request, _place: place, _counted: counted })
+    }
+
+    /// Has init start the program of the logged request.
+    pub async fn start(&mut self) -> Result<Result<Process, NotStarted>, Status> {
+        let request = std::mem::take(&mut self.request);
+        self.session.starter.start(self.intent, request).await.map_err(|error| {
+            // Init is gone; the machine follows.
+            self.session.report(Trouble::LogBroken(error.to_string()));
+            Reason::OutcomeUnknown.status("the guest is ending")
+        })
+    }
+
+    /// Asks for the end of the program.
+    pub async fn cancel(&self) {
+        // If init is gone, so is the program.
+        drop(self.session.starter.cancel(self.intent).await);
+    }
+
+    /// Cancelled once the session accepts nothing any more.
+    pub fn closing(&self) -> tokio_util::sync::CancellationToken {
+        self.session.closing.clone()
+    }
+
+    /// Logs the outcome; answers the index of its leaf.
+    pub async fn outcome(self, outcome: &OutcomePrivate, output: u64, input: u64) -> Result<u64, Status> {
+        let private = outcome.to_bytes();
+        let entry = ToNotary::Outcome { intent: self.intent, private, output, input };
+        self.session.log.append(entry).await.map_err(|error| {
+            // An effect without an outcome cannot be sealed.
+            self.session.report(Trouble::LogBroken(error.to_string()));
+            Reason::OutcomeUnknown.status("the outcome could not be logged; the session ends")
+        })
+    }
+}
+
+fn refused(session: &Session, error: &LogError) -> Status {
+    match error {
+        LogError::Refused(Refusal::CallReused) => {
+            Reason::CallIdReused.status("this call id was used before in this session; make a new one for a new call")
+        }
+        LogError::Refused(Refusal::Full) => {
+            session.report(Trouble::LimitReached);
+            Reason::SessionFull.status("the session has used up its calls or its log; create another")
+        }
+        LogError::Refused(Refusal::Unacceptable) => {
+            Reason::InvalidArgument.status("the action log does not take this request; make it smaller")
+        }
+        LogError::Gone => Reason::Internal.status("the action log is gone; the session ends"),
+    }
+}
+
+/// The cause of an ended program, in the log's words.
+pub fn cause(exit: &Exit) -> CauseClass {
+    match (exit.cause, exit.code) {
+        (Cause::Ended, Some(0)) => CauseClass::Completed,
+        (Cause::Ended, Some(_)) => CauseClass::Failed,
+        (Cause::Ended, None) => CauseClass::Signalled,
+        (Cause::TimedOut, _) => CauseClass::TimedOut,
+        (Cause::Cancelled, _) => CauseClass::Cancelled,
+        (Cause::OutOfMemory, _) => CauseClass::OutOfMemory,
+        (Cause::SessionClosing, _) => CauseClass::SessionClosing,
+    }
+}
+
+/// The outcome of a program that did not start.
+pub fn not_started(error: &NotStarted) -> OutcomePrivate {
+    OutcomePrivate {
+        errno: Some(u64::from(error.errno.unsigned_abs())),
+        stage: Some(error.stage.clone()),
+        ..OutcomePrivate::new(CauseClass::FailedToStart)
+    }
+}
+
+/// The outcome of a program that ended, without its streams.
+pub fn ended(exit: &Exit) -> OutcomePrivate {
+    OutcomePrivate {
+        code: exit.code,
+        signal: exit.signal,
+        usage: Some(Usage {
+            wall_ms: exit.wall_ms,
+            user_us: exit.user_us,
+            system_us: exit.system_us,
+            max_rss_kib: exit.max_rss_kib,
+        }),
+        ..OutcomePrivate::new(cause(exit))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn valid() -> pb::CallHeader {
+        let mut call_id = [7_u8; 16];
+        call_id[6] = 0x47;
+        call_id[8] = 0x87;
+        pb::CallHeader { call_id: call_id.to_vec().into(), identity: String::new(), salt: vec![9; 32].into() }
+    }
+
+    #[test]
+    fn a_header_needs_a_random_uuid_a_salt_and_a_name() {
+        assert_eq!(header(Some(valid())).unwrap().identity.to_string(), "default");
+        let mut other = valid();
+        other.call_id = vec![7; 16].into();
+        assert!(header(Some(other)).is_err());
+        let mut other = valid();
+        other.call_id = vec![7; 15].into();
+        assert!(header(Some(other)).is_err());
+        let mut other = valid();
+        other.salt = vec![9; 31].into();
+        assert!(header(Some(other)).is_err());
+        let mut other = valid();
+        other.identity = "Default".into();
+        assert!(header(Some(other)).is_err());
+        assert!(header(None).is_err());
+    }
+}

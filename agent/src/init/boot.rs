@@ -1,0 +1,128 @@
+//! From the first instruction in user space to the two processes that do the work.
+//!
+//! ```text
+//!  /dev ─ kernel file systems ─ modules ─ boot disk (read once) ─ verified root ─ workspace ─ cgroups
+//!       ─ lock-down ─ measurement files and report directory ─ notary, agent ─ supervise
+//! ```
+
+use super::cgroup::Hierarchy;
+use super::disks::{self, Arrivals};
+use super::error::{BootError, Context as _};
+use super::spawn::{self, Class, Directory, Launch};
+use super::supervise::{Child, Supervisor};
+use super::{console, harden, modules, mounts, root};
+use crate::channel::{self, Channel};
+use crate::{fixed, frames};
+use coffer_evidence::boot_disk;
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{Seek as _, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+
+const STAGE: &str = "boot";
+
+/// Boots, and supervises until there is a reason to power off; answers that reason.
+pub(super) fn boot() -> Result<String, BootError> {
+    mounts::device_files()?;
+    console::say("init");
+    mounts::kernel_file_systems()?;
+    let arrivals = Arrivals::listen()?;
+    modules::load()?;
+    mounts::configfs()?;
+    let boot_disk = disks::find(&arrivals, fixed::DISK_BOOT)?;
+    let boot_disk = disks::read_once(&boot_disk, boot_disk::BYTES_MAX)?;
+    root::enter(&arrivals)?;
+    mounts::device_extras()?;
+    root::writable_places()?;
+    let hierarchy = Hierarchy::at("/sys/fs/cgroup");
+    hierarchy.prepare(root::memory_bytes()?)?;
+    hierarchy.enter("init")?;
+    harden::never_kill_me()?;
+    harden::lock_down()?;
+    let reports = report_directory()?;
+
+    let (to_notary, notary_end) = link()?;
+    let (to_agent, agent_end) = link()?;
+    let (agent_notary, notary_agent): (Channel<frames::log::ToNotary, frames::log::ToAgent>, _) = link()?;
+    let mut descriptors = vec![
+        (fixed::FD_NOTARY_INIT, notary_end.into_inner()),
+        (fixed::FD_NOTARY_AGENT, notary_agent.into_inner()),
+        (fixed::FD_NOTARY_RTMR3, measurement("rtmr3:sha384", OFlags::RDWR)?),
+        (fixed::FD_NOTARY_BOOT, sealed_memory(&boot_disk)?),
+    ];
+    for (number, name) in (fixed::FD_NOTARY_REGISTERS..).zip(crate::notary::registers::FILES) {
+        descriptors.push((number, measurement(name, OFlags::RDONLY)?));
+    }
+    drop(boot_disk);
+    let notary = start_own(&hierarchy, "notary", fixed::UID_NOTARY, descriptors)?;
+    let descriptors =
+        vec![(fixed::FD_AGENT_INIT, agent_end.into_inner()), (fixed::FD_AGENT_NOTARY, agent_notary.into_inner())];
+    let agent = start_own(&hierarchy, "agent", fixed::UID_AGENT, descriptors)?;
+    let notary = Child { pid: notary, link: to_notary };
+    let agent = Child { pid: agent, link: to_agent };
+    Supervisor::new(hierarchy, reports, notary, agent)?.run()
+}
+
+fn link<S: frames::Frame, R: frames::Frame>() -> Result<(Channel<S, R>, Channel<R, S>), BootError> {
+    channel::pair().context(STAGE, || "make a socket pair".into())
+}
+
+fn measurement(name: &str, flags: OFlags) -> Result<OwnedFd, BootError> {
+    let path = Path::new(fixed::MEASUREMENTS).join(name);
+    rustix::fs::open(&path, flags | OFlags::CLOEXEC, Mode::empty())
+        .context(STAGE, || format!("open {}", path.display()))
+}
+
+/// Makes the directory in which quotes are asked for. Only root can open its files: see `frames::warrant::Open`.
+fn report_directory() -> Result<PathBuf, BootError> {
+    let path = Path::new(fixed::TSM_REPORTS).join("coffer");
+    std::fs::create_dir(&path).context(STAGE, || format!("make {}", path.display()))?;
+    Ok(path)
+}
+
+/// The boot disk's bytes as a file that nobody can change any more.
+fn sealed_memory(bytes: &[u8]) -> Result<OwnedFd, BootError> {
+    let what = || "pass the boot disk on".to_owned();
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let mut file = File::from(rustix::fs::memfd_create("boot", flags).context(STAGE, what)?);
+    file.write_all(bytes).and_then(|()| file.rewind()).context(STAGE, what)?;
+    rustix::fs::fcntl_add_seals(&file, SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE)
+        .context(STAGE, what)?;
+    Ok(file.into())
+}
+
+fn start_own(
+    hierarchy: &Hierarchy,
+    name: &str,
+    uid: u32,
+    mut descriptors: Vec<(i32, OwnedFd)>,
+) -> Result<i32, BootError> {
+    let null = File::open("/dev/null").context(STAGE, || "open /dev/null".into())?;
+    let console = File::options().write(true).open("/dev/console").or_else(|_| null.try_clone());
+    let console = console.context(STAGE, || "open the console".into())?;
+    let other = console.as_fd().try_clone_to_owned().context(STAGE, || "copy the console".into())?;
+    descriptors.extend([(0, null.into()), (1, console.into()), (2, other)]);
+    let launch = Launch {
+        program: c"/proc/self/exe".into(),
+        arguments: vec![c"coffer-agent".into(), CString::new(name).unwrap_or_default()],
+        environment: Vec::new(),
+        directory: Directory::Root,
+        uid,
+        descriptors,
+        cgroup: Some(hierarchy.own(name)?),
+        class: Class::Own,
+    };
+    let born = spawn::spawn(&launch).map_err(|error| start_failed(name, error))?;
+    born.verdict.read().map_err(|error| start_failed(name, error))?;
+    Ok(born.pid)
+}
+
+fn start_failed(name: &str, error: spawn::StartError) -> BootError {
+    BootError::System {
+        stage: STAGE,
+        what: format!("start the {name} ({})", error.stage.word()),
+        source: std::io::Error::from_raw_os_error(error.errno),
+    }
+}

@@ -1,0 +1,305 @@
+//! The calls that run: from the fork to the last process of the tree.
+//!
+//! ```text
+//!            exec ok                deadline, cancel, close           grace over
+//!  Starting ─────────> Running ────────────────────────> Terminating ───────────> Killed
+//!     │                   │ main process ends                │ ends                 │ ends
+//!     │ exec failed       ▼                                  ▼                      ▼
+//!     │                Emptying: cgroup.kill, until nobody is left <────────────────┘
+//!     ▼                   ▼
+//!  NotStarted          Exited
+//! ```
+//! The cause is the first one that was decided; what happens afterwards does not change it.
+
+use super::cgroup::{self, CallGroup, Hierarchy};
+use super::reap::Reaped;
+use super::spawn::{self, Launch, Stage, StartError, Verdict};
+use crate::frames::start::Cause;
+use crate::frames::start::Exit;
+use rustix::event::PollFlags;
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// How long a call may take, and how long it may take to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Times {
+    /// From the start to SIGTERM.
+    pub timeout: Duration,
+    /// From SIGTERM to SIGKILL.
+    pub grace: Duration,
+}
+
+/// What the agent is to be told.
+#[derive(Debug)]
+pub enum Report {
+    /// The program runs; stdin to write, stdout and stderr to read.
+    Started(u64, [OwnedFd; 3]),
+    /// Nothing ran.
+    NotStarted(u64, StartError),
+    /// Every process of the call is gone.
+    Exited(u64, Exit),
+}
+
+/// All calls that have a process, by the index of their intent.
+#[derive(Debug)]
+pub struct Calls {
+    running: BTreeMap<u64, Call>,
+    reports: Vec<Report>,
+}
+
+#[derive(Debug)]
+struct Call {
+    pid: i32,
+    group: CallGroup,
+    phase: Phase,
+    cause: Option<Cause>,
+    began: Instant,
+    times: Times,
+    pipes: Option<[OwnedFd; 3]>,
+    ended: Option<(Reaped, Instant)>,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Starting(Verdict),
+    Running,
+    Terminating { kill_at: Instant },
+    Killed,
+    Emptying(File),
+}
+
+impl Calls {
+    /// No calls.
+    pub fn new() -> Self {
+        Self { running: BTreeMap::new(), reports: Vec::new() }
+    }
+
+    /// Starts a process in a cgroup of its own, with three fresh pipes. `launch` lacks only those.
+    pub fn start(&mut self, intent: u64, hierarchy: &Hierarchy, names: (&str, &str), launch: Launch, times: Times) {
+        if let Err(error) = self.try_start(intent, hierarchy, names, launch, times) {
+            self.reports.push(Report::NotStarted(intent, error));
+        }
+    }
+
+    fn try_start(
+        &mut self,
+        intent: u64,
+        hierarchy: &Hierarchy,
+        (identity, call): (&str, &str),
+        mut launch: Launch,
+        times: Times,
+    ) -> Result<(), StartError> {
+        let group = hierarchy.call(identity, call).map_err(StartError::at(Stage::Cgroup))?;
+        launch.cgroup = Some(group.open().map_err(StartError::at(Stage::Cgroup))?);
+        let pipe = || {
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+                .map_err(|errno| StartError::at(Stage::Credentials)(errno.into()))
+        };
+        let ((stdin, stdin_write), (stdout_read, stdout), (stderr_read, stderr)) = (pipe()?, pipe()?, pipe()?);
+        launch.descriptors = vec![(0, stdin), (1, stdout), (2, stderr)];
+        let born = spawn::spawn(&launch)?;
+        self.running.insert(
+            intent,
+            Call {
+                pid: born.pid,
+                group,
+                phase: Phase::Starting(born.verdict),
+                cause: None,
+                began: Instant::now(),
+                times,
+                pipes: Some([stdin_write, stdout_read, stderr_read]),
+                ended: None,
+            },
+        );
+        Ok(())
+    }
+
+    /// Reports a call that did not get as far as a process.
+    pub fn refuse(&mut self, intent: u64, error: StartError) {
+        self.reports.push(Report::NotStarted(intent, error));
+    }
+
+    /// Asks a call to end for this cause. A call that is over, or ending already, is left alone.
+    pub fn end(&mut self, intent: u64, cause: Cause, now: Instant) {
+        if let Some(call) = self.running.get_mut(&intent) {
+            call.terminate(cause, now);
+        }
+    }
+
+    /// Asks every call to end for this cause.
+    pub fn end_all(&mut self, cause: Cause, now: Instant) {
+        for call in self.running.values_mut() {
+            call.terminate(cause, now);
+        }
+    }
+
+    /// Number of calls that have a process.
+    pub fn len(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Whether no call has a process.
+    pub fn is_empty(&self) -> bool {
+        self.running.is_empty()
+    }
+
+    /// Process ids of the calls' main processes that are not reaped.
+    pub fn pids(&self) -> Vec<i32> {
+        self.running.values().filter(|call| call.ended.is_none()).map(|call| call.pid).collect()
+    }
+
+    /// What to poll, and for which call.
+    pub fn interests(&self) -> Vec<(u64, BorrowedFd<'_>, PollFlags)> {
+        self.running
+            .iter()
+            .filter_map(|(intent, call)| match &call.phase {
+                Phase::Starting(verdict) => Some((*intent, verdict.0.as_fd(), PollFlags::IN)),
+                Phase::Emptying(events) => Some((*intent, events.as_fd(), PollFlags::PRI)),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// The descriptor of this call reported something.
+    pub fn ready(&mut self, intent: u64) {
+        let Some(call) = self.running.get_mut(&intent) else { return };
+        match call.phase {
+            Phase::Starting(_) => self.settle_start(intent),
+            Phase::Emptying(_) => self.settle_end(intent),
+            _ => {}
+        }
+    }
+
+    /// A process was reaped; true when it was the main process of a call.
+    pub fn reaped(&mut self, reaped: Reaped, now: Instant) -> bool {
+        let Some((&intent, _)) = self.running.iter().find(|(_, c)| c.pid == reaped.pid && c.ended.is_none()) else {
+            return false;
+        };
+        if let Some(call) = self.running.get_mut(&intent) {
+            call.ended = Some((reaped, now));
+        }
+        self.settle_start(intent);
+        self.settle_end(intent);
+        true
+    }
+
+    /// Ends what is over time and kills what is over grace.
+    pub fn tick(&mut self, now: Instant) {
+        for call in self.running.values_mut() {
+            match call.phase {
+                Phase::Running if now >= call.began + call.times.timeout => call.terminate(Cause::TimedOut, now),
+                Phase::Terminating { kill_at } if now >= kill_at => {
+                    call.phase = Phase::Killed;
+                    drop(call.group.kill());
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// When `tick` has something to do next.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let deadline = |call: &Call| match call.phase {
+            Phase::Running => Some(call.began + call.times.timeout),
+            Phase::Terminating { kill_at } => Some(kill_at),
+            _ => None,
+        };
+        self.running.values().filter_map(deadline).min()
+    }
+
+    /// What happened since the last time.
+    pub fn reports(&mut self) -> Vec<Report> {
+        std::mem::take(&mut self.reports)
+    }
+
+    /// Reads the verdict of a start; the process has executed its program or is about to end.
+    fn settle_start(&mut self, intent: u64) {
+        let Some(call) = self.running.get_mut(&intent) else { return };
+        if !matches!(call.phase, Phase::Starting(_)) {
+            return;
+        }
+        let Phase::Starting(verdict) = std::mem::replace(&mut call.phase, Phase::Running) else { return };
+        match verdict.read() {
+            Ok(()) => {
+                if let Some(pipes) = call.pipes.take() {
+                    self.reports.push(Report::Started(intent, pipes));
+                }
+                // Asked to end while it was starting: the request counts from now.
+                if call.cause.is_some() {
+                    call.signal_end(Instant::now());
+                }
+            }
+            Err(error) => {
+                // The child is exiting; PID 1 collects it as an orphan.
+                self.running.remove(&intent);
+                self.reports.push(Report::NotStarted(intent, error));
+            }
+        }
+    }
+
+    /// Kills what the main process left behind, and reports once nobody is left.
+    fn settle_end(&mut self, intent: u64) {
+        let Some(call) = self.running.get_mut(&intent) else { return };
+        let Some((reaped, at)) = call.ended else { return };
+        if !matches!(call.phase, Phase::Emptying(_)) {
+            drop(call.group.kill());
+            if let Ok(events) = call.group.events() {
+                call.phase = Phase::Emptying(events);
+            }
+        }
+        // Reading also arms the descriptor: the next change makes it ready again.
+        if let Phase::Emptying(events) = &call.phase
+            && cgroup::populated(events).unwrap_or(false)
+        {
+            return;
+        }
+        let Some(call) = self.running.remove(&intent) else { return };
+        let counted = call.group.counted();
+        let killed_for_memory = counted.oom_kills > 0 && reaped.signal == Some(libc::SIGKILL as u64);
+        let cause = match call.cause {
+            Some(cause) => cause,
+            None if killed_for_memory => Cause::OutOfMemory,
+            None => Cause::Ended,
+        };
+        let wall_ms = u64::try_from(at.duration_since(call.began).as_millis()).unwrap_or(u64::MAX);
+        let mut exit = reaped.exit(cause, wall_ms);
+        // The cgroup has counted descendants that nobody waited for, too.
+        exit.user_us = exit.user_us.max(counted.user_us);
+        exit.system_us = exit.system_us.max(counted.system_us);
+        self.reports.push(Report::Exited(intent, exit));
+    }
+}
+
+impl Default for Calls {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Call {
+    fn terminate(&mut self, cause: Cause, now: Instant) {
+        if self.cause.is_some() || self.ended.is_some() {
+            return;
+        }
+        self.cause = Some(cause);
+        if matches!(self.phase, Phase::Running) {
+            self.signal_end(now);
+        }
+    }
+
+    /// SIGTERM to the process group; the main process is not reaped, so its number is still its own.
+    fn signal_end(&mut self, now: Instant) {
+        if self.ended.is_some() {
+            return;
+        }
+        if let Some(pid) = Pid::from_raw(self.pid)
+            && kill_process_group(pid, Signal::TERM).is_err()
+        {
+            let _ = kill_process(pid, Signal::TERM);
+        }
+        self.phase = Phase::Terminating { kill_at: now + self.times.grace };
+    }
+}

@@ -1,0 +1,187 @@
+//! The cgroup v2 tree: one directory for each of the guest's own processes, one for every call.
+//!
+//! ```text
+//!   /coffer/{init,notary,agent}
+//!   /calls/<identity>/<call>        made before the call, killed whole, read, removed after it
+//! ```
+
+use super::error::{BootError, Context as _};
+use rustix::fs::{Mode, OFlags};
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+const STAGE: &str = "cgroup";
+/// Memory that calls, and the files they leave in memory, may not take: it is for the guest's own processes.
+const RESERVED_BYTES: u64 = 192 << 20;
+
+/// The mounted hierarchy.
+#[derive(Debug, Clone)]
+pub struct Hierarchy {
+    root: PathBuf,
+}
+
+impl Hierarchy {
+    /// A hierarchy whose root, or delegated part, is this directory.
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// Makes the fixed directories, enables every controller on the way down and bounds what calls may take.
+    pub fn prepare(&self, memory_bytes: u64) -> Result<(), BootError> {
+        delegate(&self.root)?;
+        for directory in ["coffer", "coffer/init", "coffer/notary", "coffer/agent", "calls"] {
+            let path = self.root.join(directory);
+            fs::create_dir_all(&path).context(STAGE, || format!("make {}", path.display()))?;
+        }
+        delegate(&self.root.join("calls"))?;
+        let calls = self.root.join("calls");
+        let most = memory_bytes.saturating_sub(RESERVED_BYTES).to_string();
+        write_if_there(&calls.join("memory.max"), &most)?;
+        write_if_there(&self.root.join("coffer/agent/cpu.weight"), "1000")?;
+        write_if_there(&self.root.join("coffer/notary/cpu.weight"), "1000")
+    }
+
+    /// The directory of one of the guest's own processes, open.
+    pub fn own(&self, name: &str) -> Result<OwnedFd, BootError> {
+        let path = self.root.join("coffer").join(name);
+        open_directory(&path).context(STAGE, || format!("open {}", path.display()))
+    }
+
+    /// Moves the calling process into one of the fixed directories.
+    pub fn enter(&self, name: &str) -> Result<(), BootError> {
+        let path = self.root.join("coffer").join(name).join("cgroup.procs");
+        fs::write(&path, "0").context(STAGE, || format!("write {}", path.display()))
+    }
+
+    /// Makes the directory of one call. The names are an identity and a call id, both checked before they get here.
+    pub fn call(&self, identity: &str, call: &str) -> io::Result<CallGroup> {
+        let parent = self.root.join("calls").join(identity);
+        match fs::create_dir(&parent) {
+            Ok(()) => delegate(&parent).map_err(|error| io::Error::other(error.line()))?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+        let path = parent.join(call);
+        fs::create_dir(&path)?;
+        // Out of memory ends the call whole, not a random process of it.
+        let group = CallGroup { path };
+        match fs::write(group.path.join("memory.oom.group"), "1") {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(group),
+        }
+    }
+
+    /// Ends every process of every call. True when nobody is left.
+    pub fn kill_calls(&self) -> io::Result<()> {
+        fs::write(self.root.join("calls/cgroup.kill"), "1")
+    }
+
+    /// Whether any call has a process.
+    pub fn calls_populated(&self) -> io::Result<bool> {
+        populated(&fs::File::open(self.root.join("calls/cgroup.events"))?)
+    }
+}
+
+/// The cgroup of one call. Removed when dropped; by then its processes are gone.
+#[derive(Debug)]
+pub struct CallGroup {
+    path: PathBuf,
+}
+
+/// What the kernel counted for a whole call, with every descendant.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Time in user mode, microseconds.
+    pub user_us: u64,
+    /// Time in the kernel, microseconds.
+    pub system_us: u64,
+    /// Processes ended by the out-of-memory killer.
+    pub oom_kills: u64,
+}
+
+impl CallGroup {
+    /// The directory, for `CLONE_INTO_CGROUP`.
+    pub fn open(&self) -> io::Result<OwnedFd> {
+        Ok(open_directory(&self.path)?)
+    }
+
+    /// SIGKILL to every process in it, daemons included.
+    pub fn kill(&self) -> io::Result<()> {
+        fs::write(self.path.join("cgroup.kill"), "1")
+    }
+
+    /// `cgroup.events`, which polls with `PRI` when [`populated`] changes after it was read.
+    pub fn events(&self) -> io::Result<fs::File> {
+        fs::File::open(self.path.join("cgroup.events"))
+    }
+
+    /// Time and out-of-memory kills; what a missing controller does not count is zero.
+    pub fn counted(&self) -> Counted {
+        let stat = fs::read_to_string(self.path.join("cpu.stat")).unwrap_or_default();
+        let memory = fs::read_to_string(self.path.join("memory.events")).unwrap_or_default();
+        Counted {
+            user_us: value(&stat, "user_usec").unwrap_or(0),
+            system_us: value(&stat, "system_usec").unwrap_or(0),
+            oom_kills: value(&memory, "oom_kill").unwrap_or(0),
+        }
+    }
+}
+
+impl Drop for CallGroup {
+    fn drop(&mut self) {
+        // A tool cannot make directories here, so one rmdir is enough; a process that is still there keeps it, and
+        // the scrub's self-check reports that.
+        drop(fs::remove_dir(&self.path));
+    }
+}
+
+fn open_directory(path: &Path) -> rustix::io::Result<OwnedFd> {
+    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Whether a process is left, read from an open `cgroup.events`.
+pub fn populated(events: &fs::File) -> io::Result<bool> {
+    let mut text = [0_u8; 256];
+    let length = events.read_at(&mut text, 0)?;
+    Ok(value(&String::from_utf8_lossy(&text[..length]), "populated") != Some(0))
+}
+
+/// Enables for the children of a directory every controller that it has.
+fn delegate(directory: &Path) -> Result<(), BootError> {
+    let path = directory.join("cgroup.controllers");
+    let controllers = fs::read_to_string(&path).context(STAGE, || format!("read {}", path.display()))?;
+    for controller in ["cpu", "memory", "pids"] {
+        if controllers.split_ascii_whitespace().any(|word| word == controller) {
+            let path = directory.join("cgroup.subtree_control");
+            fs::write(&path, format!("+{controller}")).context(STAGE, || format!("enable {controller}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn write_if_there(path: &Path, value: &str) -> Result<(), BootError> {
+    match fs::write(path, value) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result.context(STAGE, || format!("write {value} to {}", path.display())),
+    }
+}
+
+fn value(text: &str, key: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_matched_whole() {
+        let text = "oom 3\noom_kill 2\noom_group_kill 1\n";
+        assert_eq!(value(text, "oom_kill"), Some(2));
+        assert_eq!(value(text, "oom"), Some(3));
+        assert_eq!(value(text, "oom_k"), None);
+    }
+}

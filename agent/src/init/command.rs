@@ -1,0 +1,185 @@
+//! What a logged request executes: program, arguments, environment, limits of time. A pure function of the request,
+//! so that the agent can log the program that init will start.
+
+use super::calls::Times;
+use super::spawn::{Class, Directory, Launch, Stage, StartError};
+use crate::fixed;
+use coffer_evidence::call::Request;
+use coffer_evidence::fields::Canonical as _;
+use coffer_evidence::ids::Identity;
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
+
+/// Time that a file operation may take.
+const FILE_TIMES: Times = Times { timeout: Duration::from_secs(600), grace: Duration::from_secs(2) };
+
+/// The identities of the session and their uids.
+#[derive(Debug, Default)]
+pub struct Identities(BTreeMap<String, u32>);
+
+impl Identities {
+    /// Identity n of the list gets uid 10000+n.
+    pub fn new(names: &[String]) -> Result<Self, String> {
+        if names.is_empty() || names.len() > fixed::IDENTITIES_MAX {
+            return Err(format!("expected 1 to {} identities, found {}", fixed::IDENTITIES_MAX, names.len()));
+        }
+        let mut uids = BTreeMap::new();
+        for (name, uid) in names.iter().zip(fixed::UID_IDENTITY..) {
+            // The name becomes part of a path in the cgroup tree.
+            Identity::new(name).map_err(|error| error.to_string())?;
+            if uids.insert(name.clone(), uid).is_some() {
+                return Err(format!("the identity {name} is named twice"));
+            }
+        }
+        Ok(Self(uids))
+    }
+
+    /// The uid of an identity.
+    pub fn uid(&self, name: &str) -> Option<u32> {
+        self.0.get(name).copied()
+    }
+}
+
+/// Why a request has no command.
+#[derive(Debug, PartialEq, Eq)]
+pub enum CommandError {
+    /// The bytes are no canonical request.
+    NotARequest,
+    /// The call fails before there is a process.
+    Start(StartError),
+}
+
+/// The launch of a request, lacking its descriptors and its cgroup. `own` is the agent's binary.
+pub fn command(request: &[u8], uid: u32, workspace: OwnedFd, own: &CStr) -> Result<(Launch, Times), CommandError> {
+    let request = Request::parse(request).map_err(|_| CommandError::NotARequest)?;
+    let tool = |words: &[&str]| {
+        let all = ["coffer-agent", "tool"].iter().chain(words);
+        let arguments = all.map(|word| text(word)).collect::<Result<Vec<_>, _>>()?;
+        Ok((own.to_owned(), arguments, Vec::new(), String::new(), FILE_TIMES))
+    };
+    let (program, arguments, variables, directory, times) = match &request {
+        Request::Exec { argv, cwd, env, timeout_ms, grace_ms, .. } => {
+            let first = argv.first().ok_or(CommandError::NotARequest)?;
+            let program = resolve(first).map_err(CommandError::Start)?;
+            let arguments = argv.iter().map(|argument| text(argument)).collect::<Result<Vec<_>, _>>()?;
+            let variables = env.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+            let times = Times { timeout: Duration::from_millis(*timeout_ms), grace: Duration::from_millis(*grace_ms) };
+            Ok((text(&program)?, arguments, variables, cwd.clone(), times))
+        }
+        Request::WriteFile { path, mode } => tool(&["write", path, &mode.to_string()]),
+        Request::ReadFile { path, offset, length } => tool(&["read", path, &offset.to_string(), &length.to_string()]),
+        Request::ListDirectory { path } => tool(&["list", path]),
+        Request::Stat { path } => tool(&["stat", path]),
+        Request::Upload { path } => tool(&["unpack", path]),
+        Request::Download { path } => tool(&["pack", path]),
+    }?;
+    let launch = Launch {
+        program,
+        arguments,
+        environment: environment(variables)?,
+        directory: Directory::Beneath(workspace, text(if directory.is_empty() { "." } else { &directory })?),
+        uid,
+        descriptors: Vec::new(),
+        cgroup: None,
+        class: Class::Tool,
+    };
+    Ok((launch, times))
+}
+
+/// The file that a program name stands for: as it is when it holds a slash, else the first executable of that name
+/// on the fixed path. The call's own PATH is for the program, not for us.
+pub fn resolve(program: &str) -> Result<String, StartError> {
+    if program.contains('/') {
+        return Ok(program.to_owned());
+    }
+    let mut errno = libc::ENOENT;
+    for directory in fixed::PATH.split(':') {
+        let path = format!("{directory}/{program}");
+        let Ok(found) = std::fs::metadata(&path) else { continue };
+        if found.is_file() && found.permissions().mode() & 0o111 != 0 {
+            return Ok(path);
+        }
+        errno = libc::EACCES;
+    }
+    Err(StartError { stage: Stage::Program, errno })
+}
+
+/// The fixed environment, and over it what the request asks for.
+fn environment(asked: Vec<(String, String)>) -> Result<Vec<CString>, CommandError> {
+    let fixed = [("HOME", fixed::WORKSPACE), ("LANG", "C.UTF-8"), ("PATH", fixed::PATH)];
+    let mut all: BTreeMap<String, String> =
+        fixed.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    all.extend(asked);
+    all.iter().map(|(key, value)| text(&format!("{key}={value}"))).collect()
+}
+
+fn text(text: &str) -> Result<CString, CommandError> {
+    CString::new(text).map_err(|_| CommandError::NotARequest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn workspace() -> OwnedFd {
+        std::fs::File::open("/").unwrap().into()
+    }
+
+    fn exec(argv: &[&str], env: &[(&str, &str)]) -> Result<(Launch, Times), CommandError> {
+        let owned = |text: &&str| (*text).to_owned();
+        let request = Request::Exec {
+            argv: argv.iter().map(owned).collect(),
+            cwd: "a/b".into(),
+            env: env.iter().map(|(key, value)| (owned(key), owned(value))).collect(),
+            timeout_ms: 5,
+            grace_ms: 7,
+            output_bytes_max: 9,
+        };
+        command(&request.to_bytes(), 10_000, workspace(), c"/own")
+    }
+
+    #[test]
+    fn an_exec_gets_a_clean_environment_and_a_resolved_program() {
+        let (launch, times) = exec(&["sh", "-c", "true"], &[("LANG", "de_DE"), ("X", "1")]).unwrap();
+        assert!(["/usr/bin/sh", "/bin/sh"].contains(&launch.program.to_str().unwrap()));
+        assert_eq!(launch.arguments[0].to_str().unwrap(), "sh");
+        let environment: Vec<_> = launch.environment.iter().map(|text| text.to_str().unwrap().to_owned()).collect();
+        let path = format!("PATH={}", fixed::PATH);
+        assert_eq!(environment, ["HOME=/workspace", "LANG=de_DE", path.as_str(), "X=1"]);
+        assert_eq!(times, Times { timeout: Duration::from_millis(5), grace: Duration::from_millis(7) });
+        assert!(matches!(launch.directory, Directory::Beneath(_, path) if path.to_str() == Ok("a/b")));
+    }
+
+    #[test]
+    fn a_program_that_is_nowhere_says_so_before_there_is_a_process() {
+        let error = StartError { stage: Stage::Program, errno: libc::ENOENT };
+        assert_eq!(exec(&["no-such-program"], &[]).unwrap_err(), CommandError::Start(error));
+    }
+
+    #[test]
+    fn a_file_operation_runs_our_own_binary_with_the_path_as_one_argument() {
+        let request = Request::ReadFile { path: "a b".into(), offset: 1, length: 2 };
+        let (launch, _) = command(&request.to_bytes(), 10_000, workspace(), c"/own").unwrap();
+        assert_eq!(launch.program.to_str().unwrap(), "/own");
+        let arguments: Vec<_> = launch.arguments.iter().map(|text| text.to_str().unwrap()).collect();
+        assert_eq!(arguments, ["coffer-agent", "tool", "read", "a b", "1", "2"]);
+    }
+
+    #[test]
+    fn bytes_that_are_no_request_start_nothing() {
+        assert_eq!(command(&[0xff], 10_000, workspace(), c"/own").unwrap_err(), CommandError::NotARequest);
+    }
+
+    #[test]
+    fn identities_get_their_uids_in_the_order_of_the_intent() {
+        let names = ["a".to_owned(), "b".to_owned()];
+        let identities = Identities::new(&names).unwrap();
+        assert_eq!((identities.uid("a"), identities.uid("b"), identities.uid("c")), (Some(10_000), Some(10_001), None));
+        assert!(Identities::new(&["a".into(), "a".into()]).is_err());
+        assert!(Identities::new(&["../a".into()]).is_err());
+        assert!(Identities::new(&[]).is_err());
+    }
+}

@@ -1,0 +1,82 @@
+//! Closes what the guest does not need before anything that a tenant wrote can run.
+#![allow(unsafe_code, reason = "swapoff and the interface ioctl have no safe wrapper")]
+
+use super::error::{BootError, Context as _};
+use std::fs;
+use std::io;
+use std::os::fd::AsRawFd as _;
+
+const STAGE: &str = "harden";
+
+/// Written in this order; the last one locks the door for modules and must hold.
+/// A file that this kernel does not have is a feature that it does not have.
+const SETTINGS: [(&str, &str); 19] = [
+    ("kernel/core_pattern", ""),
+    ("fs/suid_dumpable", "0"),
+    ("fs/protected_symlinks", "1"),
+    ("fs/protected_hardlinks", "1"),
+    ("fs/protected_fifos", "2"),
+    ("fs/protected_regular", "2"),
+    ("kernel/dmesg_restrict", "1"),
+    ("kernel/kptr_restrict", "2"),
+    ("kernel/perf_event_paranoid", "3"),
+    ("kernel/unprivileged_bpf_disabled", "1"),
+    ("kernel/io_uring_disabled", "2"),
+    ("kernel/yama/ptrace_scope", "1"),
+    ("kernel/sysrq", "0"),
+    ("kernel/kexec_load_disabled", "1"),
+    ("user/max_user_namespaces", "0"),
+    ("vm/unprivileged_userfaultfd", "0"),
+    // An oops is a panic, and a panic a reset at once: with `-no-reboot` that ends the machine.
+    ("kernel/panic_on_oops", "1"),
+    ("kernel/panic", "-1"),
+    ("kernel/modules_disabled", "1"),
+];
+
+/// Switches swap off and sets every sysctl of the table.
+pub fn lock_down() -> Result<(), BootError> {
+    swap_off()?;
+    for (name, value) in SETTINGS {
+        let path = format!("/proc/sys/{name}");
+        match fs::write(&path, value) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && name != "kernel/modules_disabled" => {}
+            result => result.context(STAGE, || format!("write {value:?} to {path}"))?,
+        }
+    }
+    loopback_up()
+}
+
+/// Nothing in the image switches swap on; a device that is there all the same is switched off.
+fn swap_off() -> Result<(), BootError> {
+    let Ok(list) = fs::read_to_string("/proc/swaps") else { return Ok(()) };
+    for line in list.lines().skip(1) {
+        let Some(path) = line.split_ascii_whitespace().next() else { continue };
+        let name = std::ffi::CString::new(path).unwrap_or_default();
+        // SAFETY: `name` is a NUL-terminated string that outlives the call.
+        if unsafe { libc::swapoff(name.as_ptr()) } != 0 {
+            return Err(io::Error::last_os_error()).context(STAGE, || format!("switch swap off on {path}"));
+        }
+    }
+    Ok(())
+}
+
+/// Brings up `lo`, the only interface there is: programs expect 127.0.0.1 to answer.
+fn loopback_up() -> Result<(), BootError> {
+    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)
+        .context(STAGE, || "open a socket for lo".into())?;
+    // SAFETY: `ifreq` is plain data for which all zeros is a valid value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[0] = b'l'.cast_signed();
+    request.ifr_name[1] = b'o'.cast_signed();
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: the request is a whole `ifreq` with a NUL-terminated name, which is what SIOCSIFFLAGS reads.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) } != 0 {
+        return Err(io::Error::last_os_error()).context(STAGE, || "bring up lo".into());
+    }
+    Ok(())
+}
+
+/// Keeps the out-of-memory killer away from the guest's own processes; tools set theirs back to zero.
+pub fn never_kill_me() -> Result<(), BootError> {
+    fs::write("/proc/self/oom_score_adj", "-1000").context(STAGE, || "write oom_score_adj".into())
+}

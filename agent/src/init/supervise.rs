@@ -1,0 +1,323 @@
+//! The loop of PID 1: one thread, one poll, no waiting for anybody else.
+//!
+//! ```text
+//!            Admitted                EndCalls             Scrub
+//!  Booting ───────────> Serving ─────────────> Ending ───────────> Scrubbed
+//!     │                    │                      │                   │ PowerOff
+//!     └──── notary failed ─┴──────────────────────┴───────────────────┴──> off
+//!           agent or notary gone, a frame that is none, an unlogged start
+//! ```
+
+use super::calls::{Calls, Report};
+use super::cgroup::Hierarchy;
+use super::command::{self, Identities};
+use super::error::{BootError, Context as _};
+use super::reap::{self, Who};
+use super::{console, scrub};
+use crate::channel::{Channel, ChannelError, Wait};
+use crate::fixed;
+use crate::frames::start::{self, Cause};
+use crate::frames::warrant;
+use coffer_evidence::ids::{CallId, Digest256};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags};
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+const STAGE: &str = "supervise";
+/// How long the agent may take to tell the host why the machine ends.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+/// Permits that the agent has not used yet: it uses each at once.
+const PERMITS_MAX: usize = 1024;
+
+/// One of the two processes that init starts.
+#[derive(Debug)]
+pub(super) struct Child<S, R> {
+    pub(super) pid: i32,
+    pub(super) link: Channel<S, R>,
+}
+
+/// Everything PID 1 knows.
+pub(super) struct Supervisor {
+    hierarchy: Hierarchy,
+    reports: PathBuf,
+    notary: Child<warrant::ToNotary, warrant::ToInit>,
+    agent: Child<start::ToAgent, start::ToInit>,
+    identities: Identities,
+    /// Dropped before the workspace is unmounted: an open directory keeps its file system.
+    workspace: Option<OwnedFd>,
+    permits: BTreeMap<u64, Permit>,
+    calls: Calls,
+    /// Set once the machine is to end: when, and why.
+    ending: Option<(Instant, String)>,
+}
+
+struct Permit {
+    identity: String,
+    call: CallId,
+    request: Digest256,
+}
+
+/// What one turn of the loop decided.
+enum Turn {
+    Go,
+    PowerOff(String),
+}
+
+impl Supervisor {
+    pub(super) fn new(
+        hierarchy: Hierarchy,
+        reports: PathBuf,
+        notary: Child<warrant::ToNotary, warrant::ToInit>,
+        agent: Child<start::ToAgent, start::ToInit>,
+    ) -> Result<Self, BootError> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let workspace = rustix::fs::open(fixed::WORKSPACE, flags, Mode::empty())
+            .context(STAGE, || format!("open {}", fixed::WORKSPACE))?;
+        Ok(Self {
+            hierarchy,
+            reports,
+            notary,
+            agent,
+            identities: Identities::default(),
+            workspace: Some(workspace),
+            permits: BTreeMap::new(),
+            calls: Calls::new(),
+            ending: None,
+        })
+    }
+
+    /// Runs until the machine is to power off, and says why.
+    pub(super) fn run(mut self) -> Result<String, BootError> {
+        let mut signals = SigSet::empty();
+        signals.add(Signal::SIGCHLD);
+        signals.thread_block().context(STAGE, || "block SIGCHLD".into())?;
+        let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+            .context(STAGE, || "open a signal descriptor".into())?;
+        loop {
+            match self.turn(&signals) {
+                Ok(Turn::Go) => {}
+                Ok(Turn::PowerOff(why)) => return Ok(why),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn turn(&mut self, signals: &SignalFd) -> Result<Turn, BootError> {
+        let now = Instant::now();
+        if let Some((until, why)) = &self.ending
+            && now >= *until
+        {
+            return Ok(Turn::PowerOff(why.clone()));
+        }
+        self.calls.tick(now);
+        if let Err(error) = self.tell_agent() {
+            return Ok(Turn::PowerOff(format!("the agent cannot be told: {error}")));
+        }
+        let (from_notary, from_agent, ready) = self.wait(signals, now)?;
+        while let Ok(Some(_)) = signals.read_signal() {}
+        // Its permits come before the starts that use them.
+        if from_notary && let Err(why) = self.drain_notary() {
+            self.end(why);
+        }
+        for intent in ready {
+            self.calls.ready(intent);
+        }
+        if let Some(why) = self.collect() {
+            return Ok(Turn::PowerOff(why));
+        }
+        if from_agent {
+            return Ok(self.drain_agent());
+        }
+        Ok(Turn::Go)
+    }
+
+    /// Waits for the next thing to do: notary readable, agent readable, calls with news.
+    fn wait(&self, signals: &SignalFd, now: Instant) -> Result<(bool, bool, Vec<u64>), BootError> {
+        let deadline = self.calls.next_deadline().into_iter().chain(self.ending.as_ref().map(|(at, _)| *at)).min();
+        let timeout = deadline.map(|at| {
+            let left = at.saturating_duration_since(now);
+            Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() }
+        });
+        let interests = self.calls.interests();
+        // A notary that failed has nothing more to say, and its closed socket would be ready for ever.
+        let notary = if self.ending.is_some() { PollFlags::empty() } else { PollFlags::IN };
+        let mut fds = vec![
+            PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(self.agent.link.as_fd(), PollFlags::IN),
+        ];
+        if !notary.is_empty() {
+            fds.push(PollFd::from_borrowed_fd(self.notary.link.as_fd(), notary));
+        }
+        let first_call = fds.len();
+        fds.extend(interests.iter().map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)));
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno).context(STAGE, || "wait for events".into()),
+        }
+        let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
+        let from_notary = first_call == 3 && is_ready(&fds[2]);
+        let ready = fds[first_call..].iter().zip(&interests).filter(|(fd, _)| is_ready(fd));
+        Ok((from_notary, is_ready(&fds[1]), ready.map(|(_, (intent, ..))| *intent).collect()))
+    }
+
+    /// The machine is to end for this reason; the agent gets a moment to tell the host.
+    fn end(&mut self, (stage, detail): (String, String)) {
+        if self.ending.is_some() {
+            return;
+        }
+        let why = format!("{stage}: {detail}");
+        console::say(&why);
+        drop(self.agent.link.send(&start::ToAgent::Fatal { stage, detail }, &[], Wait::Never));
+        self.ending = Some((Instant::now() + LAST_WORDS, why));
+    }
+
+    /// Collects every process that ended. A reason to power off at once is answered.
+    fn collect(&mut self) -> Option<String> {
+        while let Some(reaped) = reap::reap(Who::Anyone) {
+            if reaped.pid == self.agent.pid {
+                let ending = self.ending.take().map(|(_, why)| why);
+                return Some(ending.unwrap_or_else(|| format!("the agent ended: {reaped:?}")));
+            }
+            if reaped.pid == self.notary.pid {
+                // It says why before it ends, if it can.
+                let said = self.drain_notary().err();
+                let why = said.unwrap_or_else(|| ("notary".into(), format!("the notary ended: {reaped:?}")));
+                self.end(why);
+                continue;
+            }
+            self.calls.reaped(reaped, Instant::now());
+        }
+        None
+    }
+
+    fn tell_agent(&mut self) -> Result<(), ChannelError> {
+        for report in self.calls.reports() {
+            match report {
+                Report::Started(intent, pipes) => {
+                    let fds = [pipes[0].as_fd(), pipes[1].as_fd(), pipes[2].as_fd()];
+                    self.agent.link.send(&start::ToAgent::Started { intent }, &fds, Wait::Never)?;
+                }
+                Report::NotStarted(intent, error) => {
+                    let stage = error.stage.word().to_owned();
+                    let errno = u64::from(error.errno.unsigned_abs());
+                    let message = start::ToAgent::NotStarted { intent, stage, errno };
+                    self.agent.link.send(&message, &[], Wait::Never)?;
+                }
+                Report::Exited(intent, exit) => {
+                    self.agent.link.send(&start::ToAgent::Exited { intent, exit }, &[], Wait::Never)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what the notary asks. An error is a reason to end: (stage, detail).
+    fn drain_notary(&mut self) -> Result<(), (String, String)> {
+        let refuse = |detail: String| ("notary".to_owned(), detail);
+        loop {
+            let message = match self.notary.link.receive(Wait::Never) {
+                Ok((message, _)) => message,
+                Err(ChannelError::WouldBlock) => return Ok(()),
+                Err(error) => return Err(refuse(error.to_string())),
+            };
+            match message {
+                warrant::ToInit::Admitted { identities } => {
+                    self.identities = Identities::new(&identities).map_err(refuse)?;
+                }
+                warrant::ToInit::Permit { intent, identity, call, request } => {
+                    let (call, request) = (CallId::new(call), Digest256::new(request));
+                    let known = self.identities.uid(&identity).is_some();
+                    let free = self.permits.len() < PERMITS_MAX;
+                    if !known || !free || self.permits.insert(intent, Permit { identity, call, request }).is_some() {
+                        return Err(refuse(format!("a permit for intent {intent} that cannot be one")));
+                    }
+                }
+                warrant::ToInit::Open { file } => self.open(file).map_err(|error| refuse(error.to_string()))?,
+                warrant::ToInit::Scrub => self.scrub().map_err(refuse)?,
+                warrant::ToInit::Failed { stage, detail } => return Err((stage, detail)),
+            }
+        }
+    }
+
+    /// Opens a file of the report directory anew and hands it over.
+    fn open(&self, file: warrant::ReportFile) -> Result<(), ChannelError> {
+        let flags = match file {
+            warrant::ReportFile::Inblob => OFlags::WRONLY,
+            _ => OFlags::RDONLY,
+        };
+        match rustix::fs::open(self.reports.join(file.name()), flags | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(opened) => self.notary.link.send(&warrant::ToNotary::Opened, &[opened.as_fd()], Wait::Never),
+            Err(errno) => {
+                let errno = u64::from(errno.raw_os_error().unsigned_abs());
+                self.notary.link.send(&warrant::ToNotary::NotOpened { errno }, &[], Wait::Never)
+            }
+        }
+    }
+
+    fn scrub(&mut self) -> Result<(), String> {
+        if !self.calls.is_empty() {
+            return Err("a scrub was asked for while calls run".into());
+        }
+        self.permits.clear();
+        self.workspace = None;
+        let steps = scrub::scrub(&self.hierarchy);
+        self.notary
+            .link
+            .send(&warrant::ToNotary::Scrubbed { steps }, &[], Wait::Never)
+            .map_err(|error| error.to_string())
+    }
+
+    fn drain_agent(&mut self) -> Turn {
+        loop {
+            let message = match self.agent.link.receive(Wait::Never) {
+                Ok((message, _)) => message,
+                Err(ChannelError::WouldBlock) => return Turn::Go,
+                Err(error) => return Turn::PowerOff(format!("the agent's link: {error}")),
+            };
+            match message {
+                start::ToInit::Start { intent, request } => {
+                    // The permit may have arrived after the poll.
+                    if let Err(why) = self.drain_notary().and_then(|()| self.start(intent, &request)) {
+                        self.end(why);
+                        return Turn::Go;
+                    }
+                }
+                start::ToInit::Cancel { intent } => self.calls.end(intent, Cause::Cancelled, Instant::now()),
+                start::ToInit::EndCalls => self.calls.end_all(Cause::SessionClosing, Instant::now()),
+                start::ToInit::PowerOff => {
+                    let ending = self.ending.take().map(|(_, why)| why);
+                    return Turn::PowerOff(ending.unwrap_or_else(|| "the session is over".into()));
+                }
+            }
+        }
+    }
+
+    /// Starts what the notary logged, and nothing else.
+    fn start(&mut self, intent: u64, request: &[u8]) -> Result<(), (String, String)> {
+        let refuse = |detail: &str| ("unlogged start".to_owned(), format!("intent {intent}: {detail}"));
+        let permit = self.permits.remove(&intent).ok_or_else(|| refuse("there is no permit for it"))?;
+        if Digest256::of(request) != permit.request {
+            return Err(refuse("the request is not the one that was logged"));
+        }
+        let uid = self.identities.uid(&permit.identity).ok_or_else(|| refuse("the identity is unknown"))?;
+        let workspace = self.workspace.as_ref().ok_or_else(|| refuse("the workspace is gone"))?;
+        let workspace = workspace.try_clone().map_err(|error| refuse(&error.to_string()))?;
+        let command = command::command(request, uid, workspace, c"/proc/self/exe");
+        let (launch, times) = match command {
+            Ok(command) => command,
+            Err(command::CommandError::NotARequest) => return Err(refuse("the request does not parse")),
+            Err(command::CommandError::Start(error)) => {
+                self.calls.refuse(intent, error);
+                return Ok(());
+            }
+        };
+        let call = permit.call.to_string();
+        self.calls.start(intent, &self.hierarchy, (&permit.identity, &call), launch, times);
+        Ok(())
+    }
+}

@@ -1,0 +1,54 @@
+//! The notary: the one process that holds the log key, RTMR3 and the way to a quote. It admits the config, opens the
+//! instance, appends what the agent asks for in the order that the log's rules allow, and seals. One thread, no
+//! network, no file but those it was started with.
+//!
+//! ```text
+//!  boot disk ─ admit ─ registers agree ─ RTMR3 zero ─ keys ─ event 0 ─ opening quote ─ leaf 0 ─ checkpoint
+//!                                                                                            │
+//!        ┌──────────────────── intent, denied, outcome: append; checkpoint when due <────────┘
+//!        └─> seal: scrub ─ scrub leaf ─ seal leaf ─ checkpoint ─ sealed ─ statement, S ─ key gone ─ final quote
+//! ```
+//! Anything unexpected, a foreign extend of RTMR3 above all, ends the process, and init powers off: unsealed.
+
+pub mod admission;
+pub mod keys;
+pub mod live;
+pub mod quotes;
+pub mod recorder;
+pub mod registers;
+pub mod sealing;
+
+use crate::channel::{Channel, Wait};
+use crate::fixed;
+use crate::frames::warrant;
+use registers::MeasurementFiles;
+use std::fs::File;
+use std::io::Read as _;
+use std::process::ExitCode;
+
+/// Runs as the notary: started by init, with its descriptors in place.
+pub fn run() -> ExitCode {
+    crate::inherited::harden();
+    let first = fixed::FD_NOTARY_REGISTERS;
+    let numbers = [first, first + 1, first + 2, first + 3, first + 4, first + 5, first + 6];
+    let sockets = [fixed::FD_NOTARY_INIT, fixed::FD_NOTARY_AGENT, fixed::FD_NOTARY_RTMR3, fixed::FD_NOTARY_BOOT];
+    let (Ok([init, agent, rtmr3, disk]), Ok(fixed)) =
+        (crate::inherited::take(sockets), crate::inherited::take(numbers))
+    else {
+        eprintln!("coffer-agent: expected the descriptors of init; this role is started by init only");
+        return ExitCode::from(64);
+    };
+    let init = Channel::new(init);
+    let registers = MeasurementFiles { fixed: fixed.map(File::from), rtmr3: File::from(rtmr3) };
+    let mut bytes = Vec::new();
+    let result = match File::from(disk).read_to_end(&mut bytes) {
+        Ok(_) => live::live(&init, &Channel::new(agent), registers, quotes::Reports(&init), &bytes, live::now),
+        Err(error) => Err(live::NotaryError::new("boot disk", error)),
+    };
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    eprintln!("coffer-agent: notary: {error}");
+    let failed = warrant::ToInit::Failed { stage: error.stage.to_owned(), detail: error.detail };
+    // Init sees the end of this process in any case.
+    drop(init.send(&failed, &[], Wait::Block));
+    ExitCode::FAILURE
+}

@@ -1,0 +1,262 @@
+//! Calls on this machine: real processes in a real cgroup of their own. Needs root and a cgroup v2 hierarchy; says
+//! NOT RUN where there is none.
+
+use coffer_agent::frames::start::{Cause, Exit};
+use coffer_agent::init::calls::{Calls, Report, Times};
+use coffer_agent::init::cgroup::Hierarchy;
+use coffer_agent::init::reap::{Who, reap};
+use coffer_agent::init::spawn::{Class, Directory, Launch, Stage};
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+const UID: u32 = 10_000;
+
+struct Bench {
+    root: PathBuf,
+    hierarchy: Hierarchy,
+    workspace: tempfile::TempDir,
+    calls: Calls,
+}
+
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+impl Bench {
+    fn new() -> Option<Self> {
+        let mounted = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
+        let base = mounted.iter().map(Path::new).find(|path| path.join("cgroup.procs").exists())?;
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let root = base.join(format!("coffer-agent-test-{}-{number}", std::process::id()));
+        if !rustix::process::geteuid().is_root() || fs::create_dir(&root).is_err() {
+            return None;
+        }
+        let hierarchy = Hierarchy::at(&root);
+        hierarchy.prepare(1 << 40).unwrap();
+        let workspace = tempfile::tempdir().unwrap();
+        fs::set_permissions(workspace.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        std::os::unix::fs::chown(workspace.path(), Some(UID), Some(UID)).unwrap();
+        Some(Self { root, hierarchy, workspace, calls: Calls::new() })
+    }
+
+    fn launch(&self, argv: &[&str], directory: &str) -> Launch {
+        let text = |text: &&str| CString::new(*text).unwrap();
+        let workspace: OwnedFd = File::open(self.workspace.path()).unwrap().into();
+        Launch {
+            program: text(&argv[0]),
+            arguments: argv.iter().map(text).collect(),
+            environment: vec![c"PATH=/usr/bin:/bin".into()],
+            directory: Directory::Beneath(workspace, text(&directory)),
+            uid: UID,
+            descriptors: Vec::new(),
+            cgroup: None,
+            class: Class::Tool,
+        }
+    }
+
+    fn start(&mut self, argv: &[&str], directory: &str, times: Times) -> Report {
+        let launch = self.launch(argv, directory);
+        self.calls.start(1, &self.hierarchy, ("default", "call"), launch, times);
+        self.next(Duration::from_secs(10))
+    }
+
+    /// Runs the loop of init, without being PID 1, until there is a report.
+    fn next(&mut self, patience: Duration) -> Report {
+        let until = Instant::now() + patience;
+        loop {
+            if let Some(report) = self.calls.reports().pop() {
+                return report;
+            }
+            assert!(Instant::now() < until, "nothing was reported in {patience:?}");
+            self.calls.tick(Instant::now());
+            for pid in self.calls.pids() {
+                if let Some(reaped) = reap(Who::Pid(pid)) {
+                    self.calls.reaped(reaped, Instant::now());
+                }
+            }
+            let ready: Vec<u64> = {
+                let interests = self.calls.interests();
+                let mut fds: Vec<_> = interests
+                    .iter()
+                    .map(|(_, fd, flags)| rustix::event::PollFd::from_borrowed_fd(*fd, *flags))
+                    .collect();
+                let slice = rustix::event::Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
+                rustix::event::poll(&mut fds, Some(&slice)).unwrap();
+                let news = fds.iter().zip(&interests).filter(|(fd, _)| !fd.revents().is_empty());
+                news.map(|(_, (intent, ..))| *intent).collect()
+            };
+            for intent in ready {
+                self.calls.ready(intent);
+            }
+        }
+    }
+
+    /// Starts, closes stdin, and answers the exit and what was put out.
+    fn run(&mut self, script: &str, times: Times) -> (Exit, String) {
+        let report = self.start(&["/bin/sh", "-c", script], ".", times);
+        let Report::Started(1, [stdin, stdout, _stderr]) = report else { panic!("{report:?}") };
+        drop(stdin);
+        let reader = std::thread::spawn(move || {
+            let mut text = String::new();
+            File::from(stdout).read_to_string(&mut text).unwrap();
+            text
+        });
+        let report = self.next(Duration::from_secs(20));
+        let Report::Exited(1, exit) = report else { panic!("{report:?}") };
+        (exit, reader.join().unwrap())
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        for directory in ["calls/default", "calls", "coffer/init", "coffer/notary", "coffer/agent", "coffer", ""] {
+            drop(fs::remove_dir(self.root.join(directory)));
+        }
+        assert!(!self.root.exists(), "the test's cgroup is still there");
+    }
+}
+
+const LONG: Times = Times { timeout: Duration::from_secs(60), grace: Duration::from_secs(2) };
+
+macro_rules! bench {
+    () => {
+        match Bench::new() {
+            Some(bench) => bench,
+            None => {
+                eprintln!("NOT RUN: needs root and a writable cgroup v2 hierarchy");
+                return;
+            }
+        }
+    };
+}
+
+#[test]
+fn a_program_runs_as_its_identity_with_nothing_of_roots() {
+    let mut bench = bench!();
+    let script = "id -u; id -g; id -G; pwd -P; umask; ls /proc/self/fd | wc -l; \
+                  grep -E '^(CapEff|CapBnd|CapPrm|NoNewPrivs)' /proc/self/status; env | sort; ulimit -c; \
+                  cat /proc/self/oom_score_adj; ps -o sid= -p $$ | tr -d ' '; echo $$";
+    let (exit, text) = bench.run(script, LONG);
+    assert_eq!((exit.cause, exit.code), (Cause::Ended, Some(0)), "{text}");
+    let lines: Vec<&str> = text.lines().collect();
+    let workspace = fs::canonicalize(bench.workspace.path()).unwrap();
+    assert_eq!(&lines[..5], ["10000", "10000", "10000", workspace.to_str().unwrap(), "0022"]);
+    // 0, 1, 2, the directory that `ls` reads, and the pipe's other side is not there.
+    assert_eq!(lines[5], "4");
+    let status: Vec<String> = lines[6..10].iter().map(|line| line.replace('\t', " ")).collect();
+    let none = "0000000000000000";
+    assert_eq!(
+        status,
+        [format!("CapPrm: {none}"), format!("CapEff: {none}"), format!("CapBnd: {none}"), "NoNewPrivs: 1".into()]
+    );
+    assert_eq!(lines[10..12].iter().filter(|line| line.starts_with("PATH=")).count(), 1);
+    let tail = &lines[lines.len() - 4..];
+    assert_eq!(tail[0], "0");
+    assert_eq!(tail[1], "500");
+    assert_eq!(tail[2], tail[3], "the program leads a session of its own");
+}
+
+#[test]
+fn a_daemon_that_left_session_and_parent_is_gone_when_its_call_ends() {
+    let mut bench = bench!();
+    let script = "for i in 1 2 3; do setsid sh -c 'setsid sleep 1000 & echo $!' & done; wait; exit 3";
+    let before = Instant::now();
+    let (exit, text) = bench.run(script, LONG);
+    assert_eq!((exit.cause, exit.code), (Cause::Ended, Some(3)));
+    assert!(before.elapsed() < Duration::from_secs(5));
+    let pids: Vec<&str> = text.lines().collect();
+    assert_eq!(pids.len(), 3);
+    for pid in pids {
+        let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        assert!(state.is_empty() || state.contains(") Z"), "{state}");
+    }
+    assert!(!bench.root.join("calls/default/call").exists());
+}
+
+#[test]
+fn a_program_that_ignores_sigterm_is_killed_after_its_grace() {
+    let mut bench = bench!();
+    let times = Times { timeout: Duration::from_millis(200), grace: Duration::from_millis(300) };
+    let (exit, text) = bench.run("trap '' TERM; echo up; while :; do sleep 1; done", times);
+    assert_eq!((exit.cause, exit.code, exit.signal), (Cause::TimedOut, None, Some(9)));
+    assert!((450..5000).contains(&exit.wall_ms), "{} ms", exit.wall_ms);
+    assert_eq!(text, "up\n");
+}
+
+#[test]
+fn a_program_that_heeds_sigterm_may_say_goodbye() {
+    let mut bench = bench!();
+    let times = Times { timeout: Duration::from_millis(300), grace: Duration::from_secs(10) };
+    let (exit, text) = bench.run("trap 'echo bye; exit 7' TERM; sleep 30 & wait", times);
+    assert_eq!((exit.cause, exit.code, text.as_str()), (Cause::TimedOut, Some(7), "bye\n"));
+}
+
+#[test]
+fn the_first_cause_stands_and_a_signal_is_told() {
+    let mut bench = bench!();
+    let report = bench.start(&["/bin/sleep", "1000"], ".", LONG);
+    assert!(matches!(report, Report::Started(..)));
+    bench.calls.end(1, Cause::Cancelled, Instant::now());
+    bench.calls.end_all(Cause::SessionClosing, Instant::now());
+    let report = bench.next(Duration::from_secs(5));
+    let Report::Exited(1, exit) = report else { panic!("{report:?}") };
+    assert_eq!((exit.cause, exit.signal), (Cause::Cancelled, Some(15)));
+}
+
+#[test]
+fn stdin_reaches_the_program_and_its_end_is_seen() {
+    let mut bench = bench!();
+    let report = bench.start(&["/bin/cat"], ".", LONG);
+    let Report::Started(_, [stdin, stdout, _]) = report else { panic!("{report:?}") };
+    File::from(stdin).write_all(b"hello").unwrap();
+    let mut text = String::new();
+    File::from(stdout).read_to_string(&mut text).unwrap();
+    assert_eq!(text, "hello");
+    assert!(matches!(bench.next(Duration::from_secs(5)), Report::Exited(1, exit) if exit.code == Some(0)));
+}
+
+#[test]
+fn a_start_that_fails_names_the_step_and_the_errno() {
+    let mut bench = bench!();
+    let workspace = bench.workspace.path().to_owned();
+    std::os::unix::fs::symlink("/etc", workspace.join("out")).unwrap();
+    fs::write(workspace.join("plain"), "no program").unwrap();
+    fs::create_dir(workspace.join("closed")).unwrap();
+    fs::set_permissions(workspace.join("closed"), fs::Permissions::from_mode(0o700)).unwrap();
+    let table: [(&[&str], &str, Stage, i32); 6] = [
+        (&["/bin/true"], "missing", Stage::Directory, libc::ENOENT),
+        (&["/bin/true"], "out", Stage::Directory, libc::EXDEV),
+        (&["/bin/true"], "plain", Stage::Directory, libc::ENOTDIR),
+        // Entered as the identity, not as root.
+        (&["/bin/true"], "closed", Stage::Directory, libc::EACCES),
+        (&["/no/such/program"], ".", Stage::Exec, libc::ENOENT),
+        (&["./plain"], ".", Stage::Exec, libc::EACCES),
+    ];
+    for (argv, directory, stage, errno) in table {
+        let report = bench.start(argv, directory, LONG);
+        let Report::NotStarted(1, error) = report else { panic!("{report:?}") };
+        assert_eq!((error.stage, error.errno), (stage, errno), "{argv:?} in {directory}");
+        assert!(bench.calls.is_empty());
+    }
+    // Nobody waits for those children here: init collects them as orphans.
+    while reap(Who::Anyone).is_some() {}
+}
+
+#[test]
+fn a_tool_cannot_open_a_vsock_socket_and_other_sockets_work() {
+    let mut bench = bench!();
+    let script = "python3 -c 'import socket
+for family in (40, 1):
+  try: socket.socket(family, 1); print(\"open\")
+  except OSError as error: print(error.errno)' || echo none";
+    let (_, text) = bench.run(script, LONG);
+    if text == "none\n" {
+        eprintln!("NOT RUN: no python3 here");
+        return;
+    }
+    assert_eq!(text, format!("{}\nopen\n", libc::EAFNOSUPPORT));
+}
