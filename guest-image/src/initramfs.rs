@@ -123,6 +123,6 @@ mod tests {
         let simulated = read(&build(b"agent", Init::Shim(b"shim"), &modules()).unwrap());
         let differing: Vec<_> = tdx.iter().zip(&simulated).filter(|(one, other)| one != other).collect();
         assert_eq!(differing.len(), 1);
-        assert_eq!(differing[0].0, ("init".to_owned(), LINK, 0, b"/coffer-agent".to_vec()));
+        assert_eq!(*differing[0].0, ("init".to_owned(), LINK, 0, b"/coffer-agent".to_vec()));
     }
 }

@@ -9,19 +9,32 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 /// Not in the image: documentation, locales (C.UTF-8 lies elsewhere and stays), package management, other init systems.
-const DROPPED: [&str; 40] = [
+const DROPPED: [&str; 61] = [
     "boot",
     "etc/alternatives",
     "etc/apt",
-    "etc/cron.daily",
+    "etc/bash_completion.d",
     "etc/cron.d",
+    "etc/cron.daily",
+    "etc/debconf.conf",
     "etc/default",
     "etc/dpkg",
     "etc/init.d",
     "etc/kernel",
     "etc/logrotate.d",
+    "etc/rc0.d",
+    "etc/rc1.d",
+    "etc/rc2.d",
+    "etc/rc3.d",
+    "etc/rc4.d",
+    "etc/rc5.d",
+    "etc/rc6.d",
+    "etc/rcS.d",
+    "etc/rmt",
+    "etc/skel",
     "etc/sysctl.d",
     "etc/systemd",
+    "etc/update-motd.d",
     "home",
     "media",
     "mnt",
@@ -29,6 +42,7 @@ const DROPPED: [&str; 40] = [
     "srv",
     "usr/games",
     "usr/include",
+    "usr/lib/binfmt.d",
     "usr/lib/systemd",
     "usr/lib/sysusers.d",
     "usr/lib/tmpfiles.d",
@@ -40,16 +54,23 @@ const DROPPED: [&str; 40] = [
     "usr/share/doc",
     "usr/share/doc-base",
     "usr/share/dpkg",
+    "usr/share/gitweb",
     "usr/share/info",
     "usr/share/lintian",
     "usr/share/locale",
     "usr/share/man",
     "usr/share/menu",
     "usr/share/pixmaps",
+    "usr/share/polkit-1",
     "var/backups",
     "var/cache",
     "var/lib/dpkg",
+    "var/lib/systemd",
+    "var/local",
+    "var/lock",
     "var/log",
+    "var/run",
+    "var/spool",
 ];
 /// Mount points and directories of the running system.
 const MADE: [&str; 13] = [
@@ -70,7 +91,7 @@ const MADE: [&str; 13] = [
 /// Directories everybody may write to.
 const STICKY: [&str; 2] = ["tmp", "var/tmp"];
 /// Links that update-alternatives or a maintainer script would make: name, target, and the file that must exist for it.
-const LINKS: [(&str, &str, &str); 7] = [
+const LINKS: [(&str, &str, &str); 9] = [
     ("usr/bin/sh", "dash", "usr/bin/dash"),
     ("usr/bin/awk", "gawk", "usr/bin/gawk"),
     ("usr/bin/nawk", "gawk", "usr/bin/gawk"),
@@ -78,6 +99,8 @@ const LINKS: [(&str, &str, &str); 7] = [
     ("usr/bin/which", "which.debianutils", "usr/bin/which.debianutils"),
     ("etc/mtab", "../proc/self/mounts", "etc"),
     ("etc/ssl/cert.pem", "certs/ca-certificates.crt", "etc/ssl/certs"),
+    ("var/lock", "../run/lock", "run"),
+    ("var/run", "../run", "run"),
 ];
 /// The directories that are links into /usr.
 const MERGED: [&str; 4] = ["bin", "lib", "lib64", "sbin"];
@@ -153,7 +176,7 @@ fn merge_usr(root: &Path) -> Result<(), TreeError> {
                 return Err(TreeError::Layout { expected: format!("/{name} -> usr/{name}"), found: "another link" });
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                symlink(&target, &path).map_err(io_error(&path))?
+                symlink(&target, &path).map_err(io_error(&path))?;
             }
             Err(_) => {
                 return Err(TreeError::Layout { expected: format!("/{name} -> usr/{name}"), found: "a directory" });
