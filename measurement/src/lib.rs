@@ -149,7 +149,7 @@ impl EventDigests {
             Event::TdHob => self.hob,
             Event::ConfigurationVolume => self.configuration,
             Event::Variable { guid, name, data } => variable_digest(guid, name, data),
-            Event::BootVariable { data } => sha384(data),
+            Event::BootVariable { data } | Event::FirmwareConfiguration { data } => sha384(data),
             Event::BootOption { attributes, description, path } => sha384(&load_option(*attributes, description, path)),
             Event::Separator => sha384(&[0; 4]),
             Event::AcpiLoader => self.acpi.loader,

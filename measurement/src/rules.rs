@@ -32,6 +32,11 @@ pub enum Event {
         /// Its device path.
         path: &'static [u8],
     },
+    /// An item of QEMU's firmware configuration device, measured over its data alone. Items that do not exist are not measured.
+    FirmwareConfiguration {
+        /// Content.
+        data: &'static [u8],
+    },
     /// Four zero bytes.
     Separator,
     /// `etc/table-loader`.
@@ -81,20 +86,26 @@ const BOOT_MANAGER_MENU: &[u8] = &[
     0xd1, 0x1d, 0x7f, 0xff, 0x04, 0x00,
 ];
 
+/// Firmware configuration item 14, a 16-bit number: no boot menu.
+const BOOT_MENU_OFF: &[u8] = &[0, 0];
+
 /// Active, hidden, an application.
 const MENU_ATTRIBUTES: u32 = 0x109;
 
 /// Direct boot by QEMU 10.1 or later with an IntelTdx secure boot build of edk2 2025.05 or later whose PK, KEK, db and dbx were
 /// deleted: the combination that Coffer ships (Debian's `ovmf-inteltdx` 2026.08).
 ///
-/// Order: the event log of such a boot (`CCEL_data_ovmf`, see `tests/vectors`). Variables and load options: read inside a guest that
-/// booted this firmware. The kernel is the file as given: QEMU hands it over unpatched since 10.0.
+/// Sources: edk2 (`TdTcg2Dxe.c`, `QemuFwCfgCacheInit.c`) for the order; that firmware's own code for the register of the separator;
+/// variables and load options as read inside a guest that booted it. The kernel is the file as given: QEMU hands it over
+/// unpatched since 10.0. Not yet compared with a TD on hardware. No device may have a boot index: QEMU would then offer a
+/// `bootorder`, which is measured too.
 pub const DIRECT_BOOT: Rules = Rules {
     name: "direct boot: QEMU 10.1 or later, edk2 2025.05 or later, secure boot keys cleared",
     initrd_argument: InitrdArgument::First,
     rtmr0: &[
         Event::TdHob,
         Event::ConfigurationVolume,
+        Event::FirmwareConfiguration { data: BOOT_MENU_OFF },
         Event::Variable { guid: GLOBAL_VARIABLE, name: "SecureBoot", data: &[0] },
         Event::Variable { guid: GLOBAL_VARIABLE, name: "PK", data: &[] },
         Event::Variable { guid: GLOBAL_VARIABLE, name: "KEK", data: &[] },
@@ -106,11 +117,11 @@ pub const DIRECT_BOOT: Rules = Rules {
         Event::AcpiTables,
         Event::BootVariable { data: &[0, 0] },
         Event::BootOption { attributes: MENU_ATTRIBUTES, description: "BootManagerMenuApp", path: BOOT_MANAGER_MENU },
-        Event::Separator,
     ],
     rtmr1: &[
         Event::Kernel,
         Event::Action("Calling EFI Application from Boot Option"),
+        Event::Separator,
         Event::Action("Exit Boot Services Invocation"),
         Event::Action("Exit Boot Services Returned with Success"),
     ],
