@@ -42,7 +42,9 @@ pub(super) fn appraise(appraised: &Appraised<'_>, options: &Options, findings: &
     }
     if appraised.simulated() {
         match options.accept_simulated {
-            AcceptSimulated::Yes => findings.pass(Rule::R19, "platform is real", "simulated evidence is accepted on request"),
+            AcceptSimulated::Yes => {
+                findings.pass(Rule::R19, "platform is real", "simulated evidence is accepted on request")
+            }
             AcceptSimulated::No => findings.reject(
                 Rule::R19,
                 "platform is real",
@@ -98,7 +100,11 @@ fn terms(appraised: &Appraised<'_>, findings: &mut Findings) {
     if as_of <= intent {
         findings.pass(Rule::R19, "intent not after", "");
     } else {
-        findings.reject(Rule::R19, "intent not after", format!("the intent ended at {intent}, the opening is of {as_of}"));
+        findings.reject(
+            Rule::R19,
+            "intent not after",
+            format!("the intent ended at {intent}, the opening is of {as_of}"),
+        );
     }
 }
 
@@ -115,7 +121,11 @@ fn owner(appraised: &Appraised<'_>, policy: Option<&AppraisalPolicy>, any: AnyOw
     } else if appraised.simulated() {
         findings.not_evaluated(Rule::R19, NAME, SIMULATED_UNNAMED);
     } else {
-        findings.unsettled(Rule::R19, NAME, format!("owner not identified: no policy names {owner}; --any-owner accepts any"));
+        findings.unsettled(
+            Rule::R19,
+            NAME,
+            format!("owner not identified: no policy names {owner}; --any-owner accepts any"),
+        );
     }
 }
 
@@ -125,7 +135,11 @@ fn platform(appraised: &Appraised<'_>, policy: Option<&AppraisalPolicy>, finding
     if known.is_empty() {
         let why = if appraised.simulated() { SIMULATED_UNNAMED } else { NOT_NAMED };
         findings.not_evaluated(Rule::R19, "platform list", why);
-        let region = if demanded.is_empty() { "none is demanded".to_owned() } else { format!("{demanded} is demanded, not shown") };
+        let region = if demanded.is_empty() {
+            "none is demanded".to_owned()
+        } else {
+            format!("{demanded} is demanded, not shown")
+        };
         findings.not_evaluated(Rule::R19, "region", region);
         return;
     }

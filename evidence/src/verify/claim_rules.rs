@@ -23,22 +23,33 @@ pub(super) fn private_parts(
         findings.not_evaluated(Rule::R16, NAME, "none are disclosed");
         return Ok(());
     };
+    let mut contradiction = None;
     for part in disclosed {
         let leaf = usize::try_from(part.index).ok().and_then(|index| rooted.leaves().get(index));
-        if let Err(reason) = judge_part(part, leaf.map(|(_, leaf)| leaf)) {
-            return Err(findings.refuse(Rule::R16, NAME, format!("leaf {}: {reason}", part.index)));
+        let leaf = leaf.map(|(_, leaf)| leaf).filter(|leaf| opens(part, leaf));
+        let Some(leaf) = leaf else {
+            let reason = format!("the part for leaf {} does not open a commitment of that leaf", part.index);
+            return Err(findings.refuse(Rule::R16, NAME, reason));
+        };
+        if let (None, Err(why)) = (&contradiction, agrees(part, leaf)) {
+            contradiction = Some(format!("leaf {}: {why}", part.index));
         }
     }
     let committed = rooted.leaves().iter().filter(|(_, leaf)| leaf.commitment.is_some()).count();
     findings.pass(Rule::R16, NAME, format!("{} of {committed}", disclosed.len()));
+    // The TD committed to it, so the record is genuine; but it contradicts itself, and nobody should rely on it.
+    if let Some(reason) = contradiction {
+        findings.reject(Rule::R16, "plain private parts agree with leaves", reason);
+    }
     Ok(())
 }
 
-fn judge_part(part: &Disclosed, leaf: Option<&Leaf>) -> Result<(), &'static str> {
-    let leaf = leaf.ok_or("there is no such leaf")?;
-    if leaf.commitment != Some(commitment(&part.salt, &part.bytes)) {
-        return Err("the disclosed part does not open its commitment");
-    }
+fn opens(part: &Disclosed, leaf: &Leaf) -> bool {
+    leaf.commitment == Some(commitment(&part.salt, &part.bytes))
+}
+
+/// What the private part says is what the public fields of its leaf say.
+fn agrees(part: &Disclosed, leaf: &Leaf) -> Result<(), &'static str> {
     match &leaf.public {
         Public::Intent { method, .. } | Public::Denied { method, .. } => {
             let private = IntentPrivate::parse(&part.bytes).map_err(|_| "the private part is not that of an intent")?;
@@ -46,7 +57,8 @@ fn judge_part(part: &Disclosed, leaf: Option<&Leaf>) -> Result<(), &'static str>
             if request.method() == *method { Ok(()) } else { Err("the request in it is for another method") }
         }
         Public::Outcome { cause, .. } => {
-            let private = OutcomePrivate::parse(&part.bytes).map_err(|_| "the private part is not that of an outcome")?;
+            let private =
+                OutcomePrivate::parse(&part.bytes).map_err(|_| "the private part is not that of an outcome")?;
             if private.cause == *cause { Ok(()) } else { Err("the outcome in it has another cause") }
         }
         _ => Ok(()),
@@ -85,12 +97,7 @@ pub(super) fn receipt(
 }
 
 /// R18. Expectations of the command line and of the policy hold together.
-pub(super) fn expectations(
-    all: &[&Expectations],
-    opened: &Opened<'_>,
-    rooted: &Rooted<'_>,
-    findings: &mut Findings,
-) {
+pub(super) fn expectations(all: &[&Expectations], opened: &Opened<'_>, rooted: &Rooted<'_>, findings: &mut Findings) {
     let mut any = false;
     let mut judge = |name: &'static str, expected: String, found: String| {
         any = true;

@@ -249,7 +249,10 @@ fn judge_collateral_form(
     }
     if let Some(text) = &collateral.pck_certificate_chain {
         if PckChain::parse(text)? != *chain {
-            return Err(QuoteRefusal::Collateral { what: "PCK certificate chain", fault: "it differs from the quote's" });
+            return Err(QuoteRefusal::Collateral {
+                what: "PCK certificate chain",
+                fault: "it differs from the quote's",
+            });
         }
     }
     Ok(Signers {

@@ -134,12 +134,7 @@ fn empty_report(options: &Options) -> Report {
 }
 
 /// R2 to R19. Fields of the report are filled in only once the rule that makes them true has passed.
-fn judge(
-    framed: &Framed,
-    options: &Options,
-    findings: &mut Findings,
-    report: &mut Report,
-) -> Result<(), Refused> {
+fn judge(framed: &Framed, options: &Options, findings: &mut Findings, report: &mut Report) -> Result<(), Refused> {
     let claim = framed.claim();
     let Parsed { opening, record, seal, disclosed, receipt, rtmr3, leaves_file } = parsed::parse(framed, findings)?;
     report.outcome = Some(match claim {
@@ -204,9 +199,7 @@ fn judge_quotes(
     let first = quote("opening quote", opening.quote, &opening.collateral, &anchors, Padding::None, findings)?;
     let last = match seal {
         None => None,
-        Some(seal) => {
-            Some(quote("final quote", seal.quote, &seal.collateral, &anchors, Padding::None, findings)?)
-        }
+        Some(seal) => Some(quote("final quote", seal.quote, &seal.collateral, &anchors, Padding::None, findings)?),
     };
     Ok((first, last))
 }
@@ -219,7 +212,11 @@ fn judge_publisher(attested: &opening_rules::Attested<'_>, findings: &mut Findin
         (Some(publisher), _) => findings.pass(Rule::R3, NAME, publisher.to_string()),
         (None, Platform::Tdx) => findings.missing(Rule::R3, NAME, format!("{signer} is not a pinned publisher")),
         (None, Platform::Simulated) => {
-            findings.not_evaluated(Rule::R3, NAME, format!("{signer} is not a pinned publisher; anyone can forge this anyway"));
+            findings.not_evaluated(
+                Rule::R3,
+                NAME,
+                format!("{signer} is not a pinned publisher; anyone can forge this anyway"),
+            );
         }
     }
 }
@@ -290,12 +287,7 @@ fn accept(
     appraisal::appraise(&Appraised { opened, claim, last }, options, findings);
 }
 
-fn spoken(
-    opened: &Opened<'_>,
-    rooted: &Rooted<'_>,
-    last: Option<&VerifiedQuote>,
-    verdict: Verdict,
-) -> Vec<String> {
+fn spoken(opened: &Opened<'_>, rooted: &Rooted<'_>, last: Option<&VerifiedQuote>, verdict: Verdict) -> Vec<String> {
     let scrub = rooted.leaves().iter().rev().map(|(_, leaf)| leaf).find(|leaf| leaf.kind() == LeafKind::Scrub);
     words::words(verdict, &words::Subject { opened, last, size: rooted.size(), scrub })
 }

@@ -59,8 +59,7 @@ pub fn verify_opening(
     at: u64,
     anchor: &TrustAnchor,
 ) -> Result<VerifiedOpening, OpeningError> {
-    let bytes =
-        OpeningBytes { config, policy, image_dsse, open_map, quote, collateral: collateral.clone() };
+    let bytes = OpeningBytes { config, policy, image_dsse, open_map, quote, collateral: collateral.clone() };
     let mut findings = Findings::default();
     let opened = run(bytes, publishers, anchor, &mut findings).map_err(|Refused| refusal(&findings))?;
     if findings.obstacle().is_some() {
@@ -89,8 +88,7 @@ fn run<'a>(
     anchor: &TrustAnchor,
     findings: &mut Findings,
 ) -> Result<Opened<'a>, Refused> {
-    let opening =
-        Opening::parse(bytes).map_err(|(name, reason)| findings.refuse(Rule::R2, name, reason))?;
+    let opening = Opening::parse(bytes).map_err(|(name, reason)| findings.refuse(Rule::R2, name, reason))?;
     let stated = opening_rules::image(opening, publishers, findings)?;
     let quote = {
         let bytes = stated.bytes();

@@ -227,7 +227,12 @@ pub(super) fn open<'a>(configured: Configured<'a>, findings: &mut Findings) -> R
     let first = event_bytes(0, &Rtmr3Event::Open(Box::new(open.clone())));
     let [_, _, _, rtmr3] = quote.rtmrs();
     let replayed = replay([first.as_slice()]);
-    same_registers(Rule::R9, "opening RTMR3 is the replay of event 0", &[("RTMR3", replayed.as_bytes(), rtmr3)], findings)?;
+    same_registers(
+        Rule::R9,
+        "opening RTMR3 is the replay of event 0",
+        &[("RTMR3", replayed.as_bytes(), rtmr3)],
+        findings,
+    )?;
     let instance = open.instance();
     Ok(Opened { attested, instance })
 }

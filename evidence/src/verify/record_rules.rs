@@ -160,7 +160,8 @@ fn grow<'l, 'a: 'l>(
     size: u64,
 ) -> Result<(), String> {
     while tree.size() < size {
-        let (bytes, _) = leaves.next().ok_or_else(|| format!("an event covers {size} leaves, there are {}", tree.size()))?;
+        let (bytes, _) =
+            leaves.next().ok_or_else(|| format!("an event covers {size} leaves, there are {}", tree.size()))?;
         tree.append(leaf_hash(bytes));
     }
     Ok(())
@@ -247,7 +248,9 @@ fn judge_calls(rooted: &Rooted<'_>, claim: Claim) -> Result<Calls, String> {
             (Public::Denied { .. }, None) => {
                 calls.insert(call, CallState::Over);
             }
-            (Public::Intent { .. } | Public::Denied { .. }, Some(_)) => return Err(format!("{name} has two decisions")),
+            (Public::Intent { .. } | Public::Denied { .. }, Some(_)) => {
+                return Err(format!("{name} has two decisions"));
+            }
             (Public::Outcome { method, .. }, Some(CallState::Running { method: intended, .. })) => {
                 if method != intended {
                     return Err(format!("{name}: intent to {intended}, outcome of {method}"));
@@ -255,8 +258,8 @@ fn judge_calls(rooted: &Rooted<'_>, claim: Claim) -> Result<Calls, String> {
                 calls.insert(call, CallState::Over);
             }
             (Public::Outcome { .. }, Some(CallState::Over)) => return Err(format!("{name} has an outcome too many")),
-            (_, None) => return Err(format!("{name} has no intent before it")),
-            (_, Some(_)) => {}
+            (Public::Outcome { .. }, None) => return Err(format!("{name} has no intent before it")),
+            _ => {}
         }
     }
     let mut running: Vec<(u64, (Identity, CallId))> = calls

@@ -19,11 +19,7 @@ pub(super) struct Seal {
 }
 
 /// R5 and R6 for a second quote: one root, one TD, one platform.
-pub(super) fn same_td(
-    attested: &Attested<'_>,
-    last: &VerifiedQuote,
-    findings: &mut Findings,
-) -> Result<(), Refused> {
+pub(super) fn same_td(attested: &Attested<'_>, last: &VerifiedQuote, findings: &mut Findings) -> Result<(), Refused> {
     let first = attested.quote();
     let one_root = first.anchor().der() == last.anchor().der();
     findings.require(Rule::R5, "one root for all quotes", one_root.into(), || {

@@ -50,7 +50,8 @@ fn sealed(subject: &Subject<'_>) -> String {
     let opening = subject.opened.opening();
     let quote = subject.last.unwrap_or_else(|| subject.opened.quote());
     let platform = hex::encode(quote.platform_instance_id().map_or(quote.ppid(), |id| id.as_slice()));
-    let publisher = subject.opened.publisher().map_or_else(|| "nobody here vouches for".to_owned(), ToString::to_string);
+    let publisher =
+        subject.opened.publisher().map_or_else(|| "nobody here vouches for".to_owned(), ToString::to_string);
     format!(
         "A TD on platform {platform}, TCB status {} under Intel collateral issued {}, booted image {} {} published by {publisher}, \
          recorded these {} leaves and no others in this instance, and sealed. The guest attested the scrub steps before the seal. \

@@ -6,12 +6,12 @@ use p256::ecdsa::signature::Signer as _;
 use p256::ecdsa::{DerSignature, Signature, SigningKey};
 use p256::pkcs8::DecodePrivateKey as _;
 use rcgen::{
-    CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType, Issuer, KeyIdMethod, KeyUsagePurpose,
-    SerialNumber, date_time_ymd,
+    CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType, Issuer, KeyIdMethod,
+    KeyUsagePurpose, SerialNumber, date_time_ymd,
 };
 use sha2::{Digest as _, Sha256};
 
-pub const ROOT_DER: &[u8] = include_bytes!("../../../tdx-sim/pki/root.der");
+pub(crate) const ROOT_DER: &[u8] = include_bytes!("../../../tdx-sim/pki/root.der");
 const PCK_CA_DER: &[u8] = include_bytes!("../../../tdx-sim/pki/pck-ca.der");
 const PCK_DER: &[u8] = include_bytes!("../../../tdx-sim/pki/pck.der");
 const TCB_SIGNING_DER: &[u8] = include_bytes!("../../../tdx-sim/pki/tcb-signing.der");
@@ -22,54 +22,56 @@ const TCB_SIGNING_KEY: &str = include_str!("../../../tdx-sim/pki/tcb-signing.key
 const ATTESTATION_KEY: &str = include_str!("../../../tdx-sim/pki/attestation.key");
 
 /// `PPID` and the platform instance id in the published PCK certificate.
-pub const PPID: [u8; 16] = *b"SIMULATED PPID\0\0";
-pub const PLATFORM_INSTANCE: [u8; 16] = *b"SIMULATED PIID\0\0";
+pub(crate) const PPID: [u8; 16] = *b"SIMULATED PPID\0\0";
+pub(crate) const PLATFORM_INSTANCE: [u8; 16] = *b"SIMULATED PIID\0\0";
 
+/// TDX module version 1, security version 3.
+const TEE_TCB_SVN: [u8; 16] = [3, 1, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 const QE_MRSIGNER: &str = "dc9e2a7c6f948f17474e34a7fc43ed030f7c1563f1babddf6340c82e0e54a8c5";
 const QE_VENDOR: [u8; 16] =
     [0x93, 0x9a, 0x72, 0x33, 0xf7, 0x9c, 0x4c, 0xa9, 0x94, 0x0a, 0x0d, 0xb3, 0x95, 0x7f, 0x06, 0x07];
 
 /// 2026-11-01T00:00:00Z: what [`Dates::NOVEMBER`] says was issued.
-pub const NOVEMBER: u64 = 1_793_491_200;
+pub(crate) const NOVEMBER: u64 = 1_793_491_200;
 /// 2026-11-15T00:00:00Z: inside the validity of [`Dates::NOVEMBER`].
-pub const MID_NOVEMBER: u64 = NOVEMBER + 14 * 86_400;
+pub(crate) const MID_NOVEMBER: u64 = NOVEMBER + 14 * 86_400;
 /// 2026-12-01T00:00:00Z: when [`Dates::NOVEMBER`] ends.
-pub const DECEMBER: u64 = NOVEMBER + 30 * 86_400;
+pub(crate) const DECEMBER: u64 = NOVEMBER + 30 * 86_400;
 
 /// When a collateral set was issued and when it ends: the first of a month, both.
 #[derive(Clone, Copy)]
-pub struct Dates {
-    pub issued: (i32, u8),
-    pub ends: (i32, u8),
+pub(crate) struct Dates {
+    pub(crate) issued: (i32, u8),
+    pub(crate) ends: (i32, u8),
 }
 
 impl Dates {
-    pub const NOVEMBER: Dates = Dates { issued: (2026, 11), ends: (2026, 12) };
-    pub const OCTOBER: Dates = Dates { issued: (2026, 10), ends: (2026, 12) };
+    pub(crate) const NOVEMBER: Dates = Dates { issued: (2026, 11), ends: (2026, 12) };
+    pub(crate) const OCTOBER: Dates = Dates { issued: (2026, 10), ends: (2026, 12) };
 }
 
 /// What the collateral says about the platform.
 #[derive(Clone, Copy)]
-pub struct Tcb {
-    pub status: &'static str,
-    pub evaluation_data_number: u32,
+pub(crate) struct Tcb {
+    pub(crate) status: &'static str,
+    pub(crate) evaluation_data_number: u32,
 }
 
 impl Tcb {
-    pub const UP_TO_DATE: Tcb = Tcb { status: "UpToDate", evaluation_data_number: 17 };
+    pub(crate) const UP_TO_DATE: Tcb = Tcb { status: "UpToDate", evaluation_data_number: 17 };
 }
 
 /// The measured state of a TD.
 #[derive(Clone)]
-pub struct Td {
-    pub mr_seam: [u8; 48],
-    pub td_attributes: u64,
-    pub xfam: u64,
-    pub mrtd: [u8; 48],
-    pub mr_config_id: [u8; 48],
-    pub mr_owner: [u8; 48],
-    pub mr_owner_config: [u8; 48],
-    pub rtmr: [[u8; 48]; 4],
+pub(crate) struct Td {
+    pub(crate) mr_seam: [u8; 48],
+    pub(crate) td_attributes: u64,
+    pub(crate) xfam: u64,
+    pub(crate) mrtd: [u8; 48],
+    pub(crate) mr_config_id: [u8; 48],
+    pub(crate) mr_owner: [u8; 48],
+    pub(crate) mr_owner_config: [u8; 48],
+    pub(crate) rtmr: [[u8; 48]; 4],
 }
 
 impl Default for Td {
@@ -101,7 +103,7 @@ fn point(key: &SigningKey) -> [u8; 64] {
 }
 
 /// A certificate in canonical PEM.
-pub fn pem(der: &[u8]) -> String {
+pub(crate) fn pem(der: &[u8]) -> String {
     use base64::Engine as _;
     let text = base64::engine::general_purpose::STANDARD.encode(der);
     let lines: Vec<&str> = text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).expect("ascii")).collect();
@@ -110,7 +112,7 @@ pub fn pem(der: &[u8]) -> String {
 
 fn body(td: &Td, report_data: &[u8; 64]) -> Vec<u8> {
     let mut body = Vec::new();
-    body.extend([3, 1, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]); // TEE_TCB_SVN: module 1.3
+    body.extend(TEE_TCB_SVN);
     body.extend(td.mr_seam);
     body.extend([0; 48]); // MRSIGNERSEAM
     body.extend([0; 8]); // SEAMATTRIBUTES
@@ -128,7 +130,7 @@ fn body(td: &Td, report_data: &[u8; 64]) -> Vec<u8> {
 
 fn qe_report(attestation_key: &[u8; 64], authentication: &[u8; 32]) -> Vec<u8> {
     let mut report = vec![0u8; 384];
-    report[48] = 0x11; // INIT, PROVISION_KEY... not DEBUG
+    report[48] = 0x11; // INIT and PROVISION_KEY, not DEBUG
     report[128..160].copy_from_slice(&hex::decode(QE_MRSIGNER).expect("hex"));
     report[256..258].copy_from_slice(&2u16.to_le_bytes());
     report[258..260].copy_from_slice(&6u16.to_le_bytes());
@@ -138,7 +140,7 @@ fn qe_report(attestation_key: &[u8; 64], authentication: &[u8; 32]) -> Vec<u8> {
 }
 
 /// A v4 quote with the embedded root `root`: the published one, or another for a test of that.
-pub fn quote_with_root(td: &Td, report_data: &[u8; 64], root: &[u8]) -> Vec<u8> {
+pub(crate) fn quote_with_root(td: &Td, report_data: &[u8; 64], root: &[u8]) -> Vec<u8> {
     let attestation = key(ATTESTATION_KEY);
     let public = point(&attestation);
     let authentication = [0xa5; 32];
@@ -175,7 +177,7 @@ pub fn quote_with_root(td: &Td, report_data: &[u8; 64], root: &[u8]) -> Vec<u8> 
 }
 
 /// A v4 quote under the published root.
-pub fn quote(td: &Td, report_data: &[u8; 64]) -> Vec<u8> {
+pub(crate) fn quote(td: &Td, report_data: &[u8; 64]) -> Vec<u8> {
     quote_with_root(td, report_data, ROOT_DER)
 }
 
@@ -223,7 +225,7 @@ fn date((year, month): (i32, u8)) -> String {
 }
 
 /// A collateral set for the simulated platform.
-pub fn collateral(dates: Dates, tcb: Tcb) -> Collateral {
+pub(crate) fn collateral(dates: Dates, tcb: Tcb) -> Collateral {
     let (issued, ends) = (date(dates.issued), date(dates.ends));
     let components = |svns: [u8; 16]| serde_json::json!(svns.map(|svn| serde_json::json!({ "svn": svn })));
     let number = tcb.evaluation_data_number;

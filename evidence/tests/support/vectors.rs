@@ -7,7 +7,7 @@ use coffer_evidence::collateral::Collateral;
 use dcap_qvl::QuoteCollateralV3;
 
 /// A vector by its path in the collection, or nothing when this machine has no copy.
-pub fn vector(path: &str) -> Option<Vec<u8>> {
+pub(crate) fn vector(path: &str) -> Option<Vec<u8>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let collection = std::env::var_os("COFFER_VECTORS").map_or_else(|| root.join("../shared/vectors"), PathBuf::from);
     if let Ok(bytes) = std::fs::read(collection.join(path)) {
@@ -28,12 +28,12 @@ fn samples() -> Vec<PathBuf> {
 }
 
 /// Says that a test did not run, and why.
-pub fn not_run(what: &str) {
+pub(crate) fn not_run(what: &str) {
     println!("NOT RUN: {what} is neither in COFFER_VECTORS nor among dcap-qvl's samples");
 }
 
 /// Collateral in the JSON or YAML form of dcap-qvl.
-pub fn collateral(path: &str) -> Option<Collateral> {
+pub(crate) fn collateral(path: &str) -> Option<Collateral> {
     let text = String::from_utf8(vector(path)?).expect("collateral is text");
     let theirs = if path.ends_with(".yaml") { from_yaml(&text) } else { serde_json::from_str(&text).expect("JSON") };
     Some(ours(theirs))
