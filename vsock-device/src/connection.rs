@@ -192,7 +192,11 @@ impl Connection {
     fn receive_shutdown(&mut self, flags: u32) -> Action {
         let before = self.guest_ended;
         self.guest_ended |= flags & (SHUTDOWN_RECEIVE | SHUTDOWN_SEND);
-        if before & SHUTDOWN_SEND == 0 && self.guest_ended & SHUTDOWN_SEND != 0 { Action::EndOfInput } else { Action::None }
+        if before & SHUTDOWN_SEND == 0 && self.guest_ended & SHUTDOWN_SEND != 0 {
+            Action::EndOfInput
+        } else {
+            Action::None
+        }
     }
 
     fn violate(&mut self, violation: Violation) -> Violation {
@@ -402,7 +406,11 @@ mod tests {
         connection.host_ends(SHUTDOWN_SEND);
         assert_eq!(connection.next_owed(), Some((Operation::Shutdown, SHUTDOWN_SEND)));
         assert_eq!(connection.next_owed(), None);
-        assert_eq!(connection.receive(Operation::Payload, &header(1, 9, 0)), Ok(Action::Deliver), "the guest still sends");
+        assert_eq!(
+            connection.receive(Operation::Payload, &header(1, 9, 0)),
+            Ok(Action::Deliver),
+            "the guest still sends"
+        );
         shutdown.flags = SHUTDOWN_SEND | SHUTDOWN_RECEIVE;
         assert_eq!(connection.receive(Operation::Shutdown, &shutdown), Ok(Action::EndOfInput));
         assert!(!connection.is_finished(), "a byte waits");

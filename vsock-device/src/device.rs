@@ -176,7 +176,12 @@ impl VhostUserBackendMut for Device {
     }
 
     fn protocol_features(&self) -> VhostUserProtocolFeatures {
-        VhostUserProtocolFeatures::CONFIG | VhostUserProtocolFeatures::MQ
+        // QEMU insists on the last two from a device that offers ACCESS_PLATFORM; without a virtual IOMMU nothing uses
+        // the second.
+        VhostUserProtocolFeatures::CONFIG
+            | VhostUserProtocolFeatures::MQ
+            | VhostUserProtocolFeatures::REPLY_ACK
+            | VhostUserProtocolFeatures::BACKEND_REQ
     }
 
     fn set_event_idx(&mut self, _enabled: bool) {}

@@ -36,8 +36,8 @@ fn main() -> anyhow::Result<()> {
     if arguments.cid < 3 || arguments.cid >= u64::from(u32::MAX) {
         bail!("expected --cid between 3 and 4294967294, found {}", arguments.cid);
     }
-    let mux = Mux::new(arguments.cid, &arguments.uds)
-        .with_context(|| format!("listen on {}", arguments.uds.display()))?;
+    let mux =
+        Mux::new(arguments.cid, &arguments.uds).with_context(|| format!("listen on {}", arguments.uds.display()))?;
     let device = Arc::new(RwLock::new(Device::new(arguments.cid, mux)));
     let memory = GuestMemoryAtomic::new(GuestMemoryMmap::<()>::new());
     let mut daemon = VhostUserDaemon::new("coffer-vsock".to_owned(), Arc::clone(&device), memory)
@@ -53,8 +53,7 @@ fn main() -> anyhow::Result<()> {
 
     daemon.start(&mut listener).map_err(|error| anyhow::anyhow!("serve QEMU: {error}"))?;
     match daemon.wait() {
-        Ok(())
-        | Err(BackendError::HandleRequest(VhostError::Disconnected | VhostError::PartialMessage)) => {
+        Ok(()) | Err(BackendError::HandleRequest(VhostError::Disconnected | VhostError::PartialMessage)) => {
             tracing::info!("QEMU went away");
             Ok(())
         }

@@ -389,8 +389,7 @@ impl Mux {
         socket.set_nonblocking(true)?;
         let token = self.next_token;
         self.next_token += 1;
-        let flags =
-            epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
         epoll::add(&self.epoll, socket, epoll::EventData::new_u64(token), flags)?;
         Ok(token)
     }

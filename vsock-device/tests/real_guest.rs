@@ -49,7 +49,8 @@ fn kit_command(kit: &Path) -> Command {
     let after = |name: &str| text.split(&format!("\"{name}\"")).nth(1).expect("a field of kit.json").to_owned();
     let string = |name: &str| after(name).split('"').nth(1).expect("a string").to_owned();
     let list = |name: &str| -> Vec<PathBuf> {
-        let inside = after(name).split('[').nth(1).and_then(|s| s.split(']').next().map(str::to_owned)).expect("a list");
+        let inside =
+            after(name).split('[').nth(1).and_then(|s| s.split(']').next().map(str::to_owned)).expect("a list");
         inside.split('"').skip(1).step_by(2).map(|s| kit.join(s)).collect()
     };
     let mut command = Command::new(kit.join(string("loader")));
@@ -147,14 +148,14 @@ fn a_real_guest_echoes_64_mib_both_ways_while_eight_streams_do_round_trips() {
                 scope.spawn(move || {
                     let mut stream = connect(uds);
                     let mut times = Vec::new();
-                    for round in 0_u8.. {
+                    for round in (0..=u8::MAX).cycle() {
                         let (message, mut back) = ([id ^ round; 64], [0; 64]);
                         let sent = Instant::now();
                         stream.write_all(&message).expect("send 64 bytes");
                         stream.read_exact(&mut back).expect("64 bytes back");
                         assert_eq!(message, back);
                         times.push(sent.elapsed());
-                        if round == u8::MAX || done.load(std::sync::atomic::Ordering::Relaxed) {
+                        if done.load(std::sync::atomic::Ordering::Relaxed) {
                             break;
                         }
                     }
