@@ -116,7 +116,9 @@ impl Drop for Bench {
         for directory in ["calls/default", "calls", "coffer/init", "coffer/notary", "coffer/agent", "coffer", ""] {
             drop(fs::remove_dir(self.root.join(directory)));
         }
-        assert!(!self.root.exists(), "the test's cgroup is still there");
+        if !std::thread::panicking() {
+            assert!(!self.root.exists(), "the test's cgroup is still there");
+        }
     }
 }
 
@@ -242,8 +244,6 @@ fn a_start_that_fails_names_the_step_and_the_errno() {
         assert_eq!((error.stage, error.errno), (stage, errno), "{argv:?} in {directory}");
         assert!(bench.calls.is_empty());
     }
-    // Nobody waits for those children here: init collects them as orphans.
-    while reap(Who::Anyone).is_some() {}
 }
 
 #[test]

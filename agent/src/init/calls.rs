@@ -5,9 +5,11 @@
 //!  Starting ─────────> Running ────────────────────────> Terminating ───────────> Killed
 //!     │                   │ main process ends                │ ends                 │ ends
 //!     │ exec failed       ▼                                  ▼                      ▼
-//!     │                Emptying: cgroup.kill, until nobody is left <────────────────┘
-//!     ▼                   ▼
-//!  NotStarted          Exited
+//!     ▼                Emptying: cgroup.kill, until nobody is left <────────────────┘
+//!   Failed                ▼
+//!     │ ends           Exited
+//!     ▼
+//!  NotStarted
 //! ```
 //! The cause is the first one that was decided; what happens afterwards does not change it.
 
@@ -65,6 +67,7 @@ struct Call {
 #[derive(Debug)]
 enum Phase {
     Starting(Verdict),
+    Failed(StartError),
     Running,
     Terminating { kill_at: Instant },
     Killed,
@@ -232,11 +235,8 @@ impl Calls {
                     call.signal_end(Instant::now());
                 }
             }
-            Err(error) => {
-                // The child is exiting; PID 1 collects it as an orphan.
-                self.running.remove(&intent);
-                self.reports.push(Report::NotStarted(intent, error));
-            }
+            // The child is about to exit; its cgroup can be removed once it has.
+            Err(error) => call.phase = Phase::Failed(error),
         }
     }
 
@@ -244,6 +244,11 @@ impl Calls {
     fn settle_end(&mut self, intent: u64) {
         let Some(call) = self.running.get_mut(&intent) else { return };
         let Some((reaped, at)) = call.ended else { return };
+        if let Phase::Failed(error) = call.phase {
+            self.running.remove(&intent);
+            self.reports.push(Report::NotStarted(intent, error));
+            return;
+        }
         if !matches!(call.phase, Phase::Emptying(_)) {
             drop(call.group.kill());
             if let Ok(events) = call.group.events() {

@@ -8,7 +8,7 @@
 use super::error::{BootError, Context as _};
 use rustix::fs::{Mode, OFlags};
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -53,7 +53,7 @@ impl Hierarchy {
     /// Moves the calling process into one of the fixed directories.
     pub fn enter(&self, name: &str) -> Result<(), BootError> {
         let path = self.root.join("coffer").join(name).join("cgroup.procs");
-        fs::write(&path, "0").context(STAGE, || format!("write {}", path.display()))
+        put(&path, "0").context(STAGE, || format!("write {}", path.display()))
     }
 
     /// Makes the directory of one call. The names are an identity and a call id, both checked before they get here.
@@ -68,7 +68,7 @@ impl Hierarchy {
         fs::create_dir(&path)?;
         // Out of memory ends the call whole, not a random process of it.
         let group = CallGroup { path };
-        match fs::write(group.path.join("memory.oom.group"), "1") {
+        match put(group.path.join("memory.oom.group"), "1") {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(group),
         }
@@ -76,7 +76,7 @@ impl Hierarchy {
 
     /// Ends every process of every call. True when nobody is left.
     pub fn kill_calls(&self) -> io::Result<()> {
-        fs::write(self.root.join("calls/cgroup.kill"), "1")
+        put(self.root.join("calls/cgroup.kill"), "1")
     }
 
     /// Whether any call has a process.
@@ -110,7 +110,7 @@ impl CallGroup {
 
     /// SIGKILL to every process in it, daemons included.
     pub fn kill(&self) -> io::Result<()> {
-        fs::write(self.path.join("cgroup.kill"), "1")
+        put(self.path.join("cgroup.kill"), "1")
     }
 
     /// `cgroup.events`, which polls with `PRI` when [`populated`] changes after it was read.
@@ -156,14 +156,20 @@ fn delegate(directory: &Path) -> Result<(), BootError> {
     for controller in ["cpu", "memory", "pids"] {
         if controllers.split_ascii_whitespace().any(|word| word == controller) {
             let path = directory.join("cgroup.subtree_control");
-            fs::write(&path, format!("+{controller}")).context(STAGE, || format!("enable {controller}"))?;
+            put(&path, format!("+{controller}")).context(STAGE, || format!("enable {controller}"))?;
         }
     }
     Ok(())
 }
 
+/// Writes to a file that is there; the kernel's file systems answer an attempt to make one with anything but "not
+/// found".
+pub fn put(path: impl AsRef<Path>, value: impl AsRef<[u8]>) -> io::Result<()> {
+    fs::OpenOptions::new().write(true).open(path)?.write_all(value.as_ref())
+}
+
 fn write_if_there(path: &Path, value: &str) -> Result<(), BootError> {
-    match fs::write(path, value) {
+    match put(path, value) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result.context(STAGE, || format!("write {value} to {}", path.display())),
     }

@@ -38,7 +38,7 @@ pub fn lock_down() -> Result<(), BootError> {
     swap_off()?;
     for (name, value) in SETTINGS {
         let path = format!("/proc/sys/{name}");
-        match fs::write(&path, value) {
+        match super::cgroup::put(&path, value) {
             Err(error) if error.kind() == io::ErrorKind::NotFound && name != "kernel/modules_disabled" => {}
             result => result.context(STAGE, || format!("write {value:?} to {path}"))?,
         }
@@ -78,5 +78,5 @@ fn loopback_up() -> Result<(), BootError> {
 
 /// Keeps the out-of-memory killer away from the guest's own processes; tools set theirs back to zero.
 pub fn never_kill_me() -> Result<(), BootError> {
-    fs::write("/proc/self/oom_score_adj", "-1000").context(STAGE, || "write oom_score_adj".into())
+    super::cgroup::put("/proc/self/oom_score_adj", "-1000").context(STAGE, || "write oom_score_adj".into())
 }

@@ -291,6 +291,10 @@ fn prepare(plan: &Plan<'_>) -> Result<(), (Stage, i32)> {
     }
 }
 
+/// Open files of a tool: what it has, and what it may raise that to.
+const FILES_USUAL: libc::rlim_t = 1024;
+const FILES_MAX: libc::rlim_t = 65_536;
+
 /// Limits that only tools get.
 ///
 /// # Safety
@@ -305,7 +309,9 @@ unsafe fn tool_limits() -> Result<(), (Stage, i32)> {
         libc::close(adjust);
         let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         check(libc::setrlimit(libc::RLIMIT_CORE, &raw const none), own)?;
-        let files = libc::rlimit { rlim_cur: 1024, rlim_max: 65_536 };
+        let mut files = none;
+        check(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut files), own)?;
+        let files = libc::rlimit { rlim_cur: FILES_USUAL.min(files.rlim_max), rlim_max: FILES_MAX.min(files.rlim_max) };
         check(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const files), own)
     }
 }
@@ -324,9 +330,10 @@ unsafe fn credentials(uid: u32) -> Result<(), (Stage, i32)> {
                 return Err((own, errno()));
             }
         }
-        check(libc::setgroups(0, ptr::null()), own)?;
-        check(libc::setresgid(uid, uid, uid), own)?;
-        check(libc::setresuid(uid, uid, uid), own)?;
+        // The bare calls: glibc's take a lock and speak to every thread that it believes to exist.
+        check(libc::syscall(libc::SYS_setgroups, 0, ptr::null::<libc::gid_t>()) as libc::c_int, own)?;
+        check(libc::syscall(libc::SYS_setresgid, uid, uid, uid) as libc::c_int, own)?;
+        check(libc::syscall(libc::SYS_setresuid, uid, uid, uid) as libc::c_int, own)?;
         check(libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0), own)?;
         check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), own)
     }
