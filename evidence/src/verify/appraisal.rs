@@ -43,7 +43,7 @@ pub(super) fn appraise(appraised: &Appraised<'_>, options: &Options, findings: &
     if appraised.simulated() {
         match options.accept_simulated {
             AcceptSimulated::Yes => {
-                findings.pass(Rule::R19, "platform is real", "simulated evidence is accepted on request")
+                findings.pass(Rule::R19, "platform is real", "simulated evidence is accepted on request");
             }
             AcceptSimulated::No => findings.reject(
                 Rule::R19,

@@ -247,13 +247,10 @@ fn judge_collateral_form(
             fault: "it is not the chain that issued the PCK certificate in the quote",
         });
     }
-    if let Some(text) = &collateral.pck_certificate_chain {
-        if PckChain::parse(text)? != *chain {
-            return Err(QuoteRefusal::Collateral {
-                what: "PCK certificate chain",
-                fault: "it differs from the quote's",
-            });
-        }
+    if let Some(text) = &collateral.pck_certificate_chain
+        && PckChain::parse(text)? != *chain
+    {
+        return Err(QuoteRefusal::Collateral { what: "PCK certificate chain", fault: "it differs from the quote's" });
     }
     Ok(Signers {
         tcb_info: issuer_of("TCB info issuer chain", &collateral.tcb_info_issuer_chain, anchor)?,

@@ -234,10 +234,10 @@ fn judge_calls(rooted: &Rooted<'_>, claim: Claim) -> Result<Calls, String> {
             return Err(format!("leaf {index} seals without a scrub leaf before it"));
         }
         last = kind;
-        if let Public::Seal { count } = leaf.public {
-            if count != index.saturating_add(1) {
-                return Err(format!("the seal leaf counts {count} leaves at index {index}"));
-            }
+        if let Public::Seal { count } = leaf.public
+            && count != index.saturating_add(1)
+        {
+            return Err(format!("the seal leaf counts {count} leaves at index {index}"));
         }
         let Some(call) = leaf.identity.clone().zip(leaf.call) else { continue };
         let name = format!("leaf {index}: call {}/{}", call.0, call.1);

@@ -347,12 +347,13 @@ pub(crate) fn parts(recipe: &Recipe, ending: Ending) -> Parts {
         receipt: None,
     };
     if ending == Ending::Sealed {
-        parts.seal = Some(seal(recipe, &opening, &parts, last));
+        parts.seal = Some(seal_with(recipe, &opening, &parts, last));
     }
     parts
 }
 
-fn seal(recipe: &Recipe, opening: &Opening, parts: &Parts, root: Digest256) -> SealParts {
+/// The seal that a TD would make over these parts.
+pub(crate) fn seal_with(recipe: &Recipe, opening: &Opening, parts: &Parts, root: Digest256) -> SealParts {
     let rtmr3 = parts.events.iter().fold(Rtmr::ZERO, |rtmr, event| rtmr.extend(&event_digest(event)));
     let scrub = parts.leaves.iter().rev().nth(1).expect("a scrub leaf");
     let mut map = SealMap {
