@@ -7,6 +7,7 @@ use coffer_evidence::manifest::Profile;
 use coffer_image::cache::Cache;
 use coffer_image::cmdline::command_line;
 use coffer_image::debian::Archive;
+use coffer_image::debian::apt::Expiry;
 use coffer_image::debian::lock::{Lock, Set};
 use coffer_image::debian::store::Store;
 use coffer_image::image::Parts;
@@ -65,7 +66,11 @@ impl Ingredients {
         progress: &Progress,
     ) -> Result<Self> {
         let store = cache.store()?;
-        let archive = Archive::new(cache.directory().join("lists"), mirror, store.clone());
+        let expiry = match &packages {
+            Packages::Newest => Expiry::AsOnHost,
+            Packages::Locked(_) => Expiry::Ignored,
+        };
+        let archive = Archive::new(cache.directory().join("lists"), mirror, store.clone(), expiry);
         let lock = match packages {
             Packages::Locked(lock) => lock,
             Packages::Newest => {

@@ -5,7 +5,7 @@
 mod build;
 mod progress;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use build::{Ingredients, Packages, Programs};
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::{Args, Parser, Subcommand};
@@ -165,6 +165,9 @@ fn run(action: Action) -> Result<ExitCode> {
 fn build_image(args: BuildArgs) -> Result<ExitCode> {
     let progress = Progress::start();
     // What the user named is looked at before minutes are spent.
+    if args.profile == Profile::Simulated && args.shim.is_none() {
+        bail!("expected --shim PATH for the simulated profile, found none: build coffer-tdx-shim and name it");
+    }
     let programs = Programs {
         profile: args.profile,
         acpi: manifest::acpi(args.profile, args.acpi.as_deref())?,

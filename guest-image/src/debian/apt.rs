@@ -33,6 +33,15 @@ pub struct Suite {
     pub priority: i32,
 }
 
+/// Whether an index that has expired is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expiry {
+    /// As the host's apt does it: an old index may hide a newer, corrected package.
+    AsOnHost,
+    /// No: every package is known by its hash, and a mirror that keeps old packages has old indexes.
+    Ignored,
+}
+
 /// Why apt did not do its work.
 #[derive(Debug, thiserror::Error)]
 pub enum AptError {
@@ -73,7 +82,13 @@ pub struct Apt {
 
 impl Apt {
     /// Writes the configuration into `directory`. `keyring` is the file of the keys that must have signed the suites.
-    pub fn prepare(directory: &Path, mirror: &Mirror, suites: &[Suite], keyring: &Path) -> Result<Self, AptError> {
+    pub fn prepare(
+        directory: &Path,
+        mirror: &Mirror,
+        suites: &[Suite],
+        keyring: &Path,
+        expiry: Expiry,
+    ) -> Result<Self, AptError> {
         for path in [directory, keyring] {
             if path.to_str().is_none_or(|text| text.contains(|c: char| c.is_whitespace() || "\"'[];".contains(c))) {
                 return Err(AptError::Path { found: path.into() });
@@ -87,7 +102,7 @@ impl Apt {
             write("status", "")?;
             write("preferences", &preferences(suites))?;
             write("sources.list", &sources(mirror, suites, keyring))?;
-            write("apt.conf", &configuration(directory, &inherited_settings()))
+            write("apt.conf", &configuration(directory, &inherited_settings(), expiry))
         };
         all().map_err(|source| AptError::Write { directory: directory.into(), source })?;
         Ok(Self { directory: directory.into() })
@@ -180,10 +195,14 @@ fn preferences(suites: &[Suite]) -> String {
     })
 }
 
-fn configuration(directory: &Path, inherited: &str) -> String {
+fn configuration(directory: &Path, inherited: &str, expiry: Expiry) -> String {
     let directory = directory.display();
+    let expiry = match expiry {
+        Expiry::AsOnHost => "",
+        Expiry::Ignored => "Acquire::Check-Valid-Until \"false\";",
+    };
     format!(
-        r#"{inherited}
+        r#"{inherited}{expiry}
 Dir "{directory}/";
 Dir::Etc "{directory}/";
 Dir::Etc::main "/dev/null";
@@ -277,7 +296,7 @@ mod tests {
     #[test]
     fn a_cache_directory_that_apt_cannot_name_is_refused() {
         let mirror = Mirror { archive: "http://mirror.test".into(), security: None };
-        let result = Apt::prepare(Path::new("/tmp/a b"), &mirror, &SUITES, Path::new("/keys.gpg"));
+        let result = Apt::prepare(Path::new("/tmp/a b"), &mirror, &SUITES, Path::new("/keys.gpg"), Expiry::AsOnHost);
         assert!(matches!(result, Err(AptError::Path { .. })));
     }
 }

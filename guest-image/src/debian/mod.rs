@@ -7,7 +7,7 @@ pub mod mirror;
 pub mod resolve;
 pub mod store;
 
-use apt::{Apt, Suite, Updated};
+use apt::{Apt, Expiry, Suite, Updated};
 use lock::{Lock, Set};
 use mirror::Mirror;
 use std::fs;
@@ -60,12 +60,13 @@ pub struct Archive {
     lists: PathBuf,
     mirror: Option<String>,
     store: Store,
+    expiry: Expiry,
 }
 
 impl Archive {
     /// Keeps indexes in `lists` and packages in `store`. `mirror` replaces the host's own.
-    pub fn new(lists: PathBuf, mirror: Option<String>, store: Store) -> Self {
-        Self { lists, mirror, store }
+    pub fn new(lists: PathBuf, mirror: Option<String>, store: Store, expiry: Expiry) -> Self {
+        Self { lists, mirror, store, expiry }
     }
 
     /// The newest packages, as the archive's indexes name them; the indexes are at most a day old.
@@ -101,11 +102,11 @@ impl Archive {
         let keyring = self.lists.join("debian-archive-keyring.gpg");
         if !younger_than(&keyring, KEYRING_FRESH) {
             let host = HOST_KEYRINGS.iter().map(Path::new).find(|path| path.exists()).ok_or(DebianError::NoKeyring)?;
-            let first = Apt::prepare(&self.lists.join("first"), &mirror, &FIRST, host)?;
+            let first = Apt::prepare(&self.lists.join("first"), &mirror, &FIRST, host, self.expiry)?;
             first.update()?;
             self.take_keyring(&first, &keyring)?;
         }
-        let apt = Apt::prepare(&self.lists.join("all"), &mirror, &SUITES, &keyring)?;
+        let apt = Apt::prepare(&self.lists.join("all"), &mirror, &SUITES, &keyring, self.expiry)?;
         let updated = apt.update()?;
         Ok((apt, updated))
     }
