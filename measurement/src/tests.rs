@@ -22,7 +22,7 @@ fn fixed_events_have_their_published_digests() {
     assert_digest(sha384(b"Exit Boot Services Invocation"), "214b0bef1379756011344877743fdc2a");
     assert_digest(sha384(b"Exit Boot Services Returned with Success"), "0a2e01c85deae718a530ad8c6d20a840");
     assert_digest(sha384(&[0, 0]), "1dd6f7b457ad880d840d41c961283bab");
-    assert_digest(sha384(&vec![0; 0]), "38b060a751ac96384cd9327eb1b1e36a");
+    assert_digest(sha384(b""), "38b060a751ac96384cd9327eb1b1e36a");
 }
 
 #[test]
