@@ -46,7 +46,6 @@ fn header(name: &str, size: usize) -> Option<[u8; BLOCK]> {
     put(156, b"0")?;
     put(257, b"ustar\x0000")?;
     let sum: u32 = block.iter().map(|b| u32::from(*b)).sum();
-    let mut block = block;
     block.get_mut(148..156)?.copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
     Some(block)
 }

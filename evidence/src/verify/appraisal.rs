@@ -1,6 +1,7 @@
 //! Rule R19: what is true against what the policy asks for. Nothing here changes the verdict; everything decides the acceptance.
 
 use super::anchor::Platform;
+use super::dates::date;
 use super::endorsed::VerifiedQuote;
 use super::findings::{Claim, Findings};
 use super::opening_rules::Opened;
@@ -94,7 +95,11 @@ fn terms(appraised: &Appraised<'_>, findings: &mut Findings) {
     if image == 0 || as_of <= image {
         findings.pass(Rule::R19, "image not after", "");
     } else {
-        findings.reject(Rule::R19, "image not after", format!("the image ended at {image}, the opening is of {as_of}"));
+        findings.reject(
+            Rule::R19,
+            "image not after",
+            format!("the image ended at {}, the opening is of {}", date(image), date(as_of)),
+        );
     }
     let intent = opening.intent.not_after;
     if as_of <= intent {
@@ -103,7 +108,7 @@ fn terms(appraised: &Appraised<'_>, findings: &mut Findings) {
         findings.reject(
             Rule::R19,
             "intent not after",
-            format!("the intent ended at {intent}, the opening is of {as_of}"),
+            format!("the intent ended at {}, the opening is of {}", date(intent), date(as_of)),
         );
     }
 }

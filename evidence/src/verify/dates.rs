@@ -3,6 +3,8 @@
 //! A quote holds no time. It is judged at the latest issue date of the collateral that came with it (`as_of`), which is inside
 //! the validity of every part or the set is worthless, and then again at the time the verifier is asked about.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 use x509_cert::Certificate;
 use x509_cert::certificate::Rfc5280;
@@ -37,4 +39,36 @@ pub(super) fn crl_issued(what: &'static str, der: &[u8]) -> Result<u64, QuoteRef
     let list = CertificateList::<Rfc5280>::from_der(der)
         .map_err(|_| QuoteRefusal::Collateral { what, fault: "it is not an X.509 revocation list" })?;
     Ok(list.tbs_cert_list.this_update.to_unix_duration().as_secs())
+}
+
+/// Unix seconds for people: RFC 3339 in UTC, or the number where that has no form.
+pub(super) fn date(seconds: u64) -> String {
+    DateTime::from_unix_duration(Duration::from_secs(seconds)).map_or_else(|_| seconds.to_string(), |at| at.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_written_in_utc_and_far_ones_as_numbers() {
+        assert_eq!(date(0), "1970-01-01T00:00:00Z");
+        assert_eq!(date(1_793_491_200), "2026-11-01T00:00:00Z");
+        assert_eq!(date(u64::MAX), u64::MAX.to_string());
+    }
+
+    #[test]
+    fn an_issue_date_in_another_form_is_refused() {
+        let issued = |json: &str| body_issued("TCB info", json.as_bytes());
+        assert_eq!(issued("{\"issueDate\":\"2026-11-01T00:00:00Z\",\"more\":1}"), Ok(1_793_491_200));
+        for wrong in [
+            "",
+            "{}",
+            "{\"issueDate\":1}",
+            "{\"issueDate\":\"2026-11-01\"}",
+            "{\"issueDate\":\"2026-13-01T00:00:00Z\"}",
+        ] {
+            assert!(issued(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -233,8 +233,10 @@ fn currency(
     quotes.extend(last.map(|(seal, quote)| (quote, seal.quote, &seal.collateral)));
     let stale = quotes.into_iter().find_map(|(quote, bytes, collateral)| quote.at(bytes, collateral, at).err());
     match stale {
-        None => findings.pass(Rule::R4, "collateral is current", format!("at {at}")),
-        Some(refusal) => findings.unsettled(Rule::R4, "collateral is current", format!("at {at}: {refusal}")),
+        None => findings.pass(Rule::R4, "collateral is current", format!("at {}", dates::date(at))),
+        Some(refusal) => {
+            findings.unsettled(Rule::R4, "collateral is current", format!("at {}: {refusal}", dates::date(at)))
+        }
     }
 }
 

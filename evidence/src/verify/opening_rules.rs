@@ -7,6 +7,7 @@
 //! ```
 
 use super::anchor::{Platform, TrustAnchor};
+use super::dates::date;
 use super::endorsed::{Moment, Padding, VerifiedQuote, judge_attributes, verify_quote};
 use super::findings::{Findings, Refused};
 use super::report::Rule;
@@ -111,7 +112,7 @@ pub(super) fn quote(
     match verify_quote(bytes, collateral, anchors, Moment::AsOf, padding) {
         Ok(quote) => {
             let status = quote.tcb_status();
-            findings.pass(Rule::R4, name, format!("TCB status {status} as of {}", quote.as_of()));
+            findings.pass(Rule::R4, name, format!("TCB status {status} as of {}", date(quote.as_of())));
             Ok(quote)
         }
         Err(refusal) => Err(findings.refuse(Rule::R4, name, refusal.to_string())),

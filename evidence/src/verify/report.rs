@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use super::dates::date;
+
 /// Name and version of the JSON form.
 pub const SCHEMA: &str = "coffer.verdict.v1";
 
@@ -253,8 +255,8 @@ impl Report {
             ("image", self.image.as_ref().map(|image| format!("{}, sha256:{}", image.name, image.digest))),
             ("publisher", self.image.as_ref().and_then(|image| image.publisher.clone())),
             ("policy", self.policy_digest.as_ref().map(|digest| format!("sha256:{digest}"))),
-            ("at", Some(self.at.to_string())),
-            ("as of", self.as_of.map(|as_of| as_of.to_string())),
+            ("at", Some(date(self.at))),
+            ("as of", self.as_of.map(date)),
             ("bundle id", self.bundle_id.clone()),
             ("core id", self.core_id.clone()),
         ];
@@ -282,7 +284,7 @@ impl Report {
                 CheckResult::NotEvaluated => "not evaluated",
             };
             let rule = format!("{:?}", check.rule);
-            let line = format!("  {rule:<4}{:<34}{result:<15}{}", check.name, printable(&check.reason));
+            let line = format!("  {rule:<4}{:<44}{result:<15}{}", check.name, printable(&check.reason));
             writeln!(out, "{}", line.trim_end())?;
         }
         Ok(())

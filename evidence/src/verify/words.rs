@@ -1,6 +1,7 @@
 //! The sentences that may be said about a bundle. They never exceed proof, and are the specification's own (EVIDENCE §4).
 
 use super::anchor::Platform;
+use super::dates::date;
 use super::endorsed::VerifiedQuote;
 use super::opening_rules::Opened;
 use super::report::Verdict;
@@ -58,7 +59,7 @@ fn sealed(subject: &Subject<'_>) -> String {
          Time of day, location, the cause of a close by the host, and destruction of memory are not proven. Other sessions, or \
          unaccepted twins of this one, may exist.",
         quote.tcb_status(),
-        quote.as_of(),
+        date(quote.as_of()),
         opening.manifest.name,
         opening.manifest.version,
         subject.size,

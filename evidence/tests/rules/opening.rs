@@ -6,7 +6,7 @@ use coffer_evidence::fields::Canonical as _;
 use coffer_evidence::ids::{Digest256, SessionId};
 use coffer_evidence::manifest::{ImageManifest, Profile, Register};
 use coffer_evidence::sign::PublicKey;
-use coffer_evidence::verify::{Accepted, AppraisalPolicy, Options, Rule, Verdict, verify_bundle};
+use coffer_evidence::verify::{Accepted, AppraisalPolicy, INTEL_ROOT_DER, Options, Rule, Verdict, verify_bundle};
 
 use crate::judging::{options, refused, sealed_parts, unaccepted, verify, verify_parts, with_policy};
 use crate::platform::{DECEMBER, Dates, MID_NOVEMBER, NOVEMBER, ROOT_DER, Tcb, Td, pem};
@@ -94,6 +94,14 @@ fn a_foreign_root_is_refused_whoever_signed_below_it() {
     let report = verify_parts(&parts);
     refused(&report, Rule::R4, "opening quote");
     assert!(report.human().contains("none of the trust anchors"));
+}
+
+#[test]
+fn a_quote_that_only_carries_intels_root_is_refused() {
+    let recipe = Recipe { final_root: INTEL_ROOT_DER, ..Recipe::default() };
+    let report = verify(&recipe);
+    refused(&report, Rule::R4, "final quote");
+    assert_eq!(report.platform, None);
 }
 
 #[test]
