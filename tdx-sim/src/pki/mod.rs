@@ -12,6 +12,7 @@ mod make;
 
 pub use key::Key;
 pub use make::{Files, make};
+pub(crate) use make::{pck_ca_issuer, root_issuer};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
