@@ -1,0 +1,75 @@
+//! The connection to `cofferd` over its unix socket.
+
+use std::path::{Path, PathBuf};
+
+use coffer_proto::control::v1::evidence_service_client::EvidenceServiceClient;
+use coffer_proto::control::v1::image_service_client::ImageServiceClient;
+use coffer_proto::control::v1::session_service_client::SessionServiceClient;
+use coffer_proto::guest::v1::tool_service_client::ToolServiceClient;
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use crate::error::ClientError;
+
+/// The largest message in bytes.
+const MESSAGE_MAX: usize = 4 * 1024 * 1024;
+
+/// A connection to one `cofferd`.
+#[derive(Clone, Debug)]
+pub struct Client {
+    channel: Channel,
+}
+
+/// Where `cofferd` listens when nobody says otherwise: `COFFER_SOCKET`, else `/run/coffer/cofferd.sock` where that is,
+/// else `$XDG_RUNTIME_DIR/coffer/cofferd.sock`.
+#[must_use]
+pub fn default_socket() -> PathBuf {
+    if let Some(socket) = std::env::var_os("COFFER_SOCKET") {
+        return PathBuf::from(socket);
+    }
+    let system = PathBuf::from("/run/coffer/cofferd.sock");
+    match std::env::var_os("XDG_RUNTIME_DIR") {
+        Some(dir) if !system.exists() => PathBuf::from(dir).join("coffer/cofferd.sock"),
+        _ => system,
+    }
+}
+
+impl Client {
+    /// Connects to the socket.
+    ///
+    /// # Errors
+    /// [`ClientError::Unreachable`].
+    pub async fn connect(socket: &Path) -> Result<Self, ClientError> {
+        let path = socket.to_owned();
+        // The address is never dialled: the connector is.
+        let endpoint = Endpoint::from_static("http://cofferd.invalid");
+        let connector = tower::service_fn(move |_: Uri| {
+            let path = path.clone();
+            async move { UnixStream::connect(path).await.map(TokioIo::new) }
+        });
+        let channel = endpoint
+            .connect_with_connector(connector)
+            .await
+            .map_err(|source| ClientError::Unreachable { socket: socket.to_owned(), source })?;
+        Ok(Self { channel })
+    }
+
+    pub(crate) fn sessions(&self) -> SessionServiceClient<Channel> {
+        SessionServiceClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn evidence(&self) -> EvidenceServiceClient<Channel> {
+        EvidenceServiceClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn images(&self) -> ImageServiceClient<Channel> {
+        ImageServiceClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn tools(&self) -> ToolServiceClient<Channel> {
+        ToolServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MESSAGE_MAX)
+            .max_encoding_message_size(MESSAGE_MAX)
+    }
+}
