@@ -1,5 +1,6 @@
 //! What the black-box tests share: where the repository is, and how to read it. No test lives here.
 
+pub mod guest;
 pub mod host;
 pub mod kit;
 

@@ -30,6 +30,8 @@ const RECORD_MAX: u64 = 384 << 20;
 /// How long the host may take to be reached at first, and to read a last word.
 const FIRST_CONTACT: Duration = Duration::from_secs(60);
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long init may take to tell why the notary ended: its reason is better than "the socket is closed".
+const REASON: Duration = Duration::from_millis(500);
 /// How long running calls may take to end beyond their own grace.
 const ENDING: Duration = Duration::from_secs(45);
 
@@ -100,7 +102,7 @@ where
     let link_failed = |error: std::io::Error| Failure::new("links", error);
     let starter = Starter::new(Link::new(init).map_err(link_failed)?);
     let notary = Link::new(notary).map_err(link_failed)?;
-    let fatal = tokio::spawn(starter.clone().listen());
+    let mut fatal = tokio::spawn(starter.clone().listen());
     let (progress, control_progress) = watch::channel(Progress::default());
     let (frames, orders) = mpsc::channel(16);
     let host = Host {
@@ -113,9 +115,13 @@ where
     let mut host = host;
     tokio::spawn(outlet::carry(control, host.control.clone(), Some(inbound), progress));
 
+    let of_init = |fatal: Result<Fatal, _>| fatal.map_or_else(|error| Failure::new("init", error), Failure::from);
     let result = tokio::select! {
-        result = inner(&mut host, starter.clone(), notary, mirror, listen) => result,
-        fatal = fatal => Err(fatal.map_or_else(|error| Failure::new("init", error), Failure::from)),
+        result = inner(&mut host, starter.clone(), notary, mirror, listen) => match result {
+            Ok(()) => Ok(()),
+            Err(failure) => Err(timeout(REASON, &mut fatal).await.map_or(failure, of_init)),
+        },
+        fatal = &mut fatal => Err(of_init(fatal)),
     };
     if let Err(failure) = &result {
         let (stage, detail) = (link::detail(failure.stage.clone()), link::detail(failure.detail.clone()));

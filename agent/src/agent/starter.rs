@@ -51,7 +51,6 @@ pub struct Fatal {
 struct Slot {
     started: Option<oneshot::Sender<Result<[OwnedFd; 3], NotStarted>>>,
     exited: oneshot::Sender<Exit>,
-    exit: Option<oneshot::Receiver<Exit>>,
 }
 
 impl Starter {
@@ -98,14 +97,14 @@ impl Starter {
     pub async fn start(&self, intent: u64, request: Vec<u8>) -> Result<Result<Process, NotStarted>, ChannelError> {
         let (started, when_started) = oneshot::channel();
         let (exited, exit) = oneshot::channel();
-        let slot = Slot { started: Some(started), exited, exit: Some(exit) };
+        // `exit` stays here: a program that ends at once has its slot removed before it is known to have started.
+        let slot = Slot { started: Some(started), exited };
         self.slots.lock().unwrap_or_else(PoisonError::into_inner).insert(intent, slot);
         self.link.send(&ToInit::Start { intent, request }).await?;
         let pipes = match when_started.await.map_err(|_| ChannelError::Closed)? {
             Ok(pipes) => pipes,
             Err(error) => return Ok(Err(error)),
         };
-        let exit = self.take_exit(intent).ok_or(ChannelError::Closed)?;
         let process = process(pipes, exit).map_err(|error| {
             ChannelError::System(rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO))
         })?;
@@ -126,12 +125,6 @@ impl Starter {
     pub async fn power_off(&self) -> Result<(), ChannelError> {
         self.link.send(&ToInit::PowerOff).await
     }
-
-    /// The receiver waits in the slot, so that an exit that comes at once is not lost.
-    fn take_exit(&self, intent: u64) -> Option<oneshot::Receiver<Exit>> {
-        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        slots.get_mut(&intent)?.exit.take()
-    }
 }
 
 fn process([stdin, stdout, stderr]: [OwnedFd; 3], exit: oneshot::Receiver<Exit>) -> std::io::Result<Process> {
@@ -141,4 +134,48 @@ fn process([stdin, stdout, stderr]: [OwnedFd; 3], exit: oneshot::Receiver<Exit>)
         stderr: pipe::Receiver::from_owned_fd(stderr)?,
         exit,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::channel::{self, Wait};
+    use crate::frames::start::Cause;
+    use std::os::fd::AsFd as _;
+
+    #[tokio::test]
+    async fn an_exit_that_comes_right_after_the_start_is_not_lost() {
+        let (near, init) = channel::pair::<ToInit, ToAgent>().unwrap();
+        let starter = Starter::new(Link::new(near).unwrap());
+        tokio::spawn(starter.clone().listen());
+        let starting = tokio::spawn(async move { starter.start(7, vec![1]).await });
+        tokio::task::spawn_blocking(move || {
+            let (ToInit::Start { intent, .. }, _) = init.receive(Wait::Block).unwrap() else { panic!("a start") };
+            let ((stdin, stdin_write), (stdout_read, stdout), (stderr_read, stderr)) =
+                (pipe(), pipe(), pipe());
+            drop((stdin, stdout, stderr));
+            let pipes = [stdin_write.as_fd(), stdout_read.as_fd(), stderr_read.as_fd()];
+            init.send(&ToAgent::Started { intent }, &pipes, Wait::Block).unwrap();
+            let exit = Exit {
+                cause: Cause::Ended,
+                code: Some(0),
+                signal: None,
+                wall_ms: 0,
+                user_us: 0,
+                system_us: 0,
+                max_rss_kib: 0,
+            };
+            init.send(&ToAgent::Exited { intent, exit }, &[], Wait::Block).unwrap();
+            // Both are there before anybody is told of the first.
+            init
+        })
+        .await
+        .unwrap();
+        let process = starting.await.unwrap().unwrap().unwrap();
+        assert_eq!(process.exit.await.unwrap().code, Some(0));
+    }
+
+    fn pipe() -> (OwnedFd, OwnedFd) {
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap()
+    }
 }

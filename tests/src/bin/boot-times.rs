@@ -1,0 +1,61 @@
+//! `boot-times IMAGE_DIR [ROUNDS]`: the start of a session against a bare boot of the same files, side by side: in each round
+//! one of each, one after the other. Prints each round and the medians. No `cofferd` takes part: what it adds is not in here.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use coffer_evidence::link::ToHost;
+use coffer_tests::guest::{Guest, Plan};
+use coffer_tests::kit::{bare_boot, kit_directory};
+
+const LIMIT: Duration = Duration::from_secs(120);
+
+fn main() -> anyhow::Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let image = PathBuf::from(arguments.next().context("usage: boot-times IMAGE_DIR [ROUNDS]")?);
+    let rounds = arguments.next().map_or(Ok(5), |rounds| rounds.parse()).context("ROUNDS is a number")?;
+    let kit = kit_directory()?;
+    let (mut bare, mut lines, mut hellos, mut readies) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        bare.push(bare_boot(&kit, &image, LIMIT)?);
+        let (line, hello, ready) = session(&image)?;
+        lines.push(line);
+        hellos.push(hello);
+        readies.push(ready);
+        let last = |times: &[Duration]| times.last().map_or(0, Duration::as_millis);
+        println!(
+            "bare {} ms; session: first line {}, hello {}, ready {}",
+            last(&bare),
+            last(&lines),
+            last(&hellos),
+            last(&readies)
+        );
+    }
+    let [bare, line, hello, ready] = [bare, lines, hellos, readies].map(median);
+    let ratio = ready.as_secs_f64() / bare.as_secs_f64();
+    println!("medians: bare {bare:.2?}; session: first line {line:.2?}, hello {hello:.2?}, ready {ready:.2?}; ratio {ratio:.3}");
+    Ok(())
+}
+
+/// Times from the start of QEMU.
+fn session(image: &std::path::Path) -> anyhow::Result<(Duration, Duration, Duration)> {
+    let guest = Guest::boot(&Plan::plain(image.to_owned()))?;
+    let begin = Instant::now();
+    while !guest.console().contains("first userspace line") {
+        if begin.elapsed() > LIMIT {
+            bail!("no user space within {LIMIT:?}");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let line = guest.started.elapsed();
+    let ToHost::Hello { .. } = guest.hear(LIMIT)? else { bail!("expected hello") };
+    let hello = guest.started.elapsed();
+    let ToHost::Ready { .. } = guest.hear(LIMIT)? else { bail!("expected ready") };
+    Ok((line, hello, guest.started.elapsed()))
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times.get(times.len() / 2).copied().unwrap_or_default()
+}

@@ -1,0 +1,363 @@
+//! The guest by itself: what a real one says to its host, from the first frame to the power-off, and that the evidence it
+//! leaves is what the verifier calls sealed. `cofferd` takes no part. Two boots, and three that must fail.
+//!
+//! Needs `COFFER_TEST_IMAGE` (set by `scripts/test`); without it every test says NOT RUN.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use coffer_evidence::bundle::{Parts, SealParts, write};
+use coffer_evidence::call::Disclosed;
+use coffer_evidence::fields::Canonical as _;
+use coffer_evidence::leaf::{Leaf, Public, StepResult};
+use coffer_evidence::link::{Mirror, ToGuest, ToHost};
+use coffer_evidence::policy_text::PERMIT_ALL;
+use coffer_evidence::seal::{ClosedBy, Reason, SealMap};
+use coffer_evidence::verify::{
+    AcceptSimulated, Accepted, AnyOwner, Options, Platform, TrustAnchor, Verdict, verify_bundle, verify_opening,
+};
+use coffer_proto::guest::v1 as pb;
+use coffer_tests::guest::{Guest, Plan, now, random};
+use coffer_tests::host::image_directory;
+use tokio_stream::StreamExt as _;
+
+/// From the start of QEMU to the frame, on a machine that does other things too.
+const BOOT: Duration = Duration::from_secs(90);
+/// For everything that a running guest does at once.
+const SOON: Duration = Duration::from_secs(20);
+
+macro_rules! needs_an_image {
+    () => {
+        match image_directory() {
+            Some(image) => image,
+            None => {
+                eprintln!("NOT RUN: COFFER_TEST_IMAGE names no image directory; `scripts/test` builds one");
+                return Ok(());
+            }
+        }
+    };
+}
+
+/// What the guest mirrored.
+#[derive(Default)]
+struct Record {
+    leaves: BTreeMap<u64, Vec<u8>>,
+    private: BTreeMap<u64, ([u8; 32], Vec<u8>)>,
+    events: BTreeMap<u64, Vec<u8>>,
+    note: Vec<u8>,
+}
+
+impl Record {
+    /// Takes what comes until the record is as large as the seal says.
+    fn read_to_seal(&mut self, guest: &Guest, seal: &SealMap) -> anyhow::Result<()> {
+        while (self.leaves.len() as u64) < seal.size || (self.events.len() as u64) < seal.events {
+            match guest.mirror.recv_timeout(SOON).context("the record is shorter than the seal says")? {
+                Mirror::Leaf { index, bytes } => drop(self.leaves.insert(index, bytes)),
+                Mirror::Private { index, salt, bytes } => drop(self.private.insert(index, (salt, bytes))),
+                Mirror::Event { index, bytes } => drop(self.events.insert(index, bytes)),
+                Mirror::Note(note) => self.note = note,
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Opened {
+    map: Vec<u8>,
+    quote: Vec<u8>,
+    collateral: coffer_evidence::collateral::Collateral,
+}
+
+/// Hello, then Ready, and the opening holds under the simulator's root.
+fn open(guest: &Guest, image: &Path) -> anyhow::Result<Opened> {
+    match guest.hear(BOOT)? {
+        ToHost::Hello { session, agent_svn } => assert_eq!((session, agent_svn), (guest.session, 1)),
+        other => bail!("expected hello, found {other:?}"),
+    }
+    let hello = guest.started.elapsed();
+    let ToHost::Ready { open_map: map, opening_quote: quote } = guest.hear(BOOT)? else { bail!("expected ready") };
+    println!("hello after {hello:.2?}, ready after {:.2?}", guest.started.elapsed());
+    let collateral = coffer_tdx_sim::collateral::collateral(now() - 60)?;
+    let dsse = std::fs::read(image.join("image.dsse"))?;
+    let policy = PERMIT_ALL.as_bytes();
+    let anchor = TrustAnchor::Simulated;
+    let verified = verify_opening(&map, &quote, &collateral, &dsse, &[], &guest.config, policy, now(), &anchor)?;
+    assert_eq!(verified.platform, Platform::Simulated);
+    let refused =
+        verify_opening(&map, &quote, &collateral, &dsse, &[], &guest.config, policy, now(), &TrustAnchor::Intel);
+    assert!(refused.is_err(), "a simulated opening under Intel's root");
+    Ok(Opened { map, quote, collateral })
+}
+
+fn header() -> anyhow::Result<Option<pb::CallHeader>> {
+    let mut id: [u8; 16] = random()?;
+    id[6] = id[6] & 0x0f | 0x40;
+    id[8] = id[8] & 0x3f | 0x80;
+    let salt = random::<32>()?.to_vec().into();
+    Ok(Some(pb::CallHeader { call_id: id.to_vec().into(), identity: String::new(), salt }))
+}
+
+type Tools = pb::tool_service_client::ToolServiceClient<tonic::transport::Channel>;
+
+async fn connect(guest: &Guest) -> anyhow::Result<Tools> {
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("unix:{}", guest.tools()?.display()))?;
+    Ok(Tools::new(endpoint.connect().await?))
+}
+
+/// Runs a program to its end: how it ended, its stdout, its stderr.
+async fn exec(
+    tools: &Tools,
+    argv: &[&str],
+    timeout: Option<Duration>,
+    stdin: &'static [u8],
+) -> anyhow::Result<(pb::Exited, String, String)> {
+    use pb::exec_request::Request;
+    use pb::exec_response::Response;
+    let start = pb::ExecStart {
+        header: header()?,
+        argv: argv.iter().map(|&word| word.to_owned()).collect(),
+        timeout_ms: timeout.map_or(0, |timeout| timeout.as_millis() as i64),
+        ..pb::ExecStart::default()
+    };
+    let requests = [Request::Start(start), Request::Stdin(stdin.into()), Request::StdinEof(pb::StdinEof {})];
+    let requests = requests.map(|request| pb::ExecRequest { request: Some(request) });
+    // The stream stays open: its end is the end of input, not of interest.
+    let requests = tokio_stream::iter(requests).chain(tokio_stream::pending());
+    let mut responses = tools.clone().exec(requests).await?.into_inner();
+    let (mut out, mut err, mut exited) = (Vec::new(), Vec::new(), None);
+    while let Some(message) = responses.message().await? {
+        match message.response {
+            Some(Response::Stdout(output)) => out.extend_from_slice(&output.data),
+            Some(Response::Stderr(output)) => err.extend_from_slice(&output.data),
+            Some(Response::Exited(last)) => exited = Some(last),
+            Some(Response::Started(_)) | None => {}
+        }
+    }
+    Ok((exited.context("an exit at the end of the call")?, String::from_utf8(out)?, String::from_utf8(err)?))
+}
+
+/// The output of a shell script.
+async fn sh(tools: &Tools, script: &str) -> anyhow::Result<String> {
+    Ok(exec(tools, &["sh", "-c", script], None, b"").await?.1)
+}
+
+async fn programs(tools: &Tools) -> anyhow::Result<()> {
+    let begin = Instant::now();
+    let (exited, out, err) = exec(tools, &["sh", "-c", "echo hello; echo wrong >&2; exit 7"], None, b"").await?;
+    println!("first exec {:.1?}", begin.elapsed());
+    assert_eq!((exited.cause(), exited.code, &*out, &*err), (pb::ExitCause::Exited, 7, "hello\n", "wrong\n"));
+    let mut times = Vec::new();
+    for _ in 0..20 {
+        let begin = Instant::now();
+        let (exited, ..) = exec(tools, &["true"], None, b"").await?;
+        assert_eq!((exited.cause(), exited.code), (pb::ExitCause::Exited, 0));
+        times.push(begin.elapsed());
+    }
+    times.sort();
+    println!("exec true: median {:.1?}, slowest {:.1?}", times[10], times[19]);
+
+    let (exited, out, _) = exec(tools, &["tr", "a-z", "A-Z"], None, b"shout").await?;
+    assert_eq!((exited.code, &*out), (0, "SHOUT"));
+    let who = "id -u; id -g; id -G; echo $HOME; pwd; grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/self/status";
+    let out = sh(tools, who).await?;
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(lines[..5], ["10000", "10000", "10000", "/workspace", "/workspace"], "{out}");
+    for line in ["CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"] {
+        assert!(lines.contains(&line), "{line} in {out}");
+    }
+    // The host is out of reach of tools, and so are the registers.
+    let dial = "import socket\ntry:\n socket.socket(socket.AF_VSOCK)\nexcept OSError as error: print(error.errno)";
+    let (_, out, err) = exec(tools, &["python3", "-c", dial], None, b"").await?;
+    assert_eq!(out, "97\n", "{err}");
+    let touch = "echo > /sys/devices/virtual/misc/tdx_guest/measurements/rtmr3:sha384; \
+                 mkdir /sys/kernel/config/tsm/report/mine; cat /sys/kernel/config/tsm/report/coffer/outblob";
+    let (_, _, err) = exec(tools, &["sh", "-c", &format!("({touch}) || true")], None, b"").await?;
+    assert_eq!(err.matches("ermission denied").count(), 3, "{err}");
+
+    for (program, errno) in [("/no/such/program", 2), ("/etc/passwd", 13)] {
+        let (exited, ..) = exec(tools, &[program], None, b"").await?;
+        assert_eq!((exited.cause(), exited.errno), (pb::ExitCause::FailedToStart, errno), "{program}");
+    }
+    let (exited, ..) = exec(tools, &["sh", "-c", "kill -9 $$"], None, b"").await?;
+    assert_eq!((exited.cause(), exited.signal), (pb::ExitCause::Signalled, 9));
+
+    // Time out: the whole tree goes, a child that left the session and ignores the signal included.
+    let script = "trap '' TERM; setsid sh -c \"trap '' TERM; exec sleep 7654\" >/dev/null 2>&1 & sleep 7654";
+    let (exited, ..) = exec(tools, &["sh", "-c", script], Some(Duration::from_secs(1)), b"").await?;
+    assert_eq!(exited.cause(), pb::ExitCause::TimedOut);
+    let left = sh(tools, "cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c 'sleep 765[4]'").await?;
+    assert_eq!(left.trim(), "0", "a process of the call that timed out is still there");
+    Ok(())
+}
+
+async fn files(tools: &mut Tools) -> anyhow::Result<()> {
+    let data: Vec<u8> = (0..200_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    sh(tools, "mkdir deep").await?;
+    let start = pb::WriteFileStart { header: header()?, path: "deep/file".into(), mode: 0o600 };
+    let mut requests = vec![pb::write_file_request::Request::Start(start)];
+    requests.extend(data.chunks(60_000).map(|chunk| pb::write_file_request::Request::Data(chunk.to_vec().into())));
+    let requests: Vec<_> =
+        requests.into_iter().map(|request| pb::WriteFileRequest { request: Some(request) }).collect();
+    let written = tools.write_file(tokio_stream::iter(requests)).await?.into_inner();
+    assert_eq!(written.size, data.len() as u64);
+
+    let request = pb::ReadFileRequest { header: header()?, path: "deep/file".into(), offset: 5, length: 0 };
+    let mut stream = tools.read_file(request).await?.into_inner();
+    let (mut read, mut trailer) = (Vec::new(), None);
+    while let Some(message) = stream.message().await? {
+        match message.response {
+            Some(pb::read_file_response::Response::Data(bytes)) => read.extend_from_slice(&bytes),
+            Some(pb::read_file_response::Response::Trailer(last)) => trailer = Some(last),
+            _ => {}
+        }
+    }
+    assert!(read == data[5..], "the file reads back from its fifth byte");
+    assert_eq!(trailer.context("a trailer")?.size, read.len() as u64);
+
+    let stat = pb::StatRequest { header: header()?, path: "deep/file".into() };
+    let entry = tools.stat(stat).await?.into_inner().entry.context("an entry")?;
+    assert_eq!((entry.size, entry.mode & 0o777), (data.len() as u64, 0o600));
+    let list = pb::ListDirectoryRequest { header: header()?, path: String::new() };
+    let entries = tools.list_directory(list).await?.into_inner().entries;
+    assert_eq!(entries.iter().map(|entry| &entry.name[..]).collect::<Vec<_>>(), [&b"deep"[..]]);
+    for path in ["../etc/passwd", "/etc/passwd"] {
+        let stat = pb::StatRequest { header: header()?, path: path.into() };
+        assert_eq!(tools.stat(stat).await.expect_err(path).code(), tonic::Code::InvalidArgument);
+    }
+    trees(tools, &data).await
+}
+
+/// A tree goes up and comes down unchanged.
+async fn trees(tools: &mut Tools, data: &[u8]) -> anyhow::Result<()> {
+    let mut archive = tar::Builder::new(Vec::new());
+    let header_of = |kind, size| {
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(kind);
+        header.set_size(size);
+        header.set_mode(0o755);
+        header
+    };
+    archive.append_data(&mut header_of(tar::EntryType::Directory, 0), "a", &[][..])?;
+    archive.append_data(&mut header_of(tar::EntryType::Regular, data.len() as u64), "a/data", data)?;
+    archive.append_link(&mut header_of(tar::EntryType::Symlink, 0), "a/link", "data")?;
+    let archive = archive.into_inner()?;
+    let start = pb::UploadStart { header: header()?, path: "tree".into() };
+    let mut requests = vec![pb::upload_request::Request::Start(start)];
+    requests.extend(archive.chunks(65_536).map(|chunk| pb::upload_request::Request::Data(chunk.to_vec().into())));
+    let requests: Vec<_> = requests.into_iter().map(|request| pb::UploadRequest { request: Some(request) }).collect();
+    let uploaded = tools.upload(tokio_stream::iter(requests)).await?.into_inner();
+    assert_eq!(uploaded.bytes, archive.len() as u64);
+    assert_eq!(sh(tools, "find tree | sort; readlink tree/a/link").await?, "tree\ntree/a\ntree/a/data\ntree/a/link\ndata\n");
+
+    let request = pb::DownloadRequest { header: header()?, path: "tree".into() };
+    let mut stream = tools.download(request).await?.into_inner();
+    let mut packed = Vec::new();
+    while let Some(message) = stream.message().await? {
+        if let Some(pb::download_response::Response::Data(bytes)) = message.response {
+            packed.extend_from_slice(&bytes);
+        }
+    }
+    let mut found = BTreeMap::new();
+    for entry in tar::Archive::new(&packed[..]).entries()? {
+        let mut entry = entry?;
+        let mut content = Vec::new();
+        std::io::Read::read_to_end(&mut entry, &mut content)?;
+        let link = entry.link_name_bytes().map(|link| link.into_owned());
+        found.insert(entry.path()?.display().to_string().trim_end_matches('/').to_owned(), link.unwrap_or(content));
+    }
+    let ends = |end: &str| found.iter().find(|(name, _)| name.ends_with(end)).map(|(_, content)| &content[..]);
+    assert!(ends("a/data") == Some(data), "{:?}", found.keys());
+    assert_eq!(ends("a/link"), Some(&b"data"[..]));
+    Ok(())
+}
+
+#[test]
+fn a_guest_says_hello_and_ready_runs_tools_seals_and_powers_off() -> anyhow::Result<()> {
+    let image = needs_an_image!();
+    let mut guest = Guest::boot(&Plan::plain(image.clone()))?;
+    let opened = open(&guest, &image)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        let mut tools = connect(&guest).await?;
+        programs(&tools).await?;
+        files(&mut tools).await?;
+        anyhow::Ok(())
+    })
+    .with_context(|| guest.console())?;
+
+    let closing = Instant::now();
+    guest.order(ToGuest::Close { reason: Reason::UserClosed })?;
+    let ToHost::Sealed { seal_map, seal_quote, statement } = guest.hear(SOON)? else { bail!("expected sealed") };
+    println!("sealed {:.0?} after close", closing.elapsed());
+    let seal = SealMap::parse(&seal_map)?;
+    assert_eq!((seal.closed_by, seal.reason), (ClosedBy::Host, Reason::UserClosed));
+    let mut record = Record::default();
+    record.read_to_seal(&guest, &seal)?;
+    scrubbed(&record)?;
+    let stored = Instant::now();
+    guest.order(ToGuest::Stored)?;
+    guest.powered_off(SOON)?;
+    println!("off {:.0?} after stored; console:\n{}", stored.elapsed(), guest.console());
+
+    let collateral = opened.collateral.to_bytes();
+    let disclosed = record.private.into_iter().map(|(index, (salt, bytes))| Disclosed { index, salt, bytes });
+    let bundle = write(&Parts {
+        config: guest.config.clone(),
+        policy: PERMIT_ALL.into(),
+        image_dsse: std::fs::read(image.join("image.dsse"))?,
+        open_map: opened.map,
+        open_quote: opened.quote,
+        open_collateral: collateral.clone(),
+        ccel: None,
+        events: record.events.into_values().collect(),
+        leaves: record.leaves.into_values().collect(),
+        checkpoint: String::from_utf8(record.note)?,
+        disclosed: Some(disclosed.collect()),
+        seal: Some(SealParts { map: seal_map, quote: seal_quote, collateral, statement }),
+        receipt: None,
+    });
+    let options =
+        Options { at: now(), accept_simulated: AcceptSimulated::Yes, any_owner: AnyOwner::Yes, ..Options::default() };
+    let report = verify_bundle(&bundle, &options);
+    println!("bundle of {} bytes, {} leaves", bundle.len(), seal.size);
+    assert_eq!((report.verdict, report.accepted), (Verdict::Sealed, Accepted::Yes), "{report:#?}");
+    let refused = verify_bundle(&bundle, &Options { accept_simulated: AcceptSimulated::No, ..options });
+    assert_eq!((refused.verdict, refused.accepted), (Verdict::Sealed, Accepted::No));
+    Ok(())
+}
+
+/// The leaf before the last tells each step of the scrub; none may have failed.
+fn scrubbed(record: &Record) -> anyhow::Result<()> {
+    let (_, leaf) = record.leaves.iter().rev().nth(1).context("a leaf before the last")?;
+    let Public::Scrub { steps } = Leaf::parse(leaf)?.public else { bail!("expected the scrub leaf before the last") };
+    assert_eq!(steps.len(), 5, "{steps:?}");
+    assert!(steps.iter().all(|(_, result)| *result != StepResult::Failed), "{steps:?}");
+    Ok(())
+}
+
+fn word(disk: &[u8], at: usize) -> usize {
+    u32::from_le_bytes([disk[at], disk[at + 1], disk[at + 2], disk[at + 3]]) as usize
+}
+
+/// One boot for each part: the guest notices, says why if it got that far, never says ready, and powers off by itself.
+#[test]
+fn a_boot_disk_with_one_byte_changed_powers_off_and_never_says_ready() -> anyhow::Result<()> {
+    let image = needs_an_image!();
+    let tampers: [(&str, fn(&mut Vec<u8>), &str); 3] = [
+        ("intent", |disk| disk[64] ^= 1, "the owner's signature"),
+        // The last byte of the configuration is that of a label: well-formed either way, and only measured.
+        ("host part", |disk| { let at = 15 + word(disk, 8); disk[at] ^= 1 }, "mrconfigid is not"),
+        ("policy", |disk| { let at = 16 + word(disk, 8) + word(disk, 12) / 2; disk[at] ^= 1 }, "a policy text with"),
+    ];
+    for (part, tamper, reason) in tampers {
+        let mut guest = Guest::boot(&Plan { tamper, ..Plan::plain(image.clone()) })?;
+        let ToHost::Failed { stage, detail } = guest.hear(BOOT)? else { bail!("{part}: expected a failure") };
+        println!("{part}: {stage}: {detail} after {:.2?}", guest.started.elapsed());
+        assert!(detail.contains(reason), "{part}: {detail}");
+        guest.powered_off(SOON)?;
+        assert!(guest.control.try_recv().is_err(), "{part}: it said something after that");
+    }
+    Ok(())
+}
