@@ -1,0 +1,138 @@
+//! `formats.cddl` and `docs/formats.md` are what the code writes and reads.
+
+#[path = "../support/examples.rs"]
+mod examples;
+#[path = "../support/grammar.rs"]
+mod grammar;
+mod samples;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use coffer_evidence::boot_disk;
+use coffer_evidence::cbor::{Key, Value, encode};
+use coffer_evidence::fields::Canonical as _;
+use coffer_evidence::leaf::{CauseClass, LeafKind, LimitKind, Method, Reporter, ScrubStep, StepResult};
+use coffer_evidence::policy_text::PERMIT_ALL;
+use coffer_evidence::seal::{ClosedBy, Reason};
+
+use examples::{block, compare_or_bless, hex_lines};
+/// Shown by the forms that they are part of, or that are part of them.
+const INSIDE: [&str; 5] = ["instance-hashed", "open-hashed", "seal-hashed", "receipt", "events-file"];
+
+use grammar::{CDDL, closed_list, grammar_accepts, judge};
+
+#[test]
+fn code_and_grammar_agree_on_every_format_and_on_every_change_of_it() {
+    let samples = samples::samples();
+    let mut refused = 0;
+    for sample in &samples {
+        refused += judge(sample);
+    }
+    assert!(samples.len() >= 45 && refused > 2_000, "{} samples, {refused} refusals", samples.len());
+}
+
+#[test]
+fn closed_lists_have_the_numbers_of_the_code() {
+    fn check<T: Copy>(name: &str, all: &[T], number: fn(T) -> u64, word: fn(T) -> &'static str) {
+        let code: BTreeMap<u64, String> = all.iter().map(|v| (number(*v), word(*v).to_owned())).collect();
+        assert_eq!(closed_list(name), code, "{name}");
+    }
+    check("leaf-kind", LeafKind::ALL, LeafKind::number, LeafKind::as_str);
+    check("reporter", Reporter::ALL, Reporter::number, Reporter::as_str);
+    check("method", Method::ALL, Method::number, Method::as_str);
+    check("cause-class", CauseClass::ALL, CauseClass::number, CauseClass::as_str);
+    check("limit-kind", LimitKind::ALL, LimitKind::number, LimitKind::as_str);
+    check("scrub-step", ScrubStep::ALL, ScrubStep::number, ScrubStep::as_str);
+    check("step-result", StepResult::ALL, StepResult::number, StepResult::as_str);
+    check("closed-by", ClosedBy::ALL, ClosedBy::number, ClosedBy::as_str);
+    check("reason", Reason::ALL, Reason::number, Reason::as_str);
+}
+
+/// Layouts that no code makes yet: the rules at least hold together, and are as closed as the others.
+#[test]
+fn reserved_layouts_are_closed_too() {
+    let bytes = |n: usize| Value::Bytes(vec![7; n]);
+    let map = |fields: Vec<(u64, Value)>| Value::Map(fields.into_iter().map(|(k, v)| (Key::Unsigned(k), v)).collect());
+    let text = |t: &str| Value::Text(t.to_owned());
+    let header = |kind: u64, more: Vec<(u64, Value)>| {
+        let mut fields = vec![
+            (1, bytes(32)),
+            (2, bytes(32)),
+            (3, text("default")),
+            (4, Value::Unsigned(0)),
+            (5, bytes(32)),
+            (6, Value::Unsigned(kind)),
+        ];
+        fields.extend(more);
+        encode(&Value::Array(vec![text("coffer/call/v1"), map(fields)]))
+    };
+    let hello = map(vec![(1, bytes(32)), (2, Value::Unsigned(1)), (3, bytes(32))]);
+    assert!(grammar_accepts("call-header", &header(0, vec![(11, hello)])));
+    assert!(grammar_accepts("call-header", &header(1, vec![(7, bytes(16)), (8, Value::Unsigned(1)), (9, bytes(32))])));
+    assert!(!grammar_accepts("call-header", &header(7, vec![])), "a type that is not in the list");
+    assert!(!grammar_accepts("call-header", &header(1, vec![(13, bytes(1))])), "a key that is not in the list");
+    let part = |index: u64| Value::Array(vec![Value::Unsigned(index), bytes(40)]);
+    assert!(grammar_accepts("private-file", &encode(&Value::Array(vec![part(1), part(2)]))));
+    assert!(!grammar_accepts("private-file", &encode(&Value::Array(vec![bytes(40)]))));
+    let channel = vec![
+        (1, Value::Unsigned(1)),
+        (2, bytes(16)),
+        (3, bytes(32)),
+        (4, bytes(32)),
+        (5, bytes(32)),
+        (6, text("default")),
+        (7, bytes(32)),
+    ];
+    assert!(grammar_accepts("channel-map", &encode(&map(channel.clone()))));
+    assert!(!grammar_accepts("channel-map", &encode(&map(channel[1..].to_vec()))));
+    assert!(grammar_accepts("pool-map", &encode(&map(vec![(1, Value::Unsigned(1)), (2, bytes(48)), (3, bytes(32))]))));
+    assert!(grammar_accepts(
+        "pool-config",
+        &encode(&map(vec![(1, Value::Unsigned(1)), (2, bytes(32)), (3, text("s1")), (4, bytes(32))]))
+    ));
+}
+
+#[test]
+fn a_leaf_of_a_kind_without_a_layout_is_refused_by_grammar_and_code() {
+    for kind in [1_u64, 2, 6, 7, 8, 9, 14] {
+        let leaf = Value::Map(
+            [
+                (1, Value::Unsigned(1)),
+                (2, Value::Bytes(vec![0; 16])),
+                (3, Value::Unsigned(0)),
+                (4, Value::Unsigned(kind)),
+                (5, Value::Unsigned(0)),
+                (8, Value::Unsigned(0)),
+                (9, Value::Unsigned(0)),
+                (10, Value::Map(Vec::new())),
+            ]
+            .map(|(key, value)| (Key::Unsigned(key), value))
+            .to_vec(),
+        );
+        let bytes = encode(&leaf);
+        assert!(!grammar_accepts("leaf", &bytes), "kind {kind}");
+        assert!(coffer_evidence::leaf::Leaf::parse(&bytes).is_err(), "kind {kind}");
+    }
+}
+
+#[test]
+fn the_page_of_examples_shows_what_the_code_writes() {
+    let samples = samples::samples();
+    let shown = samples.iter().filter(|sample| !sample.form.ends_with("-signed") && !INSIDE.contains(&sample.form));
+    let mut blocks: Vec<(String, String)> = shown.map(|sample| (sample.form.to_owned(), block(sample))).collect();
+    let disk = boot_disk::write(&samples::config().to_bytes(), PERMIT_ALL.as_bytes());
+    assert!(boot_disk::read(&disk).is_ok());
+    let json = |envelope: Vec<u8>| format!("{}\n", String::from_utf8(envelope).expect("JSON"));
+    blocks.push(("boot disk".to_owned(), hex_lines(&disk[..112])));
+    blocks.push(("leaves".to_owned(), hex_lines(&samples::leaves_file())));
+    blocks.push(("checkpoint".to_owned(), samples::note()));
+    blocks.push(("statement.dsse".to_owned(), json(samples::statement())));
+    blocks.push(("image.dsse".to_owned(), json(samples::image_dsse())));
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/formats.md");
+    let shown = compare_or_bless(&page, &blocks);
+    let guest_processes = CDDL.split_once("- guest processes\n").expect("the section").1;
+    for name in shown.iter().filter(|name| !blocks.iter().any(|(known, _)| known == *name)) {
+        assert!(guest_processes.contains(&format!("\n{name} = ")), "docs/formats.md shows {name}, which nothing makes");
+    }
+}

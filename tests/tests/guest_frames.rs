@@ -1,0 +1,160 @@
+//! The frames between init, notary and agent are those of `evidence/formats.cddl`, and `docs/formats.md` shows them.
+
+#[path = "../../evidence/tests/support/examples.rs"]
+mod examples;
+#[path = "../../evidence/tests/support/grammar.rs"]
+mod grammar;
+
+use coffer_agent::frames::Frame;
+use coffer_agent::frames::log::{Call, Refusal, ToAgent as NotaryToAgent, ToNotary as AgentToNotary};
+use coffer_agent::frames::start::{Cause, Exit, ToAgent as InitToAgent, ToInit as AgentToInit};
+use coffer_agent::frames::tool::{Entry, Kind, Report, Rest};
+use coffer_agent::frames::warrant::{ReportFile, ToInit as NotaryToInit, ToNotary as InitToNotary};
+
+use examples::{block, compare_or_bless};
+use grammar::{Sample, closed_list, grammar_accepts, judge};
+
+/// A frame without its length.
+fn body<F: Frame>(frame: &F) -> Vec<u8> {
+    frame.encode().split_off(4)
+}
+
+fn reads<F: Frame>(body: &[u8]) -> bool {
+    let length = u32::try_from(body.len()).expect("a short frame").to_le_bytes();
+    F::decode(&[&length, body].concat()).is_ok()
+}
+
+fn sample<F: Frame>(form: &'static str, rule: &'static str, frame: &F) -> Sample {
+    Sample { form, rule, bytes: body(frame), reader: Some(reads::<F>), stricter: &[] }
+}
+
+fn call() -> Call {
+    Call {
+        identity: "default".to_owned(),
+        call: [0xca; 16],
+        client_salt: [0xc1; 32],
+        request: b"request".to_vec(),
+        program: Some("/usr/bin/git".to_owned()),
+        paths: vec!["/workspace".to_owned()],
+    }
+}
+
+fn exit(cause: Cause) -> Exit {
+    Exit { cause, code: Some(0), signal: Some(15), wall_ms: 12, user_us: 3_000, system_us: 1_000, max_rss_kib: 4_096 }
+}
+
+fn text(text: &str) -> String {
+    text.to_owned()
+}
+
+fn bytes(text: &str) -> Vec<u8> {
+    text.as_bytes().to_vec()
+}
+
+fn of_notary() -> Vec<Sample> {
+    const UP: &str = "agent-to-notary";
+    const DOWN: &str = "notary-to-agent";
+    const INIT: &str = "notary-to-init";
+    let outcome = AgentToNotary::Outcome { intent: 1, private: bytes("outcome"), output: 9_000, input: 0 };
+    let admitted = NotaryToAgent::Admitted { config: bytes("config"), policy: bytes("policy") };
+    let opened = NotaryToAgent::Opened { open_map: bytes("open map"), quote: bytes("quote") };
+    let sealed =
+        NotaryToAgent::Sealed { seal_map: bytes("seal map"), quote: bytes("quote"), statement: bytes("statement") };
+    let permit = NotaryToInit::Permit { intent: 1, identity: text("default"), call: [0xca; 16], request: [0x5e; 32] };
+    let failed = NotaryToInit::Failed { stage: text("registers"), detail: text("mrowner differs") };
+    vec![
+        sample("log-intent", UP, &AgentToNotary::Intent(call())),
+        sample("log-denied", UP, &AgentToNotary::Denied(call())),
+        sample("log-outcome", UP, &outcome),
+        sample("log-seal", UP, &AgentToNotary::Seal { reason: 0, closed_by: 2 }),
+        sample("admitted", DOWN, &admitted),
+        sample("opened", DOWN, &opened),
+        sample("appended", DOWN, &NotaryToAgent::Appended { index: 1 }),
+        sample("refused", DOWN, &NotaryToAgent::Refused { refusal: Refusal::Full }),
+        sample("record", DOWN, &NotaryToAgent::Record { frame: bytes("mirror frame") }),
+        sample("log-sealed", DOWN, &sealed),
+        sample("identities", INIT, &NotaryToInit::Admitted { identities: vec![text("default")] }),
+        sample("permit", INIT, &permit),
+        sample("open-file", INIT, &NotaryToInit::Open { file: ReportFile::Outblob }),
+        sample("scrub", INIT, &NotaryToInit::Scrub),
+        sample("notary-failed", INIT, &failed),
+    ]
+}
+
+fn of_init() -> Vec<Sample> {
+    const UP: &str = "agent-to-init";
+    const DOWN: &str = "init-to-agent";
+    const NOTARY: &str = "init-to-notary";
+    let not_started = InitToAgent::NotStarted { intent: 1, stage: text("exec"), errno: 13 };
+    vec![
+        sample("start-call", UP, &AgentToInit::Start { intent: 1, request: bytes("request") }),
+        sample("cancel-call", UP, &AgentToInit::Cancel { intent: 1 }),
+        sample("end-calls", UP, &AgentToInit::EndCalls),
+        sample("power-off", UP, &AgentToInit::PowerOff),
+        sample("started", DOWN, &InitToAgent::Started { intent: 1 }),
+        sample("not-started", DOWN, &not_started),
+        sample("exited", DOWN, &InitToAgent::Exited { intent: 1, exit: exit(Cause::TimedOut) }),
+        sample("fatal", DOWN, &InitToAgent::Fatal { stage: text("root"), detail: text("no disk") }),
+        sample("scrubbed", NOTARY, &InitToNotary::Scrubbed { steps: vec![[1, 0], [2, 2]] }),
+        sample("file-opened", NOTARY, &InitToNotary::Opened),
+        sample("file-not-opened", NOTARY, &InitToNotary::NotOpened { errno: 2 }),
+    ]
+}
+
+fn of_tools() -> Vec<Sample> {
+    const RULE: &str = "tool-report";
+    let entry = Entry {
+        name: bytes("notes.txt"),
+        kind: Kind::Symlink,
+        size: 9,
+        mode: 0o777,
+        modified_ms: 1_793_491_200_000,
+        target: bytes("other.txt"),
+    };
+    vec![
+        sample("tool-entry", RULE, &Report::Entry(entry)),
+        sample("tool-done", RULE, &Report::Done { files: 2, bytes: 9, rest: Rest::LeftOut }),
+        sample("tool-failed", RULE, &Report::Failed { stage: text("open"), errno: 2 }),
+    ]
+}
+
+fn samples() -> Vec<Sample> {
+    of_notary().into_iter().chain(of_init()).chain(of_tools()).collect()
+}
+
+#[test]
+fn code_and_grammar_agree_on_every_frame_and_on_every_change_of_it() {
+    let samples = samples();
+    let refused: usize = samples.iter().map(judge).sum();
+    assert!(samples.len() >= 29 && refused > 1_000, "{} samples, {refused} refusals", samples.len());
+}
+
+/// Each frame of a list, so that the number of each member is seen to be in the grammar's list, and one more is not.
+#[test]
+fn closed_lists_of_frames_have_the_numbers_of_the_code() {
+    let causes = [Cause::Ended, Cause::TimedOut, Cause::Cancelled, Cause::OutOfMemory, Cause::SessionClosing];
+    assert_eq!(closed_list("exit-cause").len(), causes.len());
+    for (number, cause) in causes.into_iter().enumerate() {
+        let frame = body(&InitToAgent::Exited { intent: 1, exit: exit(cause) });
+        assert!(grammar_accepts("exited", &frame));
+        // Kind, intent, cause: the third value of a map of small numbers.
+        assert_eq!(usize::from(frame[6]), number, "{cause:?}");
+    }
+    let refusals = [Refusal::CallReused, Refusal::Full, Refusal::Unacceptable];
+    assert_eq!(closed_list("refusal").len(), refusals.len());
+    for (number, refusal) in refusals.into_iter().enumerate() {
+        assert_eq!(usize::from(body(&NotaryToAgent::Refused { refusal })[4]), number, "{refusal:?}");
+    }
+    let files = [ReportFile::Inblob, ReportFile::Outblob, ReportFile::Generation, ReportFile::Provider];
+    for ((number, word), file) in closed_list("report-file").into_iter().zip(files) {
+        assert_eq!((u64::from(body(&NotaryToInit::Open { file })[4]), file.name()), (number, word.as_str()));
+    }
+    assert_eq!(closed_list("entry-kind").len(), 4);
+}
+
+#[test]
+fn the_page_of_examples_shows_every_frame_of_the_guest() {
+    let blocks: Vec<(String, String)> =
+        samples().iter().map(|sample| (sample.form.to_owned(), block(sample))).collect();
+    compare_or_bless(&coffer_tests::repository().join("docs/formats.md"), &blocks);
+}
