@@ -127,8 +127,7 @@ impl Canonical for IntentPrivate {
     const NAME: &'static str = "intent private part";
 
     fn to_value(&self) -> Value {
-        let resolved =
-            MapBuilder::new().maybe(1, self.program.clone().map(Value::Text)).texts(2, &self.paths).build();
+        let resolved = MapBuilder::new().maybe(1, self.program.clone().map(Value::Text)).texts(2, &self.paths).build();
         Value::Array(vec![bytes(self.client_salt), bytes(&self.request), resolved])
     }
 
@@ -226,8 +225,7 @@ fn stream_value(stream: &StreamDigest) -> Value {
 
 fn read_stream(value: Value) -> Result<StreamDigest, ParseError> {
     let mut f = Fields::new("stream", value)?;
-    let stream =
-        StreamDigest { total: f.unsigned(1)?, delivered: f.unsigned(2)?, sha256: Digest256::new(f.array(3)?) };
+    let stream = StreamDigest { total: f.unsigned(1)?, delivered: f.unsigned(2)?, sha256: Digest256::new(f.array(3)?) };
     f.finish()?;
     Ok(stream)
 }
@@ -307,10 +305,8 @@ pub struct Disclosed {
 /// `disclosed.cbor`: an array of [index, salt, bytes], indices strictly rising.
 #[must_use]
 pub fn write_disclosed(parts: &[Disclosed]) -> Vec<u8> {
-    let items = parts
-        .iter()
-        .map(|p| Value::Array(vec![Value::Unsigned(p.index), bytes(p.salt), bytes(&p.bytes)]))
-        .collect();
+    let items =
+        parts.iter().map(|p| Value::Array(vec![Value::Unsigned(p.index), bytes(p.salt), bytes(&p.bytes)])).collect();
     encode(&Value::Array(items))
 }
 
@@ -319,7 +315,8 @@ pub fn write_disclosed(parts: &[Disclosed]) -> Vec<u8> {
 /// # Errors
 /// [`ParseError`].
 pub fn read_disclosed(input: &[u8]) -> Result<Vec<Disclosed>, ParseError> {
-    let wrong = || ParseError::Type { structure: "disclosed", expected: "[[index, salt, bytes], ...] with rising indices" };
+    let wrong =
+        || ParseError::Type { structure: "disclosed", expected: "[[index, salt, bytes], ...] with rising indices" };
     let Value::Array(items) = decode(input)? else { return Err(wrong()) };
     let mut parts: Vec<Disclosed> = Vec::with_capacity(items.len());
     for item in items {

@@ -201,7 +201,10 @@ pub enum AdmissionError {
         found: &'static str,
     },
     /// Limits.
-    #[error("expected limits of at least 1 (leaves: 16) and at most {:?}, found {found:?}", crate::intent::Limits::MAXIMA)]
+    #[error(
+        "expected limits of at least 1 (leaves: 16) and at most {:?}, found {found:?}",
+        crate::intent::Limits::MAXIMA
+    )]
     Limits {
         /// The limits.
         found: crate::intent::Limits,

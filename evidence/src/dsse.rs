@@ -151,7 +151,10 @@ mod tests {
 
     #[test]
     fn the_pre_authentication_encoding_is_that_of_the_specification() {
-        assert_eq!(pae("http://example.com/HelloWorld", b"hello world"), b"DSSEv1 29 http://example.com/HelloWorld 11 hello world");
+        assert_eq!(
+            pae("http://example.com/HelloWorld", b"hello world"),
+            b"DSSEv1 29 http://example.com/HelloWorld 11 hello world"
+        );
     }
 
     #[test]
@@ -167,7 +170,8 @@ mod tests {
         for at in 0..bytes.len() {
             let mut changed = bytes.clone();
             changed[at] ^= 1;
-            let refused = Envelope::parse(&changed).map_or(true, |e| e.verify(&PublicKey::of(&key), "application/x").is_err());
+            let refused =
+                Envelope::parse(&changed).map_or(true, |e| e.verify(&PublicKey::of(&key), "application/x").is_err());
             assert!(refused, "byte {at}");
         }
         assert_eq!(Envelope::parse(&[bytes.as_slice(), b"\n"].concat()), Err(DsseError::Form));

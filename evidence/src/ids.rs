@@ -192,7 +192,11 @@ impl Identity {
         let mut bytes = name.bytes();
         let first = bytes.next().is_some_and(|b| b.is_ascii_lowercase());
         let rest = bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-        if first && rest && name.len() <= Self::LENGTH_MAX { Ok(Self(name.to_owned())) } else { Err(IdError::NotAnIdentity) }
+        if first && rest && name.len() <= Self::LENGTH_MAX {
+            Ok(Self(name.to_owned()))
+        } else {
+            Err(IdError::NotAnIdentity)
+        }
     }
 
     /// The identity of a session that names no other.

@@ -121,7 +121,8 @@ pub struct Limits {
 
 impl Limits {
     /// The most that an intent may ask for.
-    pub const MAXIMA: Self = Self { ttl_s: 86_400, idle_s: 86_400, calls: 1_000_000, leaves: 10_000_000, linger_s: 600 };
+    pub const MAXIMA: Self =
+        Self { ttl_s: 86_400, idle_s: 86_400, calls: 1_000_000, leaves: 10_000_000, linger_s: 600 };
 
     /// Whether every limit is at least one and at most its maximum.
     #[must_use]
@@ -222,14 +223,20 @@ impl Canonical for Intent {
             .bytes(8, self.image)
             .bytes(9, self.policy)
             .put(10, Value::Map(identities))
-            .unsigned(11, match self.authority {
-                Authority::EndToEnd => 0,
-                Authority::Delegated => 1,
-            })
-            .unsigned(12, match self.durability {
-                Durability::Relaxed => 0,
-                Durability::Strict => 1,
-            })
+            .unsigned(
+                11,
+                match self.authority {
+                    Authority::EndToEnd => 0,
+                    Authority::Delegated => 1,
+                },
+            )
+            .unsigned(
+                12,
+                match self.durability {
+                    Durability::Relaxed => 0,
+                    Durability::Strict => 1,
+                },
+            )
             .put(13, keys(&self.witnesses))
             .put(14, limits.build())
             .put(15, Value::Array(self.recipients.iter().map(bytes).collect()))
@@ -269,11 +276,7 @@ impl Canonical for Intent {
         }
         let authority = f.number(11, Authority::from_number, "0 or 1")?;
         let durability = f.number(12, Durability::from_number, "0 or 1")?;
-        let witnesses = f
-            .list(13)?
-            .iter()
-            .map(|key| public_key(&f, 13, key))
-            .collect::<Result<Vec<_>, _>>()?;
+        let witnesses = f.list(13)?.iter().map(|key| public_key(&f, 13, key)).collect::<Result<Vec<_>, _>>()?;
         let limits = read_limits(f.value(14)?)?;
         let recipients = f
             .list(15)?

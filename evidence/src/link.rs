@@ -207,9 +207,13 @@ impl Frame for ToHost {
         let mut items = items(input, Self::MAX)?.into_iter();
         let mut next = || items.next();
         let parsed = match (next(), next(), next(), next(), next()) {
-            (Some(Value::Unsigned(1)), Some(Value::Unsigned(VERSION)), Some(Value::Bytes(id)), Some(Value::Unsigned(agent_svn)), None) => {
-                Self::Hello { session: SessionId::from_bytes(&id).map_err(|_| FrameError::Form)?, agent_svn }
-            }
+            (
+                Some(Value::Unsigned(1)),
+                Some(Value::Unsigned(VERSION)),
+                Some(Value::Bytes(id)),
+                Some(Value::Unsigned(agent_svn)),
+                None,
+            ) => Self::Hello { session: SessionId::from_bytes(&id).map_err(|_| FrameError::Form)?, agent_svn },
             (Some(Value::Unsigned(2)), Some(Value::Bytes(open_map)), Some(Value::Bytes(opening_quote)), None, None) => {
                 Self::Ready { open_map, opening_quote }
             }
@@ -264,9 +268,7 @@ impl Frame for Mirror {
     fn encode(&self) -> Vec<u8> {
         match self {
             Self::Leaf { index, bytes: leaf } => frame(1, [Value::Unsigned(*index), bytes(leaf)]),
-            Self::Private { index, salt, bytes: part } => {
-                frame(2, [Value::Unsigned(*index), bytes(salt), bytes(part)])
-            }
+            Self::Private { index, salt, bytes: part } => frame(2, [Value::Unsigned(*index), bytes(salt), bytes(part)]),
             Self::Event { index, bytes: event } => frame(3, [Value::Unsigned(*index), bytes(event)]),
             Self::Note(note) => frame(4, [bytes(note)]),
         }

@@ -110,8 +110,7 @@ pub fn event_digest(event: &[u8]) -> Digest384 {
 /// [`EventError`].
 pub fn parse_event(bytes: &[u8]) -> Result<(u64, Rtmr3Event), EventError> {
     let Value::Array(items) = decode(bytes).map_err(ParseError::from)? else { return Err(EventError::Form) };
-    let Ok([Value::Text(tag), Value::Unsigned(index), Value::Unsigned(kind), payload]) =
-        <[Value; 4]>::try_from(items)
+    let Ok([Value::Text(tag), Value::Unsigned(index), Value::Unsigned(kind), payload]) = <[Value; 4]>::try_from(items)
     else {
         return Err(EventError::Form);
     };

@@ -157,13 +157,7 @@ fn subproof(leaves: &[Digest256], old: usize, whole: Whole) -> Option<Vec<Digest
 
 /// Whether the proof shows that the tree (`new`, `new_root`) extends the tree (`old`, `old_root`).
 #[must_use]
-pub fn verify_consistency(
-    old: u64,
-    old_root: &Digest256,
-    new: u64,
-    new_root: &Digest256,
-    proof: &[Digest256],
-) -> bool {
+pub fn verify_consistency(old: u64, old_root: &Digest256, new: u64, new_root: &Digest256, proof: &[Digest256]) -> bool {
     if old == 0 || old > new {
         return false;
     }

@@ -29,9 +29,6 @@ pub(super) fn write<'a>(members: impl Iterator<Item = (&'a str, &'a [u8])>) -> V
 }
 
 /// Recomputing is the check: there is one index for these members.
-pub(super) fn check<'a>(
-    found: &[u8],
-    members: impl Iterator<Item = (&'a str, &'a [u8])>,
-) -> Result<(), IndexError> {
+pub(super) fn check<'a>(found: &[u8], members: impl Iterator<Item = (&'a str, &'a [u8])>) -> Result<(), IndexError> {
     if write(members) == found { Ok(()) } else { Err(IndexError) }
 }

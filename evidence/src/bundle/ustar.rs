@@ -77,7 +77,11 @@ pub(super) fn read(input: &[u8]) -> Result<Vec<(String, Vec<u8>)>, UstarError> {
         let block = input.get(at..end).ok_or(UstarError::Truncated(input.len()))?;
         if block.iter().all(|b| *b == 0) {
             let rest = input.get(end..).unwrap_or_default();
-            return if rest.len() == BLOCK && rest.iter().all(|b| *b == 0) { Ok(members) } else { Err(UstarError::End(at)) };
+            return if rest.len() == BLOCK && rest.iter().all(|b| *b == 0) {
+                Ok(members)
+            } else {
+                Err(UstarError::End(at))
+            };
         }
         if members.len() >= MEMBERS_MAX {
             return Err(UstarError::TooMany);

@@ -235,7 +235,7 @@ fn currency(
     match stale {
         None => findings.pass(Rule::R4, "collateral is current", format!("at {}", dates::date(at))),
         Some(refusal) => {
-            findings.unsettled(Rule::R4, "collateral is current", format!("at {}: {refusal}", dates::date(at)))
+            findings.unsettled(Rule::R4, "collateral is current", format!("at {}: {refusal}", dates::date(at)));
         }
     }
 }
