@@ -1,3 +1,5 @@
-//! To be filled.
+//! The program `cofferd`. Everything is in the library.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    cofferd::main()
+}

@@ -1,0 +1,9 @@
+//! What belongs to the host itself: its state directory, its key, processes and cgroups of sessions, clean-up and the
+//! receipt for it.
+
+pub(crate) mod cgroup;
+pub(crate) mod key;
+pub(crate) mod process;
+pub(crate) mod scrub;
+pub(crate) mod session_dir;
+pub(crate) mod state_dir;

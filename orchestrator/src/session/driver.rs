@@ -1,0 +1,322 @@
+//! The owner task of one session: the only one that changes it. It takes what happens, asks the machine what is to be
+//! done, journals that, shows it, and has it performed. Wishes to close come through a channel of their own and go first.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use coffer_evidence::seal::Reason;
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::calls::GuestCalls;
+use super::control::{self, Orders, PowerOff};
+use super::evidence::GuestSeal;
+use super::gate::Gate;
+use super::machine::{Effect, Event};
+use super::mirror::Progress;
+use super::perform::{self, Host, Running, now};
+use super::record::SessionRecord;
+use super::signal::{Opening, Signal};
+use super::types::{Ending, Phase};
+use crate::host::scrub::Step;
+use crate::link::{Dial, Tasks};
+use crate::vmm::Vm;
+
+/// Signals that may wait; senders wait beyond that.
+const SIGNALS_MAX: usize = 64;
+/// Wishes to close that may wait; more say nothing new.
+const CLOSES_MAX: usize = 4;
+
+/// How others reach a session.
+#[derive(Clone, Debug)]
+pub(crate) struct Handle {
+    closes: mpsc::Sender<Ending>,
+    /// The session as it is.
+    pub(crate) view: watch::Receiver<Arc<SessionRecord>>,
+    pub(crate) gate: Arc<Gate>,
+}
+
+impl Handle {
+    /// Asks for the end. One wish among several is enough, and a session that is gone needs none.
+    pub(crate) fn close(&self, ending: Ending) {
+        let _ = self.closes.try_send(ending);
+    }
+}
+
+/// What runs of a session in this process.
+enum Machinery {
+    Nothing,
+    /// Numbers are being set aside; that cannot be called back, and answers soon.
+    Reserving,
+    /// A launch is under way; the token gives it up.
+    Starting(CancellationToken),
+    Up(Up),
+}
+
+struct Up {
+    vm: Arc<dyn Vm>,
+    dial: Arc<dyn Dial>,
+    mirrored: watch::Receiver<Progress>,
+    _tasks: Tasks,
+}
+
+struct Driver {
+    host: Arc<Host>,
+    record: SessionRecord,
+    view: watch::Sender<Arc<SessionRecord>>,
+    changes: broadcast::Sender<Arc<SessionRecord>>,
+    gate: Arc<Gate>,
+    orders: watch::Sender<Orders>,
+    signals: mpsc::Sender<Signal>,
+    machinery: Machinery,
+    opening: Option<Opening>,
+    seal: Option<GuestSeal>,
+    calls: Option<GuestCalls>,
+    steps: Vec<Step>,
+}
+
+/// Why a session's task runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Birth {
+    /// It was just created.
+    New,
+    /// It was found in the store after a restart.
+    Restarted,
+}
+
+/// Starts the owner task; it ends when the session is closed.
+pub(crate) fn start(
+    host: Arc<Host>,
+    record: SessionRecord,
+    birth: Birth,
+    changes: broadcast::Sender<Arc<SessionRecord>>,
+) -> (Handle, impl Future<Output = ()> + Send + 'static) {
+    let (closes, close_requests) = mpsc::channel(CLOSES_MAX);
+    let (signals, incoming) = mpsc::channel(SIGNALS_MAX);
+    let view = watch::Sender::new(Arc::new(record.clone()));
+    let gate = Arc::new(Gate::new());
+    let handle = Handle { closes, view: view.subscribe(), gate: Arc::clone(&gate) };
+    let driver = Driver {
+        host,
+        record,
+        view,
+        changes,
+        gate,
+        orders: watch::Sender::new(Orders::default()),
+        signals,
+        machinery: Machinery::Nothing,
+        opening: None,
+        seal: None,
+        calls: None,
+        steps: Vec::new(),
+    };
+    let first = match birth {
+        Birth::New => Event::Begin,
+        Birth::Restarted => Event::HostRestarted,
+    };
+    (handle, driver.run(first, close_requests, incoming))
+}
+
+impl Driver {
+    async fn run(mut self, first: Event, mut closes: mpsc::Receiver<Ending>, mut signals: mpsc::Receiver<Signal>) {
+        self.step(first).await;
+        while let Some(deadline) = self.record.machine.deadline() {
+            let left = Duration::from_millis(deadline.0.saturating_sub(now().0));
+            let event = tokio::select! {
+                biased;
+                Some(ending) = closes.recv() => Event::CloseRequested(ending),
+                Some(signal) = signals.recv() => self.take(signal),
+                () = tokio::time::sleep(left) => Event::DeadlinePassed,
+            };
+            self.step(event).await;
+        }
+        self.gate.end();
+    }
+
+    /// Keeps what a signal brings, and tells the machine's event of it.
+    fn take(&mut self, signal: Signal) -> Event {
+        match signal {
+            Signal::Event(event) => event,
+            Signal::Reserved(reservation) => {
+                self.record.cid = Some(reservation.cid);
+                self.record.uid = reservation.uid;
+                Event::Reserved
+            }
+            Signal::Launched(running) => {
+                self.machinery = Machinery::Up(self.bring_up(*running));
+                Event::Launched
+            }
+            Signal::Opened(opening) => {
+                self.opening = Some(opening);
+                Event::GuestOpened
+            }
+            Signal::Verified { instance, calls } => {
+                self.record.instance = Some(instance.to_string());
+                self.calls = Some(calls);
+                Event::OpeningVerified
+            }
+            Signal::Sealed(seal) => {
+                self.seal = Some(seal);
+                Event::GuestSealed
+            }
+            Signal::Scrubbed(steps) => {
+                let failures = steps.iter().filter_map(|s| s.result.as_ref().err().map(|e| format!("{}: {e}", s.name)));
+                let failures = failures.collect();
+                self.steps = steps;
+                Event::Scrubbed(failures)
+            }
+        }
+    }
+
+    /// Serves the guest's connections and waits for its end.
+    fn bring_up(&self, running: Running) -> Up {
+        let Running { vm, dial, control, record, mirror, mut tasks } = running;
+        let progress = watch::Sender::new(Progress::default());
+        let mirrored = progress.subscribe();
+        tasks.spawn(control::serve(self.record.id, control, self.orders.subscribe(), self.signals.clone()));
+        tasks.spawn(perform::serve_mirror(record, mirror, progress, self.signals.clone()));
+        let (machine, signals) = (Arc::clone(&vm), self.signals.clone());
+        tasks.spawn(async move {
+            let exit = machine.ended().await;
+            drop(signals.send(Event::GuestGone(exit).into()).await);
+        });
+        Up { vm, dial, mirrored, _tasks: tasks }
+    }
+
+    /// One event: decide, journal, show, perform.
+    async fn step(&mut self, event: Event) {
+        let before = self.record.clone();
+        let step = self.record.apply(event, now());
+        if self.record == before && step.effects.is_empty() {
+            return;
+        }
+        let phase = self.record.machine.phase();
+        if phase != before.machine.phase() {
+            let message = self.record.machine.message().unwrap_or("");
+            tracing::info!(session = %self.record.id, %phase, message, "the session moved on");
+        }
+        let effects = step.effects.clone();
+        if let Err(error) = self.host.store.commit(self.record.clone(), step).await {
+            tracing::error!(session = %self.record.id, error = perform::chain(&error), "a step is not in the journal");
+            // Nothing new is started that a restart would not know of; ending what runs needs no journal.
+            if let Some(failed) = unjournaled(&effects, &perform::chain(&error)) {
+                return Box::pin(self.step(failed)).await;
+            }
+        }
+        let shown = Arc::new(self.record.clone());
+        self.view.send_replace(Arc::clone(&shown));
+        // Nobody watches: nobody is told.
+        drop(self.changes.send(shown));
+        for effect in effects {
+            self.perform(effect);
+        }
+    }
+
+    fn spawn(&self, work: impl Future<Output = Signal> + Send + 'static) {
+        let signals = self.signals.clone();
+        tokio::spawn(async move {
+            let signal = work.await;
+            drop(signals.send(signal).await);
+        });
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        let (host, record) = (Arc::clone(&self.host), self.record.clone());
+        match effect {
+            Effect::Reserve => {
+                self.machinery = Machinery::Reserving;
+                self.spawn(perform::reserve(host, record));
+            }
+            Effect::Launch => {
+                let given_up = CancellationToken::new();
+                self.machinery = Machinery::Starting(given_up.clone());
+                self.spawn(perform::launch(host, record, given_up));
+            }
+            Effect::VerifyOpening => match (&self.machinery, self.opening.take()) {
+                (Machinery::Up(up), Some(opening)) => {
+                    self.spawn(perform::verify(host, record, opening, Arc::clone(&up.dial)));
+                }
+                _ => unreachable!("the machine asks for it only after a launched guest opened"),
+            },
+            Effect::AcceptCalls => {
+                if let Some(calls) = self.calls.take() {
+                    self.gate.open(calls);
+                }
+            }
+            Effect::RefuseCalls => self.gate.refuse(),
+            Effect::AskGuestToClose => {
+                let reason = self.record.machine.ending().map_or(Reason::Internal, |ending| ending.reason);
+                self.orders.send_modify(|orders| orders.close = Some(reason));
+            }
+            Effect::PreserveSealed => match (&self.machinery, self.seal.take()) {
+                (Machinery::Up(up), Some(seal)) => {
+                    self.spawn(perform::preserve_sealed(host, record, seal, up.mirrored.clone()));
+                }
+                _ => unreachable!("the machine asks for it only after a launched guest sealed"),
+            },
+            Effect::AcknowledgeStored => self.orders.send_modify(|orders| orders.power_off = PowerOff::Stored),
+            Effect::EndCalls => {
+                self.gate.end();
+                if self.record.machine.phase() == Phase::Scrubbing && self.record.machine.message().is_some() {
+                    perform::show_console(&self.host, &self.record);
+                }
+            }
+            Effect::StopGuest => self.stop_guest(host, record),
+            Effect::PreservePrefix => self.spawn(perform::preserve_prefix(host, record)),
+            Effect::Scrub => {
+                // Listeners, console and link of this process go before the directory they are in.
+                self.machinery = Machinery::Nothing;
+                self.spawn(perform::scrub_all(host, record));
+            }
+            Effect::WriteReceipt => {
+                let steps = std::mem::take(&mut self.steps);
+                self.spawn(perform::write_receipt(host, record, steps));
+            }
+        }
+    }
+
+    fn stop_guest(&self, host: Arc<Host>, record: SessionRecord) {
+        match &self.machinery {
+            Machinery::Up(up) => up.vm.kill(),
+            Machinery::Starting(given_up) => given_up.cancel(),
+            Machinery::Reserving => {}
+            // Before a launch nothing of this life runs; of an earlier one something may.
+            Machinery::Nothing => self.spawn(perform::end_leftovers(host, record)),
+        }
+    }
+}
+
+/// The failure of an effect that may not be performed unjournaled, if there is one among these.
+fn unjournaled(effects: &[Effect], why: &str) -> Option<Event> {
+    let why = format!("the journal could not be written: {why}");
+    effects.iter().find_map(|effect| match effect {
+        Effect::Reserve => Some(Event::ReserveFailed(why.clone())),
+        Effect::Launch => Some(Event::LaunchFailed(why.clone())),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_new_is_started_without_a_journal_and_everything_can_still_be_ended() {
+        assert!(
+            matches!(unjournaled(&[Effect::Launch], "full"), Some(Event::LaunchFailed(why)) if why.contains("full"))
+        );
+        assert!(matches!(unjournaled(&[Effect::Reserve], "full"), Some(Event::ReserveFailed(_))));
+        let endings = [
+            Effect::RefuseCalls,
+            Effect::AskGuestToClose,
+            Effect::PreserveSealed,
+            Effect::AcknowledgeStored,
+            Effect::EndCalls,
+            Effect::StopGuest,
+            Effect::PreservePrefix,
+            Effect::Scrub,
+            Effect::WriteReceipt,
+        ];
+        assert_eq!(unjournaled(&endings, "full"), None);
+    }
+}

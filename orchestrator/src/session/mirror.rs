@@ -1,0 +1,285 @@
+//! What a guest mirrors to the host as it is made: leaves, their private parts, RTMR3 events, the last note. Kept in
+//! the session's directory, because a guest that is gone cannot be asked again. A guest that comes back after a lost
+//! connection starts from the beginning; what it then says must be what it said before.
+
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+
+use coffer_evidence::call::Disclosed;
+use coffer_evidence::link::{Frame as _, MIRROR_FRAME_MAX, Mirror};
+
+use crate::host::session_dir::{Readers, SessionDir};
+
+/// All that a guest may mirror, in bytes: more than the agent's own limit.
+pub(crate) const MIRROR_MAX: u64 = 512 * 1024 * 1024;
+const LEAVES: &str = "leaves";
+const PRIVATE: &str = "private";
+const EVENTS: &str = "events";
+const NOTE: &str = "note";
+
+/// Why the mirror ends, and the session with it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MirrorError {
+    #[error("expected {what} {expected} from the guest, found {found}")]
+    Order { what: &'static str, expected: u64, found: u64 },
+    #[error("the guest said something else about {what} {index} than before")]
+    Contradiction { what: &'static str, index: u64 },
+    #[error("the guest mirrored more than {MIRROR_MAX} bytes")]
+    TooMuch,
+    #[error("expected a frame of the record mirror of at most {MIRROR_FRAME_MAX} bytes, found another form")]
+    Form,
+    #[error("the host cannot keep the record")]
+    Io(#[from] io::Error),
+}
+
+/// How much is here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Progress {
+    pub(crate) leaves: u64,
+    pub(crate) events: u64,
+}
+
+/// A file of `u32le length ‖ bytes`, appended to and compared with.
+#[derive(Debug)]
+struct FrameFile {
+    what: &'static str,
+    file: File,
+    count: u64,
+    length: u64,
+}
+
+/// How far a connection has got in a file.
+#[derive(Clone, Copy, Debug, Default)]
+struct Cursor {
+    count: u64,
+    at: u64,
+}
+
+impl FrameFile {
+    fn create(dir: &SessionDir, name: &str, what: &'static str) -> io::Result<Self> {
+        Ok(Self { what, file: dir.create_file(name, Readers::Host)?, count: 0, length: 0 })
+    }
+
+    /// Appends, or compares with what is there.
+    fn accept(&mut self, cursor: &mut Cursor, bytes: &[u8]) -> Result<(), MirrorError> {
+        let length = u32::try_from(bytes.len()).map_err(|_| MirrorError::Form)?;
+        let framed = [&length.to_le_bytes(), bytes].concat();
+        self.file.seek(SeekFrom::Start(cursor.at))?;
+        if cursor.count < self.count {
+            let mut known = vec![0; framed.len()];
+            let same = match self.file.read_exact(&mut known) {
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => false,
+                other => other.map(|()| known == framed)?,
+            };
+            if !same {
+                return Err(MirrorError::Contradiction { what: self.what, index: cursor.count });
+            }
+        } else {
+            self.file.write_all(&framed)?;
+            self.count += 1;
+            self.length += framed.len() as u64;
+        }
+        cursor.count += 1;
+        cursor.at += framed.len() as u64;
+        Ok(())
+    }
+}
+
+/// The record of one session, as far as the guest has told it.
+#[derive(Debug)]
+pub(crate) struct MirrorStore {
+    dir: SessionDir,
+    leaves: FrameFile,
+    private: FrameFile,
+    events: FrameFile,
+}
+
+/// One connection of the guest.
+#[derive(Debug, Default)]
+pub(crate) struct Telling {
+    leaves: Cursor,
+    private: Cursor,
+    events: Cursor,
+    last_private: Option<u64>,
+}
+
+impl MirrorStore {
+    /// Makes the files.
+    pub(crate) fn create(dir: SessionDir) -> io::Result<Self> {
+        let leaves = FrameFile::create(&dir, LEAVES, "leaf")?;
+        let private = FrameFile::create(&dir, PRIVATE, "private part")?;
+        let events = FrameFile::create(&dir, EVENTS, "event")?;
+        Ok(Self { dir, leaves, private, events })
+    }
+
+    /// Takes one frame of a connection.
+    pub(crate) fn accept(&mut self, telling: &mut Telling, frame: &[u8]) -> Result<Progress, MirrorError> {
+        if self.leaves.length + self.private.length + self.events.length + frame.len() as u64 > MIRROR_MAX {
+            return Err(MirrorError::TooMuch);
+        }
+        match Mirror::decode(frame).map_err(|_| MirrorError::Form)? {
+            Mirror::Leaf { index, bytes } => {
+                in_order("leaf", telling.leaves.count, index)?;
+                self.leaves.accept(&mut telling.leaves, &bytes)?;
+            }
+            Mirror::Private { index, .. } => {
+                if telling.last_private.is_some_and(|last| last >= index) || index >= telling.leaves.count {
+                    let expected = telling.leaves.count.saturating_sub(1);
+                    return Err(MirrorError::Order { what: "a private part of leaf", expected, found: index });
+                }
+                telling.last_private = Some(index);
+                self.private.accept(&mut telling.private, frame)?;
+            }
+            Mirror::Event { index, bytes } => {
+                in_order("event", telling.events.count, index)?;
+                self.events.accept(&mut telling.events, &bytes)?;
+            }
+            // A note told again, before newer events are, is older than the one that is here.
+            Mirror::Note(_) if telling.events.count < self.events.count => {}
+            Mirror::Note(note) => self.dir.replace(NOTE, &note)?,
+        }
+        Ok(Progress { leaves: self.leaves.count, events: self.events.count })
+    }
+}
+
+fn in_order(what: &'static str, expected: u64, found: u64) -> Result<(), MirrorError> {
+    if expected == found { Ok(()) } else { Err(MirrorError::Order { what, expected, found }) }
+}
+
+/// The record read back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) leaves: Vec<Vec<u8>>,
+    pub(crate) private: Vec<Disclosed>,
+    pub(crate) events: Vec<Vec<u8>>,
+    pub(crate) note: Option<String>,
+}
+
+impl Record {
+    /// Reads what is in a session's directory; a half entry at an end is left out.
+    pub(crate) fn read(dir: &SessionDir) -> io::Result<Self> {
+        let file = |name: &str| match std::fs::read(dir.join(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            other => other,
+        };
+        let parts = unframe(&file(PRIVATE)?);
+        let private = parts.iter().filter_map(|frame| match Mirror::decode(frame) {
+            Ok(Mirror::Private { index, salt, bytes }) => Some(Disclosed { index, salt, bytes }),
+            _ => None,
+        });
+        Ok(Self {
+            leaves: unframe(&file(LEAVES)?),
+            private: private.collect(),
+            events: unframe(&file(EVENTS)?),
+            note: String::from_utf8(file(NOTE)?).ok().filter(|note| !note.is_empty()),
+        })
+    }
+}
+
+fn unframe(mut bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut found = Vec::new();
+    while let Some((length, rest)) = bytes.split_first_chunk::<4>() {
+        let Some((entry, rest)) = rest.split_at_checked(u32::from_le_bytes(*length) as usize) else { break };
+        found.push(entry.to_vec());
+        bytes = rest;
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use coffer_evidence::bundle;
+    use coffer_evidence::ids::SessionId;
+
+    fn store() -> (tempfile::TempDir, SessionDir, MirrorStore) {
+        let root = tempfile::tempdir().expect("a directory");
+        let dir = SessionDir::at(root.path(), SessionId::new([1; 16]), None);
+        dir.create().expect("create");
+        let store = MirrorStore::create(dir.clone()).expect("files");
+        (root, dir, store)
+    }
+
+    fn frames() -> Vec<Mirror> {
+        vec![
+            Mirror::Event { index: 0, bytes: b"open".to_vec() },
+            Mirror::Leaf { index: 0, bytes: b"leaf 0".to_vec() },
+            Mirror::Leaf { index: 1, bytes: b"leaf 1".to_vec() },
+            Mirror::Private { index: 1, salt: [9; 32], bytes: b"secret".to_vec() },
+            Mirror::Event { index: 1, bytes: b"checkpoint".to_vec() },
+            Mirror::Note(b"note 2".to_vec()),
+            Mirror::Leaf { index: 2, bytes: b"leaf 2".to_vec() },
+            Mirror::Event { index: 2, bytes: b"checkpoint".to_vec() },
+            Mirror::Note(b"note 3".to_vec()),
+        ]
+    }
+
+    fn tell(store: &mut MirrorStore, frames: &[Mirror]) -> Result<Progress, MirrorError> {
+        let mut telling = Telling::default();
+        let mut progress = Progress::default();
+        for frame in frames {
+            progress = store.accept(&mut telling, &frame.encode())?;
+        }
+        Ok(progress)
+    }
+
+    #[test]
+    fn a_record_told_again_and_further_is_the_record() {
+        let (_root, dir, mut store) = store();
+        let all = frames();
+        tell(&mut store, &all[..6]).expect("the first connection");
+        // The second repeats everything; in its middle the newer note stays.
+        tell(&mut store, &all[..4]).expect("half of it");
+        assert_eq!(Record::read(&dir).expect("read").note.as_deref(), Some("note 2"));
+        let progress = tell(&mut store, &all).expect("and all");
+        assert_eq!(progress, Progress { leaves: 3, events: 3 });
+        let record = Record::read(&dir).expect("read");
+        assert_eq!(record.leaves, [b"leaf 0", b"leaf 1", b"leaf 2"]);
+        assert_eq!(record.private, [Disclosed { index: 1, salt: [9; 32], bytes: b"secret".to_vec() }]);
+        assert_eq!(record.events.len(), 3);
+        assert_eq!(record.note.as_deref(), Some("note 3"));
+        assert_eq!(std::fs::read(dir.join(LEAVES)).expect("read"), bundle::frame_leaves(&record.leaves));
+    }
+
+    #[test]
+    fn a_guest_that_changes_its_story_is_caught() {
+        let all = frames();
+        for (at, other) in [
+            (1, Mirror::Leaf { index: 0, bytes: b"leaf x".to_vec() }),
+            (1, Mirror::Leaf { index: 0, bytes: b"leaf 0 and more than the file holds".repeat(9) }),
+            (3, Mirror::Private { index: 1, salt: [8; 32], bytes: b"secret".to_vec() }),
+            (4, Mirror::Event { index: 1, bytes: b"another".to_vec() }),
+        ] {
+            let (_root, _dir, mut store) = store();
+            tell(&mut store, &all).expect("the first connection");
+            let mut changed = all.clone();
+            changed[at] = other;
+            let result = tell(&mut store, &changed);
+            assert!(matches!(result, Err(MirrorError::Contradiction { .. })), "{at}: {result:?}");
+        }
+    }
+
+    #[test]
+    fn gaps_and_other_frames_are_refused() {
+        for frames in [
+            vec![Mirror::Leaf { index: 1, bytes: vec![] }],
+            vec![Mirror::Event { index: 1, bytes: vec![] }],
+            vec![Mirror::Private { index: 0, salt: [0; 32], bytes: vec![] }],
+        ] {
+            let (_root, _dir, mut store) = store();
+            assert!(matches!(tell(&mut store, &frames), Err(MirrorError::Order { .. })));
+        }
+        let (_root, _dir, mut store) = store();
+        assert!(matches!(store.accept(&mut Telling::default(), b"?"), Err(MirrorError::Form)));
+    }
+
+    #[test]
+    fn a_torn_end_is_left_out() {
+        let (_root, dir, mut store) = store();
+        tell(&mut store, &frames()).expect("told");
+        let mut bytes = std::fs::read(dir.join(LEAVES)).expect("read");
+        bytes.truncate(bytes.len() - 1);
+        std::fs::write(dir.join(LEAVES), bytes).expect("write");
+        assert_eq!(Record::read(&dir).expect("read").leaves, [b"leaf 0", b"leaf 1"]);
+    }
+}

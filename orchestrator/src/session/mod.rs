@@ -1,0 +1,16 @@
+//! A session from its request to its end. `machine` and `admission` decide and know nothing of tokio; `driver` owns one
+//! session and performs; `registry` finds them.
+
+pub(crate) mod admission;
+pub(crate) mod calls;
+pub(crate) mod control;
+pub(crate) mod driver;
+pub(crate) mod evidence;
+pub(crate) mod gate;
+pub(crate) mod machine;
+pub(crate) mod mirror;
+pub(crate) mod perform;
+pub(crate) mod record;
+pub(crate) mod registry;
+pub(crate) mod signal;
+pub(crate) mod types;

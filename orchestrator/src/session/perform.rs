@@ -1,0 +1,428 @@
+//! The effects of a session, one function each. They decide nothing: each does what the journal says is to be done and
+//! answers with what came of it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use coffer_evidence::config::{Config, MeasuredConfig, boot_disk, measured_config};
+use coffer_evidence::fields::Canonical as _;
+use coffer_evidence::link::MIRROR_FRAME_MAX;
+use coffer_evidence::manifest::Profile;
+use coffer_evidence::verify::{TrustAnchor, verify_opening};
+use ed25519_dalek::SigningKey;
+use futures_util::StreamExt as _;
+use serde::Serialize;
+use tokio::sync::{mpsc, watch};
+use tokio_util::codec::FramedRead;
+use tokio_util::sync::CancellationToken;
+
+use super::calls::GuestCalls;
+use super::control::frames;
+use super::evidence::{self, EvidenceError, GuestSeal};
+use super::machine::Event;
+use super::mirror::{MirrorStore, Progress, Telling};
+use super::record::SessionRecord;
+use super::signal::{Opening, Signal};
+use super::types::{GuestExit, Timestamp};
+use crate::endorsements::Endorsements;
+use crate::host::cgroup::{CgroupRoot, SessionCgroup};
+use crate::host::scrub::{self, Holdings, Step};
+use crate::host::session_dir::{Readers, SessionDir};
+use crate::image::{Catalogue, Image};
+use crate::jail::Jailed;
+use crate::link::{Dial, GuestStream, Link, Place, Tasks};
+use crate::store::vault::Vault;
+use crate::store::{Store, UidRange};
+use crate::vmm::qemu::console;
+use crate::vmm::stand_in::StandIn;
+use crate::vmm::{LaunchError, Machine, Vm, Vmm};
+
+/// The most memory of a session's processes: the guest's 2 GiB, and what emulating it takes.
+const MEMORY_MAX: u64 = 3 << 30;
+/// Children of a session's cgroup.
+const PROGRAMS: [&str; 2] = ["qemu", "vsock"];
+
+/// What every session of this host shares: the ports' adapters, and the host's own things.
+pub(crate) struct Host {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) vault: Vault,
+    pub(crate) vmm: Arc<dyn Vmm>,
+    pub(crate) link: Arc<dyn Link>,
+    pub(crate) stand_in: Option<StandIn>,
+    pub(crate) endorsements: Endorsements,
+    pub(crate) images: Catalogue,
+    /// None where no cgroup can be made: reported at the start.
+    pub(crate) cgroups: Option<CgroupRoot>,
+    /// None where `cofferd` is not root.
+    pub(crate) uids: Option<UidRange>,
+    pub(crate) key: SigningKey,
+    pub(crate) boot_id: String,
+    /// Holds one directory per session.
+    pub(crate) sessions: PathBuf,
+}
+
+impl Host {
+    /// What is the host's of a session.
+    fn holdings(&self, record: &SessionRecord) -> Holdings {
+        Holdings {
+            session: record.id,
+            directory: self.directory(record).path().to_path_buf(),
+            cgroup: self.cgroup(record),
+            uid: record.uid,
+        }
+    }
+
+    fn directory(&self, record: &SessionRecord) -> SessionDir {
+        SessionDir::at(&self.sessions, record.id, record.uid)
+    }
+
+    fn cgroup(&self, record: &SessionRecord) -> Option<SessionCgroup> {
+        self.cgroups.as_ref().map(|root| root.session(&record.id.to_string()))
+    }
+}
+
+/// The host's clock.
+pub(crate) fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// A session whose processes run.
+pub(crate) struct Running {
+    pub(crate) vm: Arc<dyn Vm>,
+    pub(crate) dial: Arc<dyn Dial>,
+    pub(crate) control: mpsc::Receiver<GuestStream>,
+    pub(crate) record: mpsc::Receiver<GuestStream>,
+    pub(crate) mirror: MirrorStore,
+    /// Link and console run in this process until this is dropped.
+    pub(crate) tasks: Tasks,
+}
+
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Running")
+    }
+}
+
+/// Written before the first process starts.
+#[derive(Serialize)]
+struct LaunchRecord<'a> {
+    session: String,
+    boot_id: &'a str,
+    cid: u32,
+    uid: Option<u32>,
+    image: String,
+    at: Timestamp,
+}
+
+/// Set aside a context id and a uid.
+pub(crate) async fn reserve(host: Arc<Host>, record: SessionRecord) -> Signal {
+    let mut seed = [0; 4];
+    if getrandom::fill(&mut seed).is_err() {
+        return Event::ReserveFailed("the system gave no randomness".to_owned()).into();
+    }
+    let seed = u32::from_le_bytes(seed);
+    match host.store.reserve(record.id, host.uids, host.boot_id.clone(), seed).await {
+        Ok(reservation) => Signal::Reserved(reservation),
+        Err(error) => Event::ReserveFailed(chain(&error)).into(),
+    }
+}
+
+/// Start everything, or nothing.
+pub(crate) async fn launch(host: Arc<Host>, record: SessionRecord, given_up: CancellationToken) -> Signal {
+    let mut started = Started::default();
+    let result = tokio::select! {
+        result = start(&host, &record, &mut started) => result,
+        () = given_up.cancelled() => Err(LaunchError::GivenUp),
+    };
+    match result {
+        Ok(running) => {
+            started.0.clear();
+            Signal::Launched(Box::new(running))
+        }
+        Err(error) => {
+            drop(started);
+            log_console(&host.directory(&record));
+            Event::LaunchFailed(chain(&error)).into()
+        }
+    }
+}
+
+/// Programs of a launch that is not through: killed when it fails.
+#[derive(Default)]
+struct Started(Vec<Jailed>);
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        for program in &self.0 {
+            drop(program.kill());
+        }
+    }
+}
+
+async fn start(host: &Arc<Host>, record: &SessionRecord, started: &mut Started) -> Result<Running, LaunchError> {
+    let image = checked_image(host, record).await?;
+    let dir = host.directory(record);
+    let cgroup = host.cgroup(record);
+    let cid = record.cid.ok_or_else(|| LaunchError::Unsupported("no context id was set aside".to_owned()))?;
+    let measured = lay_out(host, record, &dir, cgroup.as_ref(), &image)?;
+    let console = dir.join(console::CONSOLE);
+
+    let mut tasks = Tasks::default();
+    let stop = CancellationToken::new();
+    let done = stop.clone().cancelled_owned();
+    let failed = |source| LaunchError::Io { path: console.clone(), source };
+    console::start(dir.path(), record.uid, done).map_err(failed)?;
+    // The gatherer reads what is left when the session lets go, and ends.
+    tasks.keep(stop.drop_guard());
+
+    let link = host
+        .link
+        .open(Place {
+            directory: dir.path().to_path_buf(),
+            cid,
+            uid: record.uid,
+            cgroup_procs: cgroup.as_ref().map(|c| c.procs_of("vsock")),
+            complaints: console.clone(),
+        })
+        .await?;
+    started.0.extend(link.program.clone());
+    let machine = Machine {
+        session: record.id,
+        profile: record.profile,
+        directory: dir.path().to_path_buf(),
+        image: image.directory.clone(),
+        cmdline: image.cmdline.clone(),
+        measured,
+        link: link.device,
+        uid: record.uid,
+        cgroup,
+        console,
+    };
+    if record.profile == Profile::Simulated {
+        let none =
+            || LaunchError::Unsupported("simulated images need coffer-tdx-sim: set simulator.command".to_owned());
+        let simulator = host.stand_in.as_ref().ok_or_else(none)?.start(&machine).await?;
+        started.0.push(simulator);
+    }
+    let mirror =
+        MirrorStore::create(dir.clone()).map_err(|source| LaunchError::Io { path: dir.join("leaves"), source })?;
+    let vm: Arc<dyn Vm> = host.vmm.launch(machine).await?.into();
+    tasks.keep(link.tasks);
+    Ok(Running { vm, dial: link.dial, control: link.control, record: link.record, mirror, tasks })
+}
+
+async fn checked_image(host: &Arc<Host>, record: &SessionRecord) -> Result<Arc<Image>, LaunchError> {
+    let (shared, digest) = (Arc::clone(host), record.image);
+    let checked = tokio::task::spawn_blocking(move || shared.images.check(digest)).await;
+    match checked {
+        Ok(Ok(Some(image))) => Ok(image),
+        Ok(Ok(None)) => Err(LaunchError::Unsupported(format!("the image {digest} is gone from this host"))),
+        Ok(Err(error)) => Err(LaunchError::Unsupported(chain(&error))),
+        Err(error) => Err(LaunchError::Unsupported(error.to_string())),
+    }
+}
+
+/// The session's directory, its cgroup, the boot disk and the record of the launch, on disk. Tells what is measured.
+fn lay_out(
+    host: &Host,
+    record: &SessionRecord,
+    dir: &SessionDir,
+    cgroup: Option<&SessionCgroup>,
+    image: &Image,
+) -> Result<MeasuredConfig, LaunchError> {
+    let malformed = |_| LaunchError::Unsupported("the stored configuration is malformed".to_owned());
+    let config = Config::parse(&record.config).map_err(malformed)?;
+    let intent = config.intent().map_err(malformed)?;
+    let failed = |source| LaunchError::Io { path: dir.path().to_path_buf(), source };
+    dir.create().map_err(failed)?;
+    if let Some(cgroup) = cgroup {
+        let failed = |source| LaunchError::Io { path: cgroup.path().to_path_buf(), source };
+        cgroup.create(&PROGRAMS, MEMORY_MAX).map_err(failed)?;
+    }
+    evidence::keep_image(dir, &image.envelope).map_err(failed)?;
+    let disk = boot_disk::write(&record.config, &record.policy);
+    dir.write_new("boot.img", &disk, Readers::Session).map_err(failed)?;
+    let launch = LaunchRecord {
+        session: record.id.to_string(),
+        boot_id: &host.boot_id,
+        cid: record.cid.unwrap_or(0),
+        uid: record.uid,
+        image: record.image.to_string(),
+        at: now(),
+    };
+    let launch = serde_json::to_vec(&launch).map_err(|e| failed(e.into()))?;
+    dir.write_new("launch.json", &launch, Readers::Host).map_err(failed)?;
+    Ok(measured_config(&record.config, &intent))
+}
+
+/// Serves the record port until the session drops it.
+pub(crate) async fn serve_mirror(
+    mut connections: mpsc::Receiver<GuestStream>,
+    mut store: MirrorStore,
+    progress: watch::Sender<Progress>,
+    signals: mpsc::Sender<Signal>,
+) {
+    while let Some(stream) = connections.recv().await {
+        let mut reader = FramedRead::new(stream, frames(MIRROR_FRAME_MAX));
+        let mut telling = Telling::default();
+        while let Some(Ok(frame)) = reader.next().await {
+            match store.accept(&mut telling, &frame) {
+                Ok(now) => drop(progress.send_replace(now)),
+                Err(error) => {
+                    drop(signals.send(Event::GuestViolated(chain(&error)).into()).await);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Verify the opening against what this host launched, and connect to the agent meanwhile.
+pub(crate) async fn verify(host: Arc<Host>, record: SessionRecord, opening: Opening, dial: Arc<dyn Dial>) -> Signal {
+    let refused = |why: String| Signal::from(Event::OpeningRefused(why));
+    let (calls, verified) =
+        tokio::join!(GuestCalls::connect(dial.as_ref()), verified_instance(&host, &record, opening));
+    match (verified, calls) {
+        (Ok(instance), Ok(calls)) => Signal::Verified { instance, calls },
+        (Err(why), _) => refused(why),
+        (Ok(_), Err(error)) => refused(format!("the agent's tool service does not answer: {error}")),
+    }
+}
+
+async fn verified_instance(
+    host: &Arc<Host>,
+    record: &SessionRecord,
+    opening: Opening,
+) -> Result<coffer_evidence::ids::InstanceId, String> {
+    let collateral = host.endorsements.current(record.profile).await.map_err(|error| chain(&error))?;
+    let (host, record) = (Arc::clone(host), record.clone());
+    let verifying = tokio::task::spawn_blocking(move || {
+        let image = host.images.check(record.image).map_err(|error| chain(&error))?;
+        let image = image.ok_or_else(|| "the image is gone from this host".to_owned())?;
+        let anchor = match record.profile {
+            Profile::Tdx => TrustAnchor::Intel,
+            Profile::Simulated => TrustAnchor::Simulated,
+        };
+        let verified = verify_opening(
+            &opening.open_map,
+            &opening.quote,
+            &collateral,
+            &image.envelope,
+            &[image.publisher],
+            &record.config,
+            &record.policy,
+            now().seconds(),
+            &anchor,
+        )
+        .map_err(|error| error.to_string())?;
+        evidence::keep_opening(&host.directory(&record), &opening.open_map, &verified.quote, &collateral)
+            .map_err(|error| error.to_string())?;
+        Ok(verified.instance)
+    });
+    verifying.await.map_err(|error| error.to_string())?
+}
+
+/// Assemble, verify and store the sealed bundle, once the mirror has all of it.
+pub(crate) async fn preserve_sealed(
+    host: Arc<Host>,
+    record: SessionRecord,
+    seal: GuestSeal,
+    mut mirrored: watch::Receiver<Progress>,
+) -> Signal {
+    let work = async {
+        let map = seal.parse().map_err(|error| chain(&error))?;
+        let all = mirrored.wait_for(|p| p.leaves >= map.size && p.events >= map.events).await;
+        drop(all.map_err(|_| "the record mirror ended before the record did".to_owned())?);
+        let collateral = host.endorsements.current(record.profile).await.map_err(|error| chain(&error))?;
+        let (dir, id, at) = (host.directory(&record), record.id, now().seconds());
+        let assembled = tokio::task::spawn_blocking(move || evidence::sealed(&record, &dir, seal, &collateral, at));
+        let (bundle, ending) = assembled.await.map_err(|e| e.to_string())?.map_err(|error| chain(&error))?;
+        host.vault.put(id, bundle).await.map_err(|error| chain(&error))?;
+        Ok(ending)
+    };
+    let result: Result<_, String> = work.await;
+    result.map_or_else(Event::EvidenceRefused, Event::EvidenceSealed).into()
+}
+
+/// Store what can be shown to be genuine; a sealed bundle that is there already stays.
+pub(crate) async fn preserve_prefix(host: Arc<Host>, record: SessionRecord) -> Signal {
+    let work = async {
+        if let Some(stored) = host.vault.get(record.id).await.map_err(|error| chain(&error))?
+            && let Ok(Some(ending)) = evidence::stored_ending(&stored)
+        {
+            return Ok(Event::EvidenceSealed(ending));
+        }
+        let (dir, id, at) = (host.directory(&record), record.id, now().seconds());
+        let assembled = tokio::task::spawn_blocking(move || evidence::prefix(&record, &dir, at)).await;
+        let bundle = assembled.map_err(|e| e.to_string())?.map_err(|error: EvidenceError| chain(&error))?;
+        host.vault.put(id, bundle).await.map_err(|error| chain(&error))?;
+        Ok(Event::PrefixStored)
+    };
+    let result: Result<_, String> = work.await;
+    result.unwrap_or_else(Event::NothingToPreserve).into()
+}
+
+/// After a restart: end what an earlier life of this process started.
+pub(crate) async fn end_leftovers(host: Arc<Host>, record: SessionRecord) -> Signal {
+    if let Err(error) = scrub::end_processes(&host.holdings(&record)).await {
+        tracing::error!(session = %record.id, %error, "processes of an earlier life do not end");
+    }
+    Event::GuestGone(GuestExit::Lost).into()
+}
+
+/// Remove what the host holds.
+pub(crate) async fn scrub_all(host: Arc<Host>, record: SessionRecord) -> Signal {
+    let steps = scrub::scrub(&host.holdings(&record)).await;
+    for step in &steps {
+        match &step.result {
+            Ok(()) => tracing::debug!(session = %record.id, step = step.name, "clean-up"),
+            Err(error) => tracing::error!(session = %record.id, step = step.name, %error, "clean-up failed"),
+        }
+    }
+    Signal::Scrubbed(steps)
+}
+
+/// Sign what was done and put it into the bundle.
+pub(crate) async fn write_receipt(host: Arc<Host>, record: SessionRecord, steps: Vec<Step>) -> Signal {
+    let work = async {
+        let instance = record.instance().ok_or("the instance is not known")?;
+        let stored = host.vault.get(record.id).await.map_err(|error| chain(&error))?.ok_or("the bundle is gone")?;
+        let id = record.id;
+        let shared = Arc::clone(&host);
+        let signing = move || evidence::with_receipt(&stored, &record, instance, &steps, &shared.key);
+        let signed = tokio::task::spawn_blocking(signing).await.map_err(|error| error.to_string())?;
+        host.vault.put(id, signed.map_err(|error| chain(&error))?).await.map_err(|error| chain(&error))
+    };
+    let result: Result<(), String> = work.await;
+    Event::Receipted(result.err()).into()
+}
+
+/// The guest's last words, for whoever reads the diagnostics. There are none in the tdx profile.
+pub(crate) fn log_console(dir: &SessionDir) {
+    let tail = console::tail(&dir.join(console::LOG));
+    if !tail.is_empty() {
+        tracing::warn!(console = %tail, "the end of the session's console");
+    }
+}
+
+/// The console of a session that ends early.
+pub(crate) fn show_console(host: &Host, record: &SessionRecord) {
+    log_console(&host.directory(record));
+}
+
+/// An error with its causes, on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let said = cause.to_string();
+        if !text.ends_with(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,189 @@
+//! Guests by QEMU: the command line, the jail it runs in, and what QEMU says about its end. QMP is listened for by this
+//! side, so that nobody waits for a socket to appear.
+
+pub(crate) mod argv;
+pub(crate) mod console;
+pub(crate) mod kit;
+pub(crate) mod qmp;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use coffer_evidence::manifest::Profile;
+use futures_util::future::BoxFuture;
+use tokio::net::UnixListener;
+use tokio::sync::watch;
+
+use super::{LaunchError, Machine, Vm, Vmm};
+use crate::host::cgroup::SessionCgroup;
+use crate::jail::{self, Access, Exit, Exposure, JailSpec, Jailed, Output};
+use crate::link::{GuestDevice, vhost_user};
+use crate::session::types::GuestExit;
+use argv::{Cpu, Surroundings};
+use kit::QemuProgram;
+use qmp::Stopping;
+
+/// How long QMP may take to say why a machine stopped, once its process is gone: the line is in the socket already.
+const LAST_WORD: Duration = Duration::from_millis(500);
+
+/// Starts guests by QEMU.
+pub(crate) struct QemuVmm {
+    /// This executable, which is also the jail.
+    pub(crate) launcher: PathBuf,
+    /// A QEMU to run instead of the kit.
+    pub(crate) program: Option<PathBuf>,
+    /// Where the kit is, if not in the user's cache.
+    pub(crate) kit: Option<PathBuf>,
+    /// How simulated guests' CPUs are run.
+    pub(crate) cpu: Cpu,
+    /// The quoting service, tdx profile.
+    pub(crate) quote_socket: PathBuf,
+}
+
+impl Vmm for QemuVmm {
+    fn launch(&self, machine: Machine) -> BoxFuture<'_, Result<Box<dyn Vm>, LaunchError>> {
+        Box::pin(async move {
+            let program = QemuProgram::find(self.program.as_deref(), self.kit.as_deref())?;
+            if let Some(version) = &program.version {
+                tracing::debug!(session = %machine.session, version, "the QEMU kit");
+            }
+            let qmp = machine.directory.join("qmp.sock");
+            let failed = |source| LaunchError::Io { path: qmp.clone(), source };
+            let listener = UnixListener::bind(&qmp).map_err(failed)?;
+            vhost_user::own(&qmp, machine.uid).map_err(failed)?;
+
+            let surroundings = Surroundings { cpu: self.cpu, quote_socket: &self.quote_socket };
+            let mut argv = program.prefix.clone();
+            argv.extend(argv::argv(&machine, surroundings)?);
+            let spec = JailSpec {
+                argv,
+                record: machine.directory.join("qemu.process"),
+                cgroup_procs: machine.cgroup.as_ref().map(|c| c.procs_of("qemu")),
+                uid: machine.uid,
+                groups: self.device_groups(&machine),
+                expose: self.exposures(&machine, program.expose),
+            };
+            let output = Output { stdout: std::process::Stdio::null(), stderr: jail::complain_to(&machine.console)? };
+            let (process, _) = jail::spawn(&self.launcher, &spec, output)?;
+            tracing::info!(session = %machine.session, pid = process.pid(), "the machine's process runs");
+            Ok(Box::new(QemuVm::follow(process, listener, machine.cgroup)) as Box<dyn Vm>)
+        })
+    }
+}
+
+impl QemuVmm {
+    fn exposures(&self, machine: &Machine, mut expose: Vec<Exposure>) -> Vec<Exposure> {
+        expose.push(Exposure { path: machine.image.clone(), access: Access::ReadOnly });
+        expose.push(Exposure { path: machine.directory.clone(), access: Access::ReadWrite });
+        if machine.profile == Profile::Tdx {
+            expose.push(Exposure { path: self.quote_socket.clone(), access: Access::ReadWrite });
+        }
+        expose
+    }
+
+    /// The groups that own the devices QEMU opens.
+    fn device_groups(&self, machine: &Machine) -> Vec<u32> {
+        use std::os::unix::fs::MetadataExt as _;
+        let mut devices = Vec::new();
+        if machine.profile == Profile::Tdx || self.cpu == Cpu::Kvm {
+            devices.push(Path::new("/dev/kvm"));
+        }
+        if let GuestDevice::Kernel { .. } = machine.link {
+            devices.push(Path::new(crate::link::kernel::DEVICE));
+        }
+        let mut groups: Vec<u32> = devices.iter().filter_map(|d| d.metadata().ok().map(|m| m.gid())).collect();
+        groups.sort_unstable();
+        groups.dedup();
+        // Root's own group opens more than the device.
+        groups.retain(|gid| *gid != 0);
+        groups
+    }
+}
+
+/// One QEMU.
+struct QemuVm {
+    process: Jailed,
+    exit: watch::Receiver<Option<GuestExit>>,
+}
+
+impl QemuVm {
+    fn follow(process: Jailed, listener: UnixListener, cgroup: Option<SessionCgroup>) -> Self {
+        let stopping = Arc::new(watch::Sender::new(Stopping::NotSaid));
+        let said = Arc::clone(&stopping);
+        let conversation = tokio::spawn(async move {
+            // One connection: QEMU dials again only after an end of this process.
+            let Ok((stream, _)) = listener.accept().await else { return };
+            if let Err(error) = qmp::follow(stream, &said).await {
+                tracing::warn!(%error, "QMP ended");
+            }
+        });
+        let (ended, exit) = watch::channel(None);
+        let waiting = process.clone();
+        tokio::spawn(async move {
+            let exit = waiting.ended().await;
+            let abort = conversation.abort_handle();
+            // The socket is at its end now; what QEMU said last is in it.
+            drop(tokio::time::timeout(LAST_WORD, conversation).await);
+            abort.abort();
+            let out_of_memory = cgroup.is_some_and(|c| c.ran_out_of_memory());
+            let meaning = meaning(exit, *stopping.borrow(), out_of_memory);
+            tracing::info!(%exit, %meaning, "the machine's process ended");
+            let _ = ended.send(Some(meaning));
+        });
+        Self { process, exit }
+    }
+}
+
+fn meaning(exit: Exit, said: Stopping, out_of_memory: bool) -> GuestExit {
+    match (exit, said) {
+        (Exit::Signal(_), _) if out_of_memory => GuestExit::OutOfMemory,
+        (Exit::Signal(signal), Stopping::NotSaid) => GuestExit::Killed(signal),
+        (_, Stopping::PowerOff) => GuestExit::PoweredOff,
+        (_, Stopping::Reset) => GuestExit::Reset,
+        (_, Stopping::Panic) => GuestExit::Panicked,
+        // It stopped by itself and had no chance to say why.
+        (Exit::Status(0), Stopping::NotSaid) => GuestExit::PoweredOff,
+        (Exit::Status(status), Stopping::NotSaid) => GuestExit::Failed(status),
+    }
+}
+
+impl Vm for QemuVm {
+    fn ended(&self) -> BoxFuture<'_, GuestExit> {
+        let mut exit = self.exit.clone();
+        Box::pin(async move {
+            match exit.wait_for(Option::is_some).await {
+                Ok(exit) => exit.unwrap_or(GuestExit::Lost),
+                Err(_) => GuestExit::Lost,
+            }
+        })
+    }
+
+    fn kill(&self) {
+        if let Err(error) = self.process.kill() {
+            tracing::error!(%error, pid = self.process.pid(), "a machine's process cannot be killed");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_means_what_was_said_before_it() {
+        let (killed, zero, one) = (Exit::Signal(9), Exit::Status(0), Exit::Status(1));
+        for (exit, said, memory, expected) in [
+            (killed, Stopping::NotSaid, false, GuestExit::Killed(9)),
+            (killed, Stopping::NotSaid, true, GuestExit::OutOfMemory),
+            (killed, Stopping::PowerOff, false, GuestExit::PoweredOff),
+            (zero, Stopping::PowerOff, false, GuestExit::PoweredOff),
+            (zero, Stopping::Reset, false, GuestExit::Reset),
+            (zero, Stopping::Panic, false, GuestExit::Panicked),
+            (zero, Stopping::NotSaid, false, GuestExit::PoweredOff),
+            (one, Stopping::NotSaid, false, GuestExit::Failed(1)),
+        ] {
+            assert_eq!(meaning(exit, said, memory), expected, "{exit:?} {said:?}");
+        }
+    }
+}
