@@ -6,6 +6,9 @@ use thiserror::Error;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
+/// The word for a call that was started and of which nobody knows how it ended.
+pub const OUTCOME_UNKNOWN: &str = "OUTCOME_UNKNOWN";
+
 /// Why something did not work.
 #[derive(Debug, Error)]
 pub enum ClientError {
@@ -18,8 +21,17 @@ pub enum ClientError {
         #[source]
         source: tonic::transport::Error,
     },
+    /// Somebody may be there, but not for this user.
+    #[error("expected to be allowed to use {}, found that this user is not: join its group, or name another socket with --socket", socket.display())]
+    Forbidden {
+        /// The socket.
+        socket: PathBuf,
+        /// Why.
+        #[source]
+        source: tonic::transport::Error,
+    },
     /// `cofferd` or the agent refused or failed.
-    #[error("{message}{}", reason.as_ref().map(|r| format!(" [{r}]")).unwrap_or_default())]
+    #[error("{}", with_reason(message, reason.as_deref()))]
     Refused {
         /// gRPC code.
         code: Code,
@@ -27,6 +39,14 @@ pub enum ClientError {
         reason: Option<String>,
         /// Its message.
         message: String,
+    },
+    /// A call was sent, and nobody said how it ended: it may have had its effect.
+    #[error(
+        "{OUTCOME_UNKNOWN}: the call was sent and its outcome never came ({why}); the action log holds what the guest knew"
+    )]
+    OutcomeUnknown {
+        /// What came instead.
+        why: String,
     },
     /// The answer is not what the interface promises.
     #[error("expected {expected} from cofferd, found {found}")]
@@ -36,7 +56,7 @@ pub enum ClientError {
         /// Came.
         found: String,
     },
-    /// A file of the user.
+    /// A file or stream of the user.
     #[error("{what} {}", path.display())]
     File {
         /// What was tried.
@@ -47,14 +67,41 @@ pub enum ClientError {
         #[source]
         source: std::io::Error,
     },
+    /// `git` did not say what it ignores.
+    #[error("expected git to list what it does not ignore in {}, found: {found}; correct that, or take everything with --all", path.display())]
+    Git {
+        /// The work tree.
+        path: PathBuf,
+        /// What git said.
+        found: String,
+    },
+    /// More than a transfer may carry.
+    #[error("expected at most {most} {unit} in one transfer, found more: move less at a time")]
+    TooLarge {
+        /// The limit.
+        most: u64,
+        /// Of what.
+        unit: &'static str,
+    },
     /// A tar stream from a session that would leave its directory, or is not one.
-    #[error("refused to unpack {entry:?}: expected a plain path below the target, {why}")]
+    #[error("refused to unpack {entry:?}: expected {expected}; what came before it stays where it is")]
     Unsafe {
         /// The entry.
         entry: String,
-        /// Why.
-        why: &'static str,
+        /// What an honest archive has.
+        expected: &'static str,
     },
+    /// No randomness.
+    #[error("expected randomness from the kernel, found none")]
+    Random,
+}
+
+/// The agent puts the word in front of its message; `cofferd` may leave it to the details.
+fn with_reason(message: &str, reason: Option<&str>) -> String {
+    match reason {
+        Some(reason) if !message.contains(reason) => format!("{reason}: {message}"),
+        _ => message.to_owned(),
+    }
 }
 
 impl ClientError {
@@ -69,6 +116,7 @@ impl ClientError {
     pub fn reason(&self) -> Option<&str> {
         match self {
             Self::Refused { reason, .. } => reason.as_deref(),
+            Self::OutcomeUnknown { .. } => Some(OUTCOME_UNKNOWN),
             _ => None,
         }
     }
@@ -81,11 +129,59 @@ impl ClientError {
             _ => None,
         }
     }
+
+    /// A failure of a call that had been sent. Coffer's own refusals carry a reason; what carries none was made by the
+    /// transport, which cannot know what happened.
+    pub(crate) fn after_dispatch(status: Status) -> Self {
+        match Self::from(status) {
+            Self::Refused { reason: None, message, .. } => Self::OutcomeUnknown { why: message },
+            other => other,
+        }
+    }
 }
 
 impl From<Status> for ClientError {
     fn from(status: Status) -> Self {
         let reason = status.get_details_error_info().map(|info| info.reason);
         Self::Refused { code: status.code(), reason, message: status.message().to_owned() }
+    }
+}
+
+impl From<getrandom::Error> for ClientError {
+    fn from(_: getrandom::Error) -> Self {
+        Self::Random
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic_types::ErrorDetails;
+
+    fn status(reason: Option<&str>, message: &str) -> Status {
+        match reason {
+            Some(reason) => {
+                let details = ErrorDetails::with_error_info(reason, "coffer.dev", []);
+                Status::with_error_details(Code::PermissionDenied, message, details)
+            }
+            None => Status::unavailable(message),
+        }
+    }
+
+    #[test]
+    fn the_reason_is_told_once() {
+        let told = |reason, message| ClientError::from(status(reason, message)).to_string();
+        assert_eq!(told(Some("PATH_ESCAPE"), "PATH_ESCAPE: a/../../b"), "PATH_ESCAPE: a/../../b");
+        assert_eq!(told(Some("PATH_ESCAPE"), "a/../../b"), "PATH_ESCAPE: a/../../b");
+        assert_eq!(told(None, "gone"), "gone");
+    }
+
+    #[test]
+    fn only_coffer_itself_can_say_that_a_sent_call_had_no_effect() {
+        let refused = ClientError::after_dispatch(status(Some("SESSION_CLOSING"), "closing"));
+        assert_eq!(refused.reason(), Some("SESSION_CLOSING"));
+        let broken = ClientError::after_dispatch(status(None, "connection reset"));
+        assert_eq!(broken.reason(), Some(OUTCOME_UNKNOWN));
+        assert!(broken.to_string().contains("connection reset"));
     }
 }

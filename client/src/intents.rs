@@ -11,6 +11,8 @@ use coffer_evidence::intent::{
 use coffer_evidence::sign::PublicKey;
 use ed25519_dalek::SigningKey;
 
+use crate::error::ClientError;
+
 /// How long an intent can be used after it was signed.
 const VALID_FOR: Duration = Duration::from_secs(15 * 60);
 
@@ -47,8 +49,8 @@ pub struct SignedIntent {
 /// Builds and signs.
 ///
 /// # Errors
-/// When the kernel gives no randomness.
-pub fn sign(wish: Wish, owner: &SigningKey, identity: PublicKey) -> Result<SignedIntent, getrandom::Error> {
+/// [`ClientError::Random`].
+pub fn sign(wish: Wish, owner: &SigningKey, identity: PublicKey) -> Result<SignedIntent, ClientError> {
     let (mut session, mut nonce) = ([0; 16], [0; 32]);
     getrandom::fill(&mut session)?;
     getrandom::fill(&mut nonce)?;

@@ -149,8 +149,7 @@ fn make(directory: &Path, path: &Path) -> Result<SigningKey, KeyError> {
         }
     }
     text.push('\n');
-    let mut file =
-        OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(io("make", path))?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(io("make", path))?;
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(io("write", path))?;
     Ok(SigningKey::from_bytes(&seed))
 }

@@ -12,4 +12,4 @@ pub mod sessions;
 pub mod tree;
 
 pub use connection::Client;
-pub use error::ClientError;
+pub use error::{ClientError, OUTCOME_UNKNOWN};

@@ -139,14 +139,26 @@ impl Client {
         let mut partial = path.as_os_str().to_owned();
         partial.push(".partial");
         let partial = std::path::PathBuf::from(partial);
-        let mut file = tokio::fs::File::create(&partial).await.map_err(ClientError::file("make", &partial))?;
-        let mut written = 0;
-        while let Some(chunk) = stream.message().await? {
-            file.write_all(&chunk.data).await.map_err(ClientError::file("write", &partial))?;
-            written += chunk.data.len() as u64;
+        let result = receive(&mut stream, &partial).await;
+        match &result {
+            Ok(_) => tokio::fs::rename(&partial, path).await.map_err(ClientError::file("rename to", path))?,
+            // The error that counts is the first.
+            Err(_) => drop(tokio::fs::remove_file(&partial).await),
         }
-        file.sync_all().await.map_err(ClientError::file("write", &partial))?;
-        tokio::fs::rename(&partial, path).await.map_err(ClientError::file("rename to", path))?;
-        Ok(written)
+        result
     }
+}
+
+async fn receive(
+    stream: &mut tonic::Streaming<control::ExportEvidenceResponse>,
+    path: &Path,
+) -> Result<u64, ClientError> {
+    let mut file = tokio::fs::File::create(path).await.map_err(ClientError::file("make", path))?;
+    let mut written = 0;
+    while let Some(chunk) = stream.message().await? {
+        file.write_all(&chunk.data).await.map_err(ClientError::file("write", path))?;
+        written += chunk.data.len() as u64;
+    }
+    file.sync_all().await.map_err(ClientError::file("write", path))?;
+    Ok(written)
 }

@@ -1,0 +1,219 @@
+//! From a tar stream of a session to files. The stream is hostile: it may name any path, link anywhere, repeat itself
+//! and never end. It is refused where an honest archive cannot be what it is; links out of the target, which an honest
+//! workspace may well hold, are left out and told.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::mpsc;
+
+use super::chunks::Incoming;
+use super::{CONTENT_MAX, DOWNLOAD_MAX, ENTRIES_MAX, PATH_MAX};
+use crate::error::ClientError;
+
+/// What was unpacked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unpacked {
+    /// Files and links.
+    pub files: u64,
+    /// Links that lead out of the target: they were not made.
+    pub left_out: Vec<PathBuf>,
+}
+
+/// Unpacks a stream. An archive of one file or link named `name` becomes `local` itself (or goes into it when it is a
+/// directory); a tree becomes the directory `local`.
+pub(crate) fn unpack(chunks: mpsc::Receiver<bytes::Bytes>, local: &Path, name: &str) -> Result<Unpacked, ClientError> {
+    let mut incoming = Incoming::new(chunks);
+    let mut work = Unpack { local, name: Path::new(name), entries: 0, content: 0, done: Unpacked::default() };
+    work.archive(&mut incoming)?;
+    if work.entries == 0 {
+        // An empty directory is an empty archive.
+        fs::create_dir_all(local).map_err(ClientError::file("make", local))?;
+    }
+    // Padding after the archive's end is drained, so that the sender is not cut off.
+    io::copy(&mut incoming, &mut io::sink()).map_err(|error| work.stream(error))?;
+    Ok(work.done)
+}
+
+struct Unpack<'a> {
+    local: &'a Path,
+    name: &'a Path,
+    entries: u64,
+    content: u64,
+    done: Unpacked,
+}
+
+impl Unpack<'_> {
+    fn stream(&self, source: io::Error) -> ClientError {
+        match source.kind() {
+            io::ErrorKind::FileTooLarge => ClientError::TooLarge { most: DOWNLOAD_MAX, unit: "bytes" },
+            _ => ClientError::file("unpack into", self.local)(source),
+        }
+    }
+
+    /// Entries as they are in the stream: what tar would do by itself for long names it does without a limit.
+    fn archive(&mut self, incoming: &mut Incoming) -> Result<(), ClientError> {
+        let mut archive = tar::Archive::new(incoming);
+        let (mut long_name, mut long_link) = (None, None);
+        for entry in archive.entries().map_err(|e| self.stream(e))?.raw(true) {
+            let mut entry = entry.map_err(|e| self.stream(e))?;
+            self.entries += 1;
+            if self.entries > ENTRIES_MAX {
+                return Err(ClientError::TooLarge { most: ENTRIES_MAX, unit: "entries" });
+            }
+            match entry.header().entry_type() {
+                tar::EntryType::GNULongName => long_name = Some(self.long(&mut entry)?),
+                tar::EntryType::GNULongLink => long_link = Some(self.long(&mut entry)?),
+                _ => {
+                    let path = long_name.take().unwrap_or_else(|| bytes_path(&entry.path_bytes()));
+                    let link = long_link.take().or_else(|| entry.link_name_bytes().map(|link| bytes_path(&link)));
+                    self.entry(&mut entry, &path, link.as_deref())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn long<R: Read>(&self, entry: &mut tar::Entry<'_, R>) -> Result<PathBuf, ClientError> {
+        let mut name = Vec::new();
+        let most = PATH_MAX as u64 + 1;
+        entry.take(most + 1).read_to_end(&mut name).map_err(|e| self.stream(e))?;
+        if name.last() == Some(&0) {
+            name.pop();
+        }
+        if name.len() > PATH_MAX {
+            return Err(refused(&bytes_path(&name), "a path of at most 4096 bytes"));
+        }
+        Ok(bytes_path(&name))
+    }
+
+    fn entry<R: Read>(
+        &mut self,
+        entry: &mut tar::Entry<'_, R>,
+        path: &Path,
+        link: Option<&Path>,
+    ) -> Result<(), ClientError> {
+        let plain = plain_path(path)?;
+        let kind = entry.header().entry_type();
+        let leaf = matches!(kind, tar::EntryType::Regular | tar::EntryType::Symlink);
+        if leaf && plain.as_os_str().is_empty() {
+            return Err(refused(path, "a name"));
+        }
+        let alone = leaf && self.done.files == 0 && plain == self.name && !self.local.is_dir();
+        let target = if alone { self.local.to_owned() } else { self.local.join(&plain) };
+        if !alone {
+            self.parents_are_directories(&plain)?;
+        }
+        match kind {
+            tar::EntryType::Directory => fs::create_dir_all(&target).map_err(ClientError::file("make", &target)),
+            tar::EntryType::Regular => {
+                make_parent(&target)?;
+                self.file(entry, &target)
+            }
+            tar::EntryType::Symlink => self.link(&plain, &target, link.unwrap_or(Path::new(""))),
+            _ => Err(refused(path, "files, directories and symbolic links")),
+        }
+    }
+
+    fn file<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>, target: &Path) -> Result<(), ClientError> {
+        let mode = entry.header().mode().unwrap_or(0o644) & 0o777;
+        let modified = Duration::from_secs(entry.header().mtime().unwrap_or(0));
+        self.content = self.content.saturating_add(entry.header().size().unwrap_or(0));
+        if self.content > CONTENT_MAX {
+            return Err(ClientError::TooLarge { most: CONTENT_MAX, unit: "bytes" });
+        }
+        remove(target)?;
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(target)
+            .map_err(ClientError::file("make", target))?;
+        io::copy(entry, &mut file).map_err(ClientError::file("write", target))?;
+        file.set_permissions(fs::Permissions::from_mode(mode)).map_err(ClientError::file("set the mode of", target))?;
+        if let Some(time) = SystemTime::UNIX_EPOCH.checked_add(modified) {
+            // Some file systems hold fewer years than others; the file is right without its date.
+            let _ = file.set_modified(time);
+        }
+        self.done.files += 1;
+        Ok(())
+    }
+
+    fn link(&mut self, plain: &Path, target: &Path, link: &Path) -> Result<(), ClientError> {
+        if !stays_inside(plain, link) {
+            self.done.left_out.push(plain.to_owned());
+            return Ok(());
+        }
+        make_parent(target)?;
+        remove(target)?;
+        std::os::unix::fs::symlink(link, target).map_err(ClientError::file("make", target))?;
+        self.done.files += 1;
+        Ok(())
+    }
+
+    /// No directory on the way may be a link that the archive (or anybody) put there.
+    fn parents_are_directories(&self, plain: &Path) -> Result<(), ClientError> {
+        let mut here = self.local.to_owned();
+        for component in plain.parent().into_iter().flat_map(Path::components) {
+            here.push(component);
+            if fs::symlink_metadata(&here).is_ok_and(|m| m.file_type().is_symlink()) {
+                return Err(refused(plain, "no link on the way to it"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn refused(entry: &Path, expected: &'static str) -> ClientError {
+    ClientError::Unsafe { entry: entry.display().to_string(), expected }
+}
+
+fn bytes_path(bytes: &[u8]) -> PathBuf {
+    PathBuf::from(OsString::from_vec(bytes.to_vec()))
+}
+
+fn make_parent(target: &Path) -> Result<(), ClientError> {
+    let Some(parent) = target.parent() else { return Ok(()) };
+    fs::create_dir_all(parent).map_err(ClientError::file("make", parent))
+}
+
+fn remove(target: &Path) -> Result<(), ClientError> {
+    match fs::remove_file(target) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(ClientError::file("replace", target)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Only normal components.
+fn plain_path(path: &Path) -> Result<PathBuf, ClientError> {
+    let mut plain = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => plain.push(name),
+            Component::CurDir => {}
+            _ => return Err(refused(path, "a relative path without ..")),
+        }
+    }
+    Ok(plain)
+}
+
+/// Whether a link leads nowhere but below the target. `..` counts only at the front, where what is above is known to be
+/// directories; after a name it would be relative to whatever that name leads to.
+fn stays_inside(plain: &Path, link: &Path) -> bool {
+    let mut above = plain.components().count().saturating_sub(1);
+    let mut descended = false;
+    for component in link.components() {
+        match component {
+            Component::Normal(_) => descended = true,
+            Component::CurDir => {}
+            Component::ParentDir if descended || above == 0 => return false,
+            Component::ParentDir => above -= 1,
+            Component::RootDir | Component::Prefix(_) => return false,
+        }
+    }
+    !link.as_os_str().is_empty()
+}
