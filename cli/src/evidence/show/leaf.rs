@@ -1,0 +1,192 @@
+//! One leaf as a line: when, who, what, and what came of it.
+
+use coffer_evidence::call::{Disclosed, IntentPrivate, OutcomePrivate, Request};
+use coffer_evidence::fields::Canonical as _;
+use coffer_evidence::leaf::{Leaf, Public, commitment};
+use serde::Serialize;
+
+use crate::output::printable;
+
+/// What is known of a leaf's private part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Private {
+    /// The leaf has none.
+    None,
+    /// It has one, and the bundle does not show it.
+    Withheld,
+    /// It is shown, and is the one committed to.
+    Opened,
+    /// What is shown is not what was committed to.
+    False,
+}
+
+/// The JSON form of a leaf.
+#[derive(Debug, Serialize)]
+pub(super) struct Line {
+    index: u64,
+    /// Nanoseconds of the guest's monotonic clock since the first leaf are the reader's to compute.
+    monotonic_ns: u64,
+    wall_hint_ms: u64,
+    kind: &'static str,
+    reporter: &'static str,
+    identity: Option<String>,
+    call: Option<String>,
+    method: Option<&'static str>,
+    rules: Vec<String>,
+    cause: Option<&'static str>,
+    detail: Option<String>,
+    argv: Vec<String>,
+    path: Option<String>,
+    code: Option<u64>,
+    signal: Option<u64>,
+    private: Private,
+}
+
+impl Line {
+    pub(super) fn new(leaf: &Leaf, disclosed: Option<&Disclosed>) -> Self {
+        let mut line = Self {
+            index: leaf.index,
+            monotonic_ns: leaf.monotonic_ns,
+            wall_hint_ms: leaf.wall_hint_ms,
+            kind: leaf.kind().as_str(),
+            reporter: leaf.reporter.as_str(),
+            identity: leaf.identity.as_ref().map(ToString::to_string),
+            call: leaf.call.map(|call| call.to_string()),
+            method: None,
+            rules: Vec::new(),
+            cause: None,
+            detail: None,
+            argv: Vec::new(),
+            path: None,
+            code: None,
+            signal: None,
+            private: match (leaf.commitment, disclosed) {
+                (None, _) => Private::None,
+                (Some(_), None) => Private::Withheld,
+                (Some(committed), Some(part)) if commitment(&part.salt, &part.bytes) == committed => Private::Opened,
+                (Some(_), Some(_)) => Private::False,
+            },
+        };
+        line.public(&leaf.public);
+        if let (Private::Opened, Some(part)) = (line.private, disclosed) {
+            line.opened(&leaf.public, &part.bytes);
+        }
+        line
+    }
+
+    fn public(&mut self, public: &Public) {
+        match public {
+            Public::Open { instance, .. } => self.detail = Some(format!("instance {instance}")),
+            Public::Intent { method, rules, .. } | Public::Denied { method, rules } => {
+                self.method = Some(method.as_str());
+                self.rules.clone_from(rules);
+            }
+            Public::Outcome { method, cause, .. } => {
+                self.method = Some(method.as_str());
+                self.cause = Some(cause.as_str());
+            }
+            Public::Limit { which } => self.detail = Some(which.as_str().to_owned()),
+            Public::Incomplete { method } => self.method = Some(method.as_str()),
+            Public::Scrub { steps } => {
+                let steps: Vec<String> = steps.iter().map(|(step, result)| format!("{step} {result}")).collect();
+                self.detail = Some(steps.join(", "));
+            }
+            Public::Seal { count } => self.detail = Some(format!("{count} leaves")),
+        }
+    }
+
+    fn opened(&mut self, public: &Public, bytes: &[u8]) {
+        match public {
+            Public::Intent { .. } | Public::Denied { .. } => {
+                let request = IntentPrivate::parse(bytes).and_then(|private| Request::parse(&private.request));
+                match request {
+                    Ok(Request::Exec { argv, cwd, .. }) => {
+                        self.argv = argv;
+                        self.path = Some(cwd);
+                    }
+                    Ok(
+                        Request::WriteFile { path, .. }
+                        | Request::ReadFile { path, .. }
+                        | Request::ListDirectory { path }
+                        | Request::Stat { path }
+                        | Request::Upload { path }
+                        | Request::Download { path },
+                    ) => self.path = Some(path),
+                    Err(_) => self.private = Private::False,
+                }
+            }
+            Public::Outcome { .. } => match OutcomePrivate::parse(bytes) {
+                Ok(outcome) => {
+                    self.code = outcome.code;
+                    self.signal = outcome.signal;
+                    self.detail = details(&outcome);
+                }
+                Err(_) => self.private = Private::False,
+            },
+            _ => {}
+        }
+    }
+
+    /// The line for people.
+    pub(super) fn text(&self) -> String {
+        let seconds = self.monotonic_ns / 1_000_000_000;
+        let milliseconds = self.monotonic_ns / 1_000_000 % 1_000;
+        let mut words = vec![format!("{:>6}  {seconds:>5}.{milliseconds:03}  {:<10}", self.index, self.kind)];
+        words.extend(self.identity.clone());
+        // Enough of a call's id to tell which outcome belongs to which intent.
+        words.extend(self.call.as_ref().and_then(|call| call.get(..8)).map(str::to_owned));
+        words.extend(self.method.map(str::to_owned));
+        words.extend(self.argv.iter().map(|argument| quoted(argument)));
+        if let Some(path) = self.path.as_ref() {
+            let place = if path.is_empty() { "." } else { path };
+            words.push(if self.argv.is_empty() { quoted(place) } else { format!("(in {})", quoted(place)) });
+        }
+        words.extend(self.cause.map(str::to_owned));
+        words.extend(self.code.map(|code| format!("exit {code}")));
+        words.extend(self.signal.map(|signal| format!("signal {signal}")));
+        words.extend(self.detail.as_deref().map(printable));
+        if !self.rules.is_empty() {
+            words.push(format!("by {}", printable(&self.rules.join(", "))));
+        }
+        match self.private {
+            Private::None | Private::Opened => {}
+            Private::Withheld => words.push("(private part withheld)".to_owned()),
+            Private::False => words.push("(FALSE: what is disclosed is not what was committed to)".to_owned()),
+        }
+        words.join("  ")
+    }
+}
+
+fn details(outcome: &OutcomePrivate) -> Option<String> {
+    let mut details = Vec::new();
+    details.extend(outcome.stage.as_ref().map(|stage| format!("at {stage}")));
+    details.extend(outcome.errno.map(|errno| format!("errno {errno}")));
+    details.extend(outcome.files.map(|files| format!("{files} files")));
+    details.extend(outcome.size.map(|size| format!("{size} bytes")));
+    details.extend(outcome.stdout.map(|stream| format!("{} bytes out", stream.total)));
+    details.extend(outcome.stderr.filter(|s| s.total > 0).map(|stream| format!("{} bytes err", stream.total)));
+    details.extend(outcome.usage.map(|usage| format!("{} ms", usage.wall_ms)));
+    (!details.is_empty()).then(|| details.join(", "))
+}
+
+/// An argument as it can be told from its neighbours.
+fn quoted(text: &str) -> String {
+    let shown = printable(text);
+    let plain =
+        !shown.is_empty() && !shown.contains([' ', '\'', '"', '\\', '$', '`', '*', '?', ';', '&', '|', '<', '>', '(']);
+    if plain { shown } else { format!("'{}'", shown.replace('\'', "\\'")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_told_apart_and_never_control_a_terminal() {
+        assert_eq!(quoted("plain-1.txt"), "plain-1.txt");
+        assert_eq!(quoted(""), "''");
+        assert_eq!(quoted("a b"), "'a b'");
+        assert_eq!(quoted("\x1b]0;x"), "'\\u{1b}]0;x'");
+    }
+}

@@ -1,0 +1,108 @@
+//! `coffer evidence verify`: the files and the options; what they mean is `coffer_evidence::verify`.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use coffer_evidence::ids::{InstanceId, SessionId};
+use coffer_evidence::note::NOTE_MAX;
+use coffer_evidence::sign::PublicKey;
+use coffer_evidence::verify::{
+    AcceptPrefix, AcceptSimulated, AnyOwner, AppraisalPolicy, Expectations, MAX_POLICY_BYTES, Options, verify_bundle,
+};
+
+use super::read_bundle;
+use crate::exit::{INPUT_OUTPUT, Status, USAGE, failure};
+use crate::output::{Form, Output};
+use crate::time::{now, parse_time};
+
+pub(super) const EXIT_HELP: &str = "\
+Exit status: 0 accepted; 1 not accepted; 2 cannot tell; 64 usage; 74 a file could not be read.
+The verdict says what is true, acceptance what the policy makes of it. With the same bundle, policy and --at the output \
+is the same on any machine. With --json it is one line.";
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// The bundle
+    file: PathBuf,
+    /// Everything that is pinned: trust anchor, publishers, owners, platforms
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// Accept evidence of a simulated platform, which anyone can forge
+    #[arg(long)]
+    accept_simulated: bool,
+    /// Accept a genuine prefix of a session that was not sealed
+    #[arg(long)]
+    accept_prefix: bool,
+    /// Accept an owner that no policy names
+    #[arg(long)]
+    any_owner: bool,
+    /// Judge as of this time: RFC 3339 or unix seconds [default: now]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    at: Option<u64>,
+    /// Expect this session
+    #[arg(long, value_name = "ID")]
+    session: Option<SessionId>,
+    /// Expect this owner key
+    #[arg(long, value_name = "KEY")]
+    owner: Option<PublicKey>,
+    /// Expect this instance
+    #[arg(long, value_name = "HEX")]
+    instance: Option<InstanceId>,
+    /// Expect the log to extend the one whose checkpoint is in this file
+    #[arg(long, value_name = "NOTE")]
+    seen: Option<PathBuf>,
+}
+
+/// `coffer evidence verify`
+pub(super) fn verify(output: &Output, args: &VerifyArgs) -> anyhow::Result<Status> {
+    let options = Options {
+        at: args.at.unwrap_or_else(now),
+        accept_simulated: if args.accept_simulated { AcceptSimulated::Yes } else { AcceptSimulated::No },
+        accept_prefix: if args.accept_prefix { AcceptPrefix::Yes } else { AcceptPrefix::No },
+        any_owner: if args.any_owner { AnyOwner::Yes } else { AnyOwner::No },
+        expect: Expectations {
+            session: args.session,
+            owner: args.owner,
+            instance: args.instance,
+            seen_note: args.seen.as_deref().map(|path| small_text(path, NOTE_MAX, "note")).transpose()?,
+        },
+        policy: args.policy.as_deref().map(read_policy).transpose()?,
+    };
+    let report = verify_bundle(&read_bundle(&args.file)?, &options);
+    match output.form {
+        Form::Json => output.line(report.json_line())?,
+        Form::People => output.bytes(report.human().as_bytes())?,
+    }
+    Ok(Status(report.exit_code()))
+}
+
+fn read_policy(path: &Path) -> anyhow::Result<AppraisalPolicy> {
+    let text = small_text(path, MAX_POLICY_BYTES, "appraisal policy")?;
+    let wrong = |error| failure(USAGE, format!("{}: {error}", path.display()));
+    let policy = AppraisalPolicy::parse(&text).map_err(wrong)?;
+    // A certificate is named relative to the policy that names it.
+    let Some(anchor) = policy.anchor_file().map(|name| path.parent().unwrap_or(Path::new("")).join(name)) else {
+        return Ok(policy);
+    };
+    let der = small(&anchor, MAX_POLICY_BYTES, "trust anchor")?;
+    Ok(policy.with_anchor_file(der))
+}
+
+fn small(path: &Path, most: usize, what: &str) -> anyhow::Result<Vec<u8>> {
+    use std::io::Read as _;
+    let wrong = |error: std::io::Error| failure(INPUT_OUTPUT, format!("read the {what} {}: {error}", path.display()));
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(wrong)?;
+    file.take(most as u64 + 1).read_to_end(&mut bytes).map_err(wrong)?;
+    if bytes.len() > most {
+        let message = format!("expected a {what} of at most {most} bytes, found more in {}", path.display());
+        return Err(failure(INPUT_OUTPUT, message));
+    }
+    Ok(bytes)
+}
+
+fn small_text(path: &Path, most: usize, what: &str) -> anyhow::Result<String> {
+    String::from_utf8(small(path, most, what)?).map_err(|_| {
+        failure(INPUT_OUTPUT, format!("expected text in the {what} {}, found other bytes", path.display()))
+    })
+}

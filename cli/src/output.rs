@@ -1,0 +1,113 @@
+//! The two outputs: data on stdout, people's text on stderr. A closed stdout is an error that ends the command quietly;
+//! a closed stderr is none.
+
+use std::io::{IsTerminal as _, Write as _};
+
+use serde::Serialize;
+
+use crate::exit::OutputClosed;
+
+/// For whom stdout is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// Lines to read.
+    People,
+    /// JSON, one value a line.
+    Json,
+}
+
+/// Whether stderr is a terminal, where a line can be drawn over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    Drawn,
+    None,
+}
+
+/// Where text goes.
+#[derive(Clone, Debug)]
+pub(crate) struct Output {
+    pub(crate) form: Form,
+    progress: Progress,
+}
+
+impl Output {
+    pub(crate) fn new(form: Form) -> Self {
+        let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
+        Self { form, progress: if std::io::stderr().is_terminal() && !dumb { Progress::Drawn } else { Progress::None } }
+    }
+
+    /// Bytes as they are, on stdout.
+    pub(crate) fn bytes(&self, bytes: &[u8]) -> anyhow::Result<()> {
+        let mut stdout = std::io::stdout().lock();
+        stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(|error| match error.kind() {
+            std::io::ErrorKind::BrokenPipe => anyhow::Error::new(OutputClosed),
+            _ => crate::exit::failure(crate::exit::INPUT_OUTPUT, format!("write to standard output: {error}")),
+        })
+    }
+
+    /// A line on stdout.
+    pub(crate) fn line(&self, line: impl std::fmt::Display) -> anyhow::Result<()> {
+        self.bytes(format!("{line}\n").as_bytes())
+    }
+
+    /// A value as one line of JSON on stdout.
+    pub(crate) fn json(&self, value: &impl Serialize) -> anyhow::Result<()> {
+        self.line(serde_json::to_string(value)?)
+    }
+
+    /// A sentence for people, on stderr.
+    pub(crate) fn note(&self, text: impl std::fmt::Display) {
+        self.done();
+        drop(writeln!(std::io::stderr(), "coffer: {text}"));
+    }
+
+    /// What is going on, drawn over the last of its kind; only on a terminal.
+    pub(crate) fn progress(&self, text: impl std::fmt::Display) {
+        if self.progress == Progress::Drawn {
+            drop(write!(std::io::stderr(), "\r\x1b[K{text}"));
+            drop(std::io::stderr().flush());
+        }
+    }
+
+    /// Wipes what [`Output::progress`] drew.
+    pub(crate) fn done(&self) {
+        self.progress("");
+    }
+
+    /// A callback that shows how much was moved, at most ten times a second.
+    pub(crate) fn moving(&self, what: &'static str) -> impl FnMut(u64) + Send + 'static + use<> {
+        let output = self.clone();
+        let mut last = None;
+        move |bytes: u64| {
+            let now = std::time::Instant::now();
+            let due = last.is_none_or(|last| now.duration_since(last).as_millis() >= 100);
+            if due && output.progress == Progress::Drawn {
+                last = Some(now);
+                output.progress(format_args!("{what} {:.1} MiB", mebibytes(bytes)));
+            }
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / (1024.0 * 1024.0)
+}
+
+/// Strings that come from a guest or a bundle reach a terminal here: control characters and everything that is not ASCII
+/// are shown as escapes.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars()
+        .flat_map(|c| if c == ' ' || c.is_ascii_graphic() { vec![c] } else { c.escape_default().collect() })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_never_reach_the_terminal() {
+        assert_eq!(printable("a b\x1b[2J\n\u{202e}"), "a b\\u{1b}[2J\\n\\u{202e}");
+    }
+}

@@ -1,0 +1,170 @@
+//! `coffer session`: the commands on one session after another, and the words for what `cofferd` says about them.
+
+mod cp;
+mod exec;
+mod shown;
+mod watch;
+
+use clap::{Args, Subcommand, ValueEnum};
+use coffer_client::sessions::Which;
+use coffer_evidence::ids::SessionId;
+use coffer_proto::control::v1::{Outcome, Phase};
+
+use crate::command::Context;
+use crate::create::{Wanted, not_ready};
+use crate::exit::Status;
+use crate::output::{Form, printable};
+
+pub(crate) use cp::{tell_download, tell_upload};
+pub(crate) use exec::{Ended, Program, eprintln_json, execute};
+pub(crate) use shown::{SessionShown, outcome_word, phase_word, reason_word};
+pub(crate) use watch::wait;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SessionCommand {
+    /// Create a session and print its id when it is ready
+    Create(CreateArgs),
+    /// Show one session
+    Get(One),
+    /// List the sessions that are open
+    List {
+        /// Also those that are closed
+        #[arg(long)]
+        all: bool,
+    },
+    /// Show one session, or all, now and at each change
+    Watch {
+        /// The session; all when left out
+        id: Option<SessionId>,
+    },
+    /// Wait until a session is ready or closed (exit 69: it will not be ready)
+    Wait {
+        /// The session
+        id: SessionId,
+        /// What to wait for
+        #[arg(long = "for", visible_alias = "phase", value_name = "PHASE")]
+        phase: WaitFor,
+    },
+    /// Run a command in a session
+    #[command(after_help = exec::EXIT_HELP)]
+    Exec(exec::ExecArgs),
+    /// Copy files and trees into a session and out of it
+    #[command(after_help = cp::COPY_HELP)]
+    Cp(cp::CopyArgs),
+    /// Close a session and wait until it is closed (exit 0: sealed, 1: not)
+    Close {
+        #[command(flatten)]
+        one: One,
+        /// Return as soon as the end has begun
+        #[arg(long)]
+        no_wait: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct One {
+    /// The session
+    id: SessionId,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CreateArgs {
+    #[command(flatten)]
+    wanted: Wanted,
+    /// Wait until it is ready (the default)
+    #[arg(long, conflicts_with = "no_wait")]
+    wait: bool,
+    /// Return as soon as it is asked for
+    #[arg(long)]
+    no_wait: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum WaitFor {
+    /// Attested, and taking calls
+    Ready,
+    /// Over
+    Closed,
+}
+
+/// Does one of them.
+pub(crate) async fn carry_out(context: &Context, command: SessionCommand) -> anyhow::Result<Status> {
+    match command {
+        SessionCommand::Create(args) => create(context, args).await,
+        SessionCommand::Get(One { id }) => {
+            let session = SessionShown::new(&context.client().await?.get(&id).await?);
+            session.tell(&context.output)?;
+            Ok(Status::DONE)
+        }
+        SessionCommand::List { all } => shown::list(context, if all { Which::All } else { Which::Open }).await,
+        SessionCommand::Watch { id } => watch::watch(context, id).await,
+        SessionCommand::Wait { id, phase } => wait_for(context, &id, phase).await,
+        SessionCommand::Exec(args) => exec::exec(context, args).await,
+        SessionCommand::Cp(args) => cp::copy(context, args).await,
+        SessionCommand::Close { one, no_wait } => {
+            close(context, &one.id, if no_wait { Until::Begun } else { Until::Closed }).await
+        }
+    }
+}
+
+async fn create(context: &Context, args: CreateArgs) -> anyhow::Result<Status> {
+    let client = context.client_patiently().await?;
+    let created = args.wanted.create(context, &client).await?;
+    let session = if args.no_wait {
+        created.session
+    } else {
+        context.output.progress(format_args!("session {} is asked for", created.id));
+        created.ready(context, &client).await?
+    };
+    match context.output.form {
+        Form::Json => context.output.json(&SessionShown::new(&session))?,
+        Form::People => context.output.line(created.id)?,
+    }
+    Ok(Status::DONE)
+}
+
+async fn wait_for(context: &Context, id: &SessionId, wanted: WaitFor) -> anyhow::Result<Status> {
+    let phase = match wanted {
+        WaitFor::Ready => Phase::Ready,
+        WaitFor::Closed => Phase::Closed,
+    };
+    let client = context.client().await?;
+    let session = wait(context, &client, id, phase).await?;
+    if session.phase() != phase {
+        return Err(not_ready(id, &session));
+    }
+    if context.output.form == Form::Json {
+        context.output.json(&SessionShown::new(&session))?;
+    }
+    Ok(Status::DONE)
+}
+
+/// How long `close` waits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Until {
+    Begun,
+    Closed,
+}
+
+async fn close(context: &Context, id: &SessionId, until: Until) -> anyhow::Result<Status> {
+    let client = context.client().await?;
+    let mut session = client.close(id).await?;
+    if until == Until::Closed {
+        session = wait(context, &client, id, Phase::Closed).await?;
+    }
+    let shown = SessionShown::new(&session);
+    if context.output.form == Form::Json {
+        context.output.json(&shown)?;
+    }
+    if until == Until::Begun {
+        return Ok(Status::DONE);
+    }
+    for failure in &session.scrub_failures {
+        context.output.note(format_args!("the host could not clean up: {}", printable(failure)));
+    }
+    if session.outcome() == Outcome::Sealed {
+        return Ok(Status::DONE);
+    }
+    context.output.note(format_args!("session {id} is closed and not sealed: {}", shown.ending()));
+    Ok(Status::FAILED)
+}
