@@ -15,12 +15,13 @@ use crate::receipt::Receipt;
 /// R16, for parts that stand in the bundle in plain text.
 pub(super) fn private_parts(
     disclosed: Option<&[Disclosed]>,
+    undisclosed: &'static str,
     rooted: &Rooted<'_>,
     findings: &mut Findings,
 ) -> Result<(), Refused> {
     const NAME: &str = "plain private parts open commitments";
     let Some(disclosed) = disclosed else {
-        findings.not_evaluated(Rule::R16, NAME, "none are disclosed");
+        findings.not_evaluated(Rule::R16, NAME, undisclosed);
         return Ok(());
     };
     let mut contradiction = None;
@@ -71,6 +72,11 @@ pub(super) struct Receipted {
     pub(super) core_id: Digest256,
 }
 
+/// R17, the first half.
+pub(super) fn endpoints(words: &'static str, findings: &mut Findings) {
+    findings.not_evaluated(Rule::R17, "endpoint evidence", words);
+}
+
 /// R17. A receipt is a claim of the host: it never raises a verdict, but a false one is not let pass.
 pub(super) fn receipt(
     receipt: Option<&Receipt>,
@@ -78,7 +84,6 @@ pub(super) fn receipt(
     opened: &Opened<'_>,
     findings: &mut Findings,
 ) -> Result<(), Refused> {
-    findings.not_evaluated(Rule::R17, "endpoint evidence", "none is present");
     const NAME: &str = "host receipt (claim)";
     let Some(receipt) = receipt else {
         findings.not_evaluated(Rule::R17, NAME, "there is none");

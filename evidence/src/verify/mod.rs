@@ -176,7 +176,8 @@ fn judge(framed: &Framed, options: &Options, findings: &mut Findings, report: &m
             report.extent = Some(format!("prefix({})", rooted.size()));
         }
     }
-    claim_rules::private_parts(disclosed.as_deref(), &rooted, findings)?;
+    claim_rules::private_parts(disclosed.as_deref(), framed.undisclosed(), &rooted, findings)?;
+    claim_rules::endpoints(framed.endpoints(), findings);
     let named = Receipted {
         final_quote: seal.as_ref().map(|seal| Digest256::of(seal.quote)),
         core_id: framed.bundle().core_id(),

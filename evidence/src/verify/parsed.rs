@@ -42,6 +42,20 @@ impl Framed {
         if self.bundle.is_sealed() { Claim::Sealed } else { Claim::Aborted }
     }
 
+    /// What can be said of private parts when none stands there in plain text.
+    pub(super) fn undisclosed(&self) -> &'static str {
+        match self.bundle.member("private.bin") {
+            Some(_) => "opening encrypted parts: not built yet",
+            None => "none are disclosed",
+        }
+    }
+
+    /// What can be said of endpoint evidence.
+    pub(super) fn endpoints(&self) -> &'static str {
+        let any = self.bundle.members().any(|(name, _)| name.starts_with("endpoint/"));
+        if any { "not built yet" } else { "none is present" }
+    }
+
     fn member(&self, name: &'static str) -> &[u8] {
         self.bundle.member(name).unwrap_or_default()
     }
@@ -71,7 +85,10 @@ pub(super) struct ParsedSeal<'a> {
 pub(super) fn parse<'a>(framed: &'a Framed, findings: &mut Findings) -> Result<Parsed<'a>, Refused> {
     match parse_members(framed) {
         Ok(parsed) => {
-            findings.pass(Rule::R2, Rule::R2.title(), "");
+            match framed.bundle.member("pool.cbor") {
+                None => findings.pass(Rule::R2, Rule::R2.title(), ""),
+                Some(_) => findings.missing(Rule::R2, "pool.cbor", "pooled launch: not built yet"),
+            }
             Ok(parsed)
         }
         Err((name, reason)) => Err(findings.refuse(Rule::R2, name, reason)),
@@ -94,9 +111,6 @@ fn parse_members(framed: &Framed) -> Result<Parsed<'_>, Fault> {
         quote: framed.member("open.quote"),
         collateral,
     })?;
-    if framed.bundle.member("pool.cbor").is_some() {
-        return Err(("pool.cbor", "pooled launch is not built yet".to_owned()));
-    }
     let (events, rtmr3) = parse_events(framed.member("events.cbor"))?;
     let leaves_bytes = framed.member("leaves");
     let note = std::str::from_utf8(framed.member("checkpoint")).map_err(|e| at("checkpoint")(&e))?;

@@ -3,13 +3,17 @@
 
 mod acceptance;
 mod flips;
+mod free;
 mod judging;
 mod logged;
+mod names;
 mod opening;
 mod platform;
+
 mod record;
 mod report;
 mod session;
+mod unbuilt;
 #[path = "../support/vectors.rs"]
 mod vectors;
 mod verify_opening;
