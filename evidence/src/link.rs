@@ -20,7 +20,7 @@ pub const DETAIL_MAX: usize = 1024;
 /// From the guest on port 1024.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ToHost {
-    /// First on every connection.
+    /// First on every connection, unless the guest fails before it knows its session.
     Hello {
         /// The session of the boot disk.
         session: SessionId,

@@ -156,6 +156,9 @@ async fn serve(config: Config, state: Option<PathBuf>, socket: Option<PathBuf>) 
     // Streams that watch would keep it open for ever.
     drop(tokio::time::timeout(Duration::from_secs(2), serving).await);
     drop(std::fs::remove_file(&socket));
+    if let Some(root) = &registry.host().cgroups {
+        root.remove_if_empty();
+    }
     Ok(())
 }
 

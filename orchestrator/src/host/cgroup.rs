@@ -59,6 +59,12 @@ impl CgroupRoot {
         &self.missing
     }
 
+    /// Removes the root, unless another `cofferd` has sessions in it.
+    pub(crate) fn remove_if_empty(&self) {
+        // Busy or gone already: both are somebody else's business.
+        drop(std::fs::remove_dir(&self.path));
+    }
+
     /// The cgroup of one session. Makes nothing.
     pub(crate) fn session(&self, name: &str) -> SessionCgroup {
         SessionCgroup { path: self.path.join(name) }
@@ -83,6 +89,8 @@ pub(crate) struct SessionCgroup {
 impl SessionCgroup {
     /// Makes it and its children. The limits are for the program named `qemu`.
     pub(crate) fn create(&self, programs: &[&str], memory_max: u64) -> io::Result<()> {
+        // The root goes with the last session of another `cofferd`, too.
+        self.path.parent().map(std::fs::create_dir_all).transpose()?;
         std::fs::create_dir(&self.path)?;
         for controller in WANTED {
             enable(&self.path, controller);

@@ -63,6 +63,8 @@ impl Conversation {
         let signal = match (place, message) {
             (0, ToHost::Hello { session, .. }) if session == self.session => return Ok(None),
             (0, ToHost::Hello { session, .. }) => return Err(format!("the guest says that it is session {session}")),
+            // One that refuses its configuration knows no session to say hello for.
+            (_, ToHost::Failed { stage, detail }) => Signal::Event(Event::GuestFailed(printable(&stage, &detail))),
             (0, _) => return Err("expected the agent's hello first".to_owned()),
             (_, ToHost::Hello { .. }) => return Err("the agent said hello twice".to_owned()),
             (_, ToHost::Ready { .. }) if self.ready => return Err("the agent said ready twice".to_owned()),
@@ -77,7 +79,6 @@ impl Conversation {
             (_, ToHost::Sealed { seal_map, seal_quote, statement }) => {
                 Signal::Sealed(GuestSeal { map: seal_map, quote: seal_quote, statement })
             }
-            (_, ToHost::Failed { stage, detail }) => Signal::Event(Event::GuestFailed(printable(&stage, &detail))),
         };
         Ok(Some(signal))
     }
@@ -254,6 +255,15 @@ mod tests {
         let _changed = guest(&host, &[ToHost::Hello { session: SESSION, agent_svn: 2 }]).await;
         assert!(matches!(next(&mut host).await, Signal::Event(Event::LinkRestored)));
         assert!(matches!(next(&mut host).await, Signal::Event(Event::GuestViolated(_))));
+    }
+
+    #[tokio::test]
+    async fn a_guest_may_fail_before_it_knows_its_session() {
+        let mut host = host();
+        let failed = ToHost::Failed { stage: "boot disk".into(), detail: "registers\x1b[2J differ".into() };
+        let _guest = guest(&host, &[failed]).await;
+        let expected = Event::GuestFailed("boot disk: registers[2J differ".into());
+        assert!(matches!(next(&mut host).await, Signal::Event(event) if event == expected));
     }
 
     #[tokio::test]

@@ -79,12 +79,10 @@ where
     let (reader, mut writer) = tokio::io::split(stream);
     let mut reader = BufReader::new(reader);
     let negotiation = async {
-        let version = loop {
-            match next(&mut reader).await? {
-                Some(Line::Greeting { version }) => break version,
-                Some(_) => return Err(QmpError::Form),
-                None => return Err(QmpError::Silent),
-            }
+        let version = match next(&mut reader).await? {
+            Some(Line::Greeting { version }) => version,
+            Some(_) => return Err(QmpError::Form),
+            None => return Err(QmpError::Silent),
         };
         writer.write_all(b"{\"execute\":\"qmp_capabilities\"}\n").await?;
         loop {
