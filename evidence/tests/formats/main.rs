@@ -5,6 +5,7 @@ mod examples;
 #[path = "../support/grammar.rs"]
 mod grammar;
 mod samples;
+mod strict;
 
 use std::collections::BTreeMap;
 use std::path::Path;
