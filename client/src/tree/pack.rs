@@ -43,7 +43,7 @@ pub(crate) fn pack(
     let metadata = fs::metadata(local).map_err(ClientError::file("read", local))?;
     let mut builder = tar::Builder::new(Chunks::new(give));
     builder.follow_symlinks(false);
-    let mut work = Pack { builder, root: local, packed: Packed::default() };
+    let mut work = Pack { builder, root: local, content: 0, packed: Packed::default() };
     let result = if metadata.is_dir() {
         let listed = match selection {
             Selection::NotIgnored => git::listed(local)?,
@@ -59,16 +59,19 @@ pub(crate) fn pack(
     match finished {
         Ok(()) => Ok(packed),
         Err(ClientError::File { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => Ok(packed),
-        Err(ClientError::File { source, .. }) if source.kind() == io::ErrorKind::FileTooLarge => {
-            Err(ClientError::TooLarge { most: UPLOAD_MAX, unit: "bytes" })
-        }
+        Err(ClientError::File { source, .. }) if source.kind() == io::ErrorKind::FileTooLarge => Err(too_large()),
         Err(error) => Err(error),
     }
+}
+
+fn too_large() -> ClientError {
+    ClientError::TooLarge { most: UPLOAD_MAX, unit: "bytes" }
 }
 
 struct Pack<'a, W: Write> {
     builder: tar::Builder<W>,
     root: &'a Path,
+    content: u64,
     packed: Packed,
 }
 
@@ -119,6 +122,11 @@ impl<W: Write> Pack<'_, W> {
             self.packed.files += 1;
             header.set_entry_type(tar::EntryType::Regular);
             header.set_size(metadata.len());
+            // Told before it is sent, not after a gigabyte.
+            self.content = self.content.saturating_add(metadata.len());
+            if self.content > UPLOAD_MAX {
+                return Err(too_large());
+            }
             // A file that grows or shrinks meanwhile must not shift what follows.
             fs::File::open(full)
                 .and_then(|file| builder.append_data(&mut header, name, Exactly { file, left: metadata.len() }))

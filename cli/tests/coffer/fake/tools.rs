@@ -1,0 +1,257 @@
+//! The guest of the fake: programs and archives as the tests want them.
+
+use std::pin::Pin;
+
+use coffer_proto::guest::v1 as pb;
+use coffer_proto::guest::v1::tool_service_server::ToolService;
+use pb::download_response::Response as Down;
+use pb::exec_request::Request as In;
+use pb::exec_response::Response as Out;
+use pb::upload_request::Request as Up;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request, Response, Status, Streaming};
+
+use super::{Shared, refusal};
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+type Reply = mpsc::Sender<Result<pb::ExecResponse, Status>>;
+
+fn exited(cause: pb::ExitCause, code: i32, signal: i32) -> pb::Exited {
+    pb::Exited { cause: cause.into(), code, signal, ..pb::Exited::default() }
+}
+
+async fn send(reply: &Reply, response: Out) -> bool {
+    reply.send(Ok(pb::ExecResponse { response: Some(response) })).await.is_ok()
+}
+
+async fn write(reply: &Reply, stream: fn(pb::Output) -> Out, data: &[u8]) -> bool {
+    send(reply, stream(pb::Output { offset: 0, data: data.to_vec().into() })).await
+}
+
+impl Shared {
+    /// One program; what it returns is its exit.
+    async fn program(
+        &self,
+        start: pb::ExecStart,
+        input: &mut Streaming<pb::ExecRequest>,
+        reply: &Reply,
+    ) -> Result<pb::Exited, Status> {
+        let argv: Vec<&str> = start.argv.iter().map(String::as_str).collect();
+        let number = || argv.get(1).and_then(|n| n.parse().ok()).unwrap_or(0);
+        match argv[0] {
+            "echo" => {
+                write(reply, Out::Stdout, format!("{}\n", argv[1..].join(" ")).as_bytes()).await;
+                write(reply, Out::Stderr, b"to stderr\n").await;
+            }
+            "env" => {
+                let mut env: Vec<String> = start.env.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
+                env.sort();
+                env.push(format!("cwd={} timeout={}\n", start.cwd, start.timeout_ms));
+                write(reply, Out::Stdout, env.concat().as_bytes()).await;
+            }
+            "cat" => {
+                while let Some(message) = input.message().await? {
+                    match message.request {
+                        Some(In::Stdin(data)) => {
+                            self.lock().stdin.extend_from_slice(&data);
+                            write(reply, Out::Stdout, &data).await;
+                        }
+                        _ => break,
+                    }
+                }
+            }
+            "yes" => {
+                while write(reply, Out::Stdout, &[b'y'; 4096]).await {
+                    let came = tokio::time::timeout(std::time::Duration::ZERO, input.message()).await;
+                    if came.is_ok_and(|message| {
+                        matches!(message, Ok(Some(pb::ExecRequest { request: Some(In::Cancel(_)) })))
+                    }) {
+                        self.ask("cancelled");
+                        return Ok(exited(pb::ExitCause::Cancelled, 0, 15));
+                    }
+                }
+            }
+            "sleep" => {
+                while let Some(message) = input.message().await? {
+                    if matches!(message.request, Some(In::Cancel(_))) {
+                        self.ask("cancelled");
+                        return Ok(exited(pb::ExitCause::Cancelled, 0, 15));
+                    }
+                }
+                self.ask("left alone");
+            }
+            // Neither reads nor answers.
+            "deaf" => std::future::pending().await,
+            "exit" => return Ok(exited(pb::ExitCause::Exited, number(), 0)),
+            "signal" => return Ok(exited(pb::ExitCause::Signalled, 0, number())),
+            "slow" => return Ok(exited(pb::ExitCause::TimedOut, 0, 15)),
+            "closing" => return Ok(exited(pb::ExitCause::SessionClosing, 0, 15)),
+            "gone" => return Err(refusal(Code::Unknown, "OUTCOME_UNKNOWN", "the guest went away")),
+            // Nobody of Coffer says this; a broken connection looks like it.
+            "broken" => return Err(Status::unavailable("connection reset")),
+            program => {
+                let errno = if program == "/etc/passwd" { 13 } else { 2 };
+                let exit = exited(pb::ExitCause::FailedToStart, 0, 0);
+                return Ok(pb::Exited { errno, stage: "program".to_owned(), ..exit });
+            }
+        }
+        Ok(exited(pb::ExitCause::Exited, 0, 0))
+    }
+}
+
+#[tonic::async_trait]
+impl ToolService for Shared {
+    type ExecStream = Answers<pb::ExecResponse>;
+    type ReadFileStream = Answers<pb::ReadFileResponse>;
+    type DownloadStream = Answers<pb::DownloadResponse>;
+
+    async fn exec(&self, request: Request<Streaming<pb::ExecRequest>>) -> Result<Response<Self::ExecStream>, Status> {
+        assert!(request.metadata().contains_key("coffer-session"), "the session is named in the metadata");
+        let (reply, receiver) = mpsc::channel(4);
+        let shared = self.clone();
+        let mut input = request.into_inner();
+        tokio::spawn(async move {
+            let Ok(Some(pb::ExecRequest { request: Some(In::Start(start)) })) = input.message().await else { return };
+            shared.ask(format!("exec {}", start.argv.join(" ")));
+            send(&reply, Out::Started(pb::Started { intent_index: 1 })).await;
+            let silent = start.argv[0] == "silent";
+            let gone = reply.clone();
+            let result = tokio::select! {
+                result = shared.program(start, &mut input, &reply) => result,
+                () = gone.closed() => return shared.ask("dropped"),
+            };
+            match result {
+                Ok(_) if silent => {}
+                Ok(exited) => drop(send(&reply, Out::Exited(exited)).await),
+                Err(status) => drop(reply.send(Err(status)).await),
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn stat(&self, request: Request<pb::StatRequest>) -> Result<Response<pb::StatResponse>, Status> {
+        let path = request.into_inner().path;
+        self.ask(format!("stat {path}"));
+        if path != "directory" {
+            return Err(refusal(Code::NotFound, "FILE_NOT_FOUND", &path));
+        }
+        let entry = pb::Entry { kind: pb::EntryKind::Directory.into(), ..pb::Entry::default() };
+        Ok(Response::new(pb::StatResponse { entry: Some(entry), intent_index: 1, outcome_index: 2 }))
+    }
+
+    async fn upload(
+        &self,
+        request: Request<Streaming<pb::UploadRequest>>,
+    ) -> Result<Response<pb::UploadResponse>, Status> {
+        let mut input = request.into_inner();
+        let Some(Up::Start(start)) = input.message().await?.and_then(|message| message.request) else {
+            return Err(Status::invalid_argument("no start"));
+        };
+        self.ask(format!("upload {}", start.path));
+        if start.path == "refused" {
+            return Err(refusal(Code::ResourceExhausted, "NO_SPACE", "the workspace is full"));
+        }
+        let mut stream = Vec::new();
+        loop {
+            match input.message().await {
+                Ok(Some(pb::UploadRequest { request: Some(Up::Data(data)) })) => stream.extend_from_slice(&data),
+                Ok(Some(_)) => return Err(Status::invalid_argument("not data")),
+                Ok(None) => break,
+                Err(status) => {
+                    self.ask("upload reset");
+                    return Err(status);
+                }
+            }
+        }
+        let mut sha256 = Sha256::digest(&stream).to_vec();
+        if start.path == "changed" {
+            sha256[0] ^= 1;
+        }
+        let bytes = stream.len() as u64;
+        self.lock().uploaded = stream;
+        self.ask("upload done");
+        Ok(Response::new(pb::UploadResponse {
+            files: 1,
+            bytes,
+            sha256: sha256.into(),
+            intent_index: 1,
+            outcome_index: 2,
+        }))
+    }
+
+    async fn download(&self, request: Request<pb::DownloadRequest>) -> Result<Response<Self::DownloadStream>, Status> {
+        let path = request.into_inner().path;
+        self.ask(format!("download {path}"));
+        let stream = match archive(&path) {
+            Some(stream) => stream,
+            None if path.is_empty() => archive("tree").expect("a tree"),
+            None => return Err(refusal(Code::NotFound, "FILE_NOT_FOUND", &path)),
+        };
+        let mut sha256 = Sha256::digest(&stream).to_vec();
+        if path == "changed" {
+            sha256[0] ^= 1;
+        }
+        let data = |chunk: &[u8]| pb::DownloadResponse { response: Some(Down::Data(chunk.to_vec().into())) };
+        let mut messages: Vec<Result<pb::DownloadResponse, Status>> =
+            stream.chunks(5_000).map(|c| Ok(data(c))).collect();
+        let trailer = pb::FileTrailer { size: stream.len() as u64, sha256: sha256.into(), outcome_index: 2 };
+        if path != "cut" {
+            messages.push(Ok(pb::DownloadResponse { response: Some(Down::Trailer(trailer)) }));
+        }
+        Ok(Response::new(Box::pin(tokio_stream::iter(messages))))
+    }
+
+    async fn write_file(
+        &self,
+        _: Request<Streaming<pb::WriteFileRequest>>,
+    ) -> Result<Response<pb::WriteFileResponse>, Status> {
+        Err(Status::unimplemented("the command does not use it"))
+    }
+
+    async fn read_file(&self, _: Request<pb::ReadFileRequest>) -> Result<Response<Self::ReadFileStream>, Status> {
+        Err(Status::unimplemented("the command does not use it"))
+    }
+
+    async fn list_directory(
+        &self,
+        _: Request<pb::ListDirectoryRequest>,
+    ) -> Result<Response<pb::ListDirectoryResponse>, Status> {
+        Err(Status::unimplemented("the command does not use it"))
+    }
+}
+
+/// What can be fetched, by name.
+fn archive(name: &str) -> Option<Vec<u8>> {
+    use tar::EntryType::{Char, Link, Regular, Symlink};
+    let entries: &[(&str, tar::EntryType, &str)] = match name {
+        "tree" | "changed" | "cut" => &[("a/file", Regular, "content"), ("link", Symlink, "a/file")],
+        "file" => &[("file", Regular, "content")],
+        "above" => &[("../above", Regular, "content")],
+        "sideways" => &[("a/../../above", Regular, "content")],
+        "absolute" => &[("/tmp/coffer-absolute", Regular, "content")],
+        "device" => &[("null", Char, "")],
+        "hard" => &[("passwd", Link, "/etc/passwd")],
+        "through" => &[("d", Symlink, "."), ("d/file", Regular, "content")],
+        "links" => &[("etc", Symlink, "/etc"), ("up", Symlink, "../../x"), ("file", Regular, "content")],
+        _ => return None,
+    };
+    let mut builder = tar::Builder::new(Vec::new());
+    for (path, kind, content) in entries {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(*kind);
+        header.set_mode(0o644);
+        // The library refuses such names; a hostile guest does not.
+        header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
+        let data: &[u8] = if *kind == Regular { content.as_bytes() } else { &[] };
+        if matches!(kind, Symlink | Link) {
+            header.set_link_name_literal(content).expect("a link name");
+        }
+        header.set_size(data.len() as u64);
+        header.set_cksum();
+        builder.append(&header, data).expect("an entry");
+    }
+    Some(builder.into_inner().expect("an archive"))
+}

@@ -1,0 +1,104 @@
+//! `coffer session` and `coffer image` against the fake.
+
+use crate::fake::{Cofferd, Fault};
+use crate::{code, json, stderr, stdout};
+
+#[test]
+fn a_session_is_created_listed_and_closed() {
+    let host = Cofferd::start();
+    let created = host.run(&["session", "create"]);
+    assert_eq!(code(&created), Some(0), "{}", stderr(&created));
+    assert!(stderr(&created).contains("SIMULATED"), "the user is told: {}", stderr(&created));
+    let id = stdout(&created).trim().to_owned();
+    assert_eq!(id.len(), 36, "the id and nothing else: {id:?}");
+    let other = host.session();
+
+    let got = json(&host.run(&["session", "get", "--json", &id]));
+    assert_eq!(
+        (&got["id"], &got["phase"], &got["platform"]),
+        (&id.clone().into(), &"ready".into(), &"simulated".into())
+    );
+    assert_eq!(got["outcome"], serde_json::Value::Null);
+    let people = stdout(&host.run(&["session", "get", &id]));
+    assert!(people.contains("ready") && people.contains("2026-11-01T00:00:00Z"), "{people}");
+    assert_eq!(code(&host.run(&["session", "wait", &id, "--for", "ready"])), Some(0));
+
+    let closed = host.run(&["session", "close", &id]);
+    assert_eq!((code(&closed), stdout(&closed)), (Some(0), String::new()), "{}", stderr(&closed));
+    assert_eq!(code(&host.run(&["session", "wait", "--phase", "closed", &id])), Some(0));
+    assert_eq!(code(&host.run(&["session", "wait", "--for", "ready", &id])), Some(69));
+
+    let ids = |listed: serde_json::Value| -> Vec<String> {
+        let sessions = listed["sessions"].as_array().expect("sessions");
+        sessions.iter().map(|s| s["id"].as_str().expect("an id").to_owned()).collect()
+    };
+    assert_eq!(ids(json(&host.run(&["session", "list", "--json"]))), std::slice::from_ref(&other));
+    assert_eq!(ids(json(&host.run(&["session", "list", "--all", "--json"]))), [id.clone(), other], "every page");
+    assert!(stdout(&host.run(&["session", "list", "--all"])).contains("sealed, user_closed"));
+
+    let watched = host.run(&["session", "watch", "--json", &id]);
+    let lines: Vec<serde_json::Value> =
+        stdout(&watched).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(lines[0]["session"]["phase"], "closed");
+    assert_eq!(lines[1]["lagged"], 3);
+}
+
+#[test]
+fn an_unknown_session_is_an_error_and_no_crash() {
+    let host = Cofferd::start();
+    let got = host.run(&["session", "get", "01234567-89ab-4cde-8f01-23456789abcd"]);
+    assert_eq!(code(&got), Some(1));
+    assert_eq!(stderr(&got).matches("SESSION_NOT_FOUND").count(), 1, "{}", stderr(&got));
+}
+
+#[test]
+fn a_session_that_never_becomes_ready_is_told_with_its_reason() {
+    let host = Cofferd::start_with(Fault::NeverReady);
+    let created = host.run(&["session", "create", "--wait"]);
+    assert_eq!(code(&created), Some(69));
+    assert!(created.stdout.is_empty());
+    let told = stderr(&created);
+    assert!(
+        told.contains("aborted") && told.contains("boot_timeout") && told.contains("the guest said nothing"),
+        "{told}"
+    );
+    assert!(!told.contains('\x1b'), "the host's words never control the terminal: {told:?}");
+    let asked = host.run(&["session", "create", "--no-wait"]);
+    assert_eq!(code(&asked), Some(0), "asked for is all that was wanted");
+    assert_eq!(code(&host.run(&["session", "close", stdout(&asked).trim()])), Some(1), "closed, and not sealed");
+}
+
+#[test]
+fn the_image_is_chosen_by_default_digest_or_name() {
+    let host = Cofferd::start();
+    let images = json(&host.run(&["image", "list", "--json"]));
+    let digest = images["images"][0]["digest"].as_str().expect("a digest").to_owned();
+    assert_eq!(images["images"][0]["default"], true);
+    assert!(stdout(&host.run(&["image", "list"])).contains("(default)"));
+    for name in [digest.as_str(), &digest[..8], "base", "other"] {
+        let created = host.run(&["session", "create", "--image", name]);
+        assert_eq!(code(&created), Some(0), "{name}: {}", stderr(&created));
+    }
+    for name in [&digest[..7], "unknown", ""] {
+        assert_eq!(code(&host.run(&["session", "create", "--image", name])), Some(64), "{name}");
+    }
+    let refused = host.run(&["session", "create", "--require-tdx"]);
+    assert_eq!(code(&refused), Some(69));
+    assert_eq!(host.state().sessions.len(), 4, "nothing was made for what was refused");
+}
+
+#[test]
+fn a_session_is_what_its_owner_signed() {
+    use coffer_evidence::fields::Canonical as _;
+    let host = Cofferd::start();
+    let arguments = ["session", "create", "--ttl", "2h", "--idle", "90", "--tenant", "t1", "--audience", "lab"];
+    assert_eq!(code(&host.run(&arguments)), Some(0));
+    let keys = json(&host.run(&["key", "show", "--json"]));
+    let intent = host.state().sessions[0].intent.clone();
+    let intent = coffer_evidence::intent::Intent::parse(&intent).expect("an intent");
+    assert_eq!((intent.limits.ttl_s, intent.limits.idle_s), (7200, 90));
+    assert_eq!((intent.tenant.as_str(), intent.audience.as_str()), ("t1", "lab"));
+    assert_eq!(intent.owner.to_string(), keys["owner"].as_str().expect("a key"));
+    let identities: Vec<String> = intent.identities.values().map(ToString::to_string).collect();
+    assert_eq!(identities, [keys["identity"].as_str().expect("a key")]);
+}
