@@ -114,7 +114,7 @@ impl Ingredients {
                 bail!("expected --shim PATH for the simulated profile, found none: build coffer-tdx-shim and name it")
             }
         };
-        let modules = kernel.modules(&tools)?;
+        let modules = kernel.modules(&tools, *profile)?;
         let initrd = compress(&tools, &initramfs::build(agent, init, &modules)?)?;
         if initrd.len() > initramfs::COMPRESSED_MAX {
             bail!(

@@ -3,7 +3,7 @@
 use coffer_evidence::manifest::Profile;
 
 /// In both profiles. From Intel's TDX guest hardening, and what needs no argument in a machine nobody administers.
-const HARDENING: [&str; 16] = [
+const HARDENING: [&str; 17] = [
     // The machine-check handler would believe the host.
     "mce=off",
     // A kernel that went wrong ends the session: no crash dump, no second boot (QEMU runs with -no-reboot).
@@ -25,6 +25,8 @@ const HARDENING: [&str; 16] = [
     "vsyscall=none",
     "slab_nomerge",
     "noresume",
+    // Grace periods by interrupt, not by waiting: loading modules, cgroups and mounts each wait for some.
+    "rcupdate.rcu_expedited=1",
     "quiet",
 ];
 

@@ -45,13 +45,15 @@ pub fn build(agent: &[u8], init: Init<'_>, modules: &[Module]) -> io::Result<Vec
     write(&entries)
 }
 
-/// `/etc/coffer/modules`: one absolute path a line in load order, `?` before those that may fail.
+/// `/etc/coffer/modules`: one absolute path a line in load order, `?` before those that may fail, an empty line between
+/// groups that do not depend on each other.
 fn list(modules: &[Module]) -> String {
     let line = |module: &Module| {
         let mark = if module.need == Need::Optional { "?" } else { "" };
         format!("{mark}/{}\n", path_of(module))
     };
-    modules.iter().map(line).collect()
+    let groups = modules.chunk_by(|one, next| one.group == next.group);
+    groups.map(|group| group.iter().map(line).collect::<String>()).collect::<Vec<_>>().join("\n")
 }
 
 fn path_of(module: &Module) -> String {
@@ -77,8 +79,13 @@ mod tests {
     use super::*;
 
     fn modules() -> Vec<Module> {
-        let module = |name: &str, need| Module { name: name.into(), need, bytes: name.as_bytes().to_vec() };
-        vec![module("vsock", Need::Required), module("dm_mod", Need::Required), module("tdx_guest", Need::Optional)]
+        let module =
+            |name: &str, need, group| Module { name: name.into(), need, bytes: name.as_bytes().to_vec(), group };
+        vec![
+            module("vsock", Need::Required, 0),
+            module("dm_mod", Need::Required, 1),
+            module("tdx_guest", Need::Optional, 1),
+        ]
     }
 
     /// Name, mode, modification time and content of each entry.
@@ -112,7 +119,7 @@ mod tests {
         assert_eq!(content("coffer-agent"), b"agent");
         assert_eq!(
             content("etc/coffer/modules"),
-            b"/lib/modules/vsock.ko\n/lib/modules/dm_mod.ko\n?/lib/modules/tdx_guest.ko\n"
+            b"/lib/modules/vsock.ko\n\n/lib/modules/dm_mod.ko\n?/lib/modules/tdx_guest.ko\n"
         );
         assert_eq!(content("lib/modules/vsock.ko"), b"vsock");
     }

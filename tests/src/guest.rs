@@ -66,7 +66,7 @@ pub struct Guest {
     order_stream: Option<UnixStream>,
     directory: tempfile::TempDir,
     qemu: KillOnDrop,
-    _simulator: KillOnDrop,
+    simulator: KillOnDrop,
     _device: KillOnDrop,
 }
 
@@ -97,9 +97,12 @@ impl Guest {
         let measured = measured_config(&config, &intent);
         let mut simulator = Command::new(binaries().join("coffer-tdx-sim"));
         simulator.args(["serve", "--shape", "s1", "--socket"]).arg(path(&format!("vsock.sock_{PORT_SIMULATOR}")));
-        for (option, file) in
-            [("--firmware", "firmware.fd"), ("--kernel", "vmlinuz"), ("--initrd", "initrd.img"), ("--cmdline", "cmdline")]
-        {
+        for (option, file) in [
+            ("--firmware", "firmware.fd"),
+            ("--kernel", "vmlinuz"),
+            ("--initrd", "initrd.img"),
+            ("--cmdline", "cmdline"),
+        ] {
             simulator.arg(option).arg(plan.image.join(file));
         }
         for (option, register) in [
@@ -125,7 +128,7 @@ impl Guest {
             order_stream: None,
             directory,
             qemu,
-            _simulator: simulator,
+            simulator,
             _device: device,
         })
     }
@@ -192,10 +195,26 @@ impl Guest {
         Ok(socket)
     }
 
-    /// The process id of QEMU.
-    #[must_use]
-    pub fn qemu_pid(&self) -> u32 {
-        self.qemu.0.id()
+    /// Ends the simulator under the running guest.
+    ///
+    /// # Errors
+    /// When it cannot be ended.
+    pub fn lose_simulator(&mut self) -> anyhow::Result<()> {
+        self.simulator.0.kill()?;
+        self.simulator.0.wait()?;
+        Ok(())
+    }
+
+    /// Closes the control connection, as a host does that is restarted; the guest dials again.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn hang_up(&mut self) -> anyhow::Result<()> {
+        while let Ok(stream) = self.orders.try_recv() {
+            self.order_stream = Some(stream);
+        }
+        let stream = self.order_stream.take().context("expected a control connection")?;
+        Ok(stream.shutdown(Shutdown::Both)?)
     }
 }
 
@@ -226,7 +245,11 @@ fn configure(plan: &Plan) -> anyhow::Result<(Vec<u8>, Intent)> {
         record: RecordRequired::No,
     };
     let owner_sig = sign_intent(&key(1), &intent);
-    let host = HostPart { host_key: PublicKey::of(&key(3)), launch: Launch::Cold, labels: [("rack".into(), "a1".into())].into() };
+    let host = HostPart {
+        host_key: PublicKey::of(&key(3)),
+        launch: Launch::Cold,
+        labels: [("rack".into(), "a1".into())].into(),
+    };
     Ok((Config { intent: intent.to_bytes(), owner_sig, host }.to_bytes(), intent))
 }
 

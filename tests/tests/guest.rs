@@ -1,5 +1,5 @@
 //! The guest by itself: what a real one says to its host, from the first frame to the power-off, and that the evidence it
-//! leaves is what the verifier calls sealed. `cofferd` takes no part. Two boots, and three that must fail.
+//! leaves is what the verifier calls sealed. `cofferd` takes no part. Five boots.
 //!
 //! Needs `COFFER_TEST_IMAGE` (set by `scripts/test`); without it every test says NOT RUN.
 
@@ -249,7 +249,10 @@ async fn trees(tools: &mut Tools, data: &[u8]) -> anyhow::Result<()> {
     let requests: Vec<_> = requests.into_iter().map(|request| pb::UploadRequest { request: Some(request) }).collect();
     let uploaded = tools.upload(tokio_stream::iter(requests)).await?.into_inner();
     assert_eq!(uploaded.bytes, archive.len() as u64);
-    assert_eq!(sh(tools, "find tree | sort; readlink tree/a/link").await?, "tree\ntree/a\ntree/a/data\ntree/a/link\ndata\n");
+    assert_eq!(
+        sh(tools, "find tree | sort; readlink tree/a/link").await?,
+        "tree\ntree/a\ntree/a/data\ntree/a/link\ndata\n"
+    );
 
     let request = pb::DownloadRequest { header: header()?, path: "tree".into() };
     let mut stream = tools.download(request).await?.into_inner();
@@ -279,13 +282,14 @@ fn a_guest_says_hello_and_ready_runs_tools_seals_and_powers_off() -> anyhow::Res
     let mut guest = Guest::boot(&Plan::plain(image.clone()))?;
     let opened = open(&guest, &image)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(async {
-        let mut tools = connect(&guest).await?;
-        programs(&tools).await?;
-        files(&mut tools).await?;
-        anyhow::Ok(())
-    })
-    .with_context(|| guest.console())?;
+    runtime
+        .block_on(async {
+            let mut tools = connect(&guest).await?;
+            programs(&tools).await?;
+            files(&mut tools).await?;
+            anyhow::Ok(())
+        })
+        .with_context(|| guest.console())?;
 
     let closing = Instant::now();
     guest.order(ToGuest::Close { reason: Reason::UserClosed })?;
@@ -345,11 +349,26 @@ fn word(disk: &[u8], at: usize) -> usize {
 #[test]
 fn a_boot_disk_with_one_byte_changed_powers_off_and_never_says_ready() -> anyhow::Result<()> {
     let image = needs_an_image!();
-    let tampers: [(&str, fn(&mut Vec<u8>), &str); 3] = [
+    type Tamper = fn(&mut Vec<u8>);
+    let tampers: [(&str, Tamper, &str); 3] = [
         ("intent", |disk| disk[64] ^= 1, "the owner's signature"),
         // The last byte of the configuration is that of a label: well-formed either way, and only measured.
-        ("host part", |disk| { let at = 15 + word(disk, 8); disk[at] ^= 1 }, "mrconfigid is not"),
-        ("policy", |disk| { let at = 16 + word(disk, 8) + word(disk, 12) / 2; disk[at] ^= 1 }, "a policy text with"),
+        (
+            "host part",
+            |disk| {
+                let at = 15 + word(disk, 8);
+                disk[at] ^= 1
+            },
+            "mrconfigid is not",
+        ),
+        (
+            "policy",
+            |disk| {
+                let at = 16 + word(disk, 8) + word(disk, 12) / 2;
+                disk[at] ^= 1
+            },
+            "a policy text with",
+        ),
     ];
     for (part, tamper, reason) in tampers {
         let mut guest = Guest::boot(&Plan { tamper, ..Plan::plain(image.clone()) })?;
@@ -360,4 +379,24 @@ fn a_boot_disk_with_one_byte_changed_powers_off_and_never_says_ready() -> anyhow
         assert!(guest.control.try_recv().is_err(), "{part}: it said something after that");
     }
     Ok(())
+}
+
+/// The host comes back and hears everything again; then the quoting service goes away, and nothing is sealed any more.
+#[test]
+fn a_host_that_comes_back_hears_it_all_again_and_a_lost_simulator_means_no_seal() -> anyhow::Result<()> {
+    let image = needs_an_image!();
+    let mut guest = Guest::boot(&Plan::plain(image.clone()))?;
+    let opened = open(&guest, &image)?;
+    guest.hang_up()?;
+    let ToHost::Hello { session, .. } = guest.hear(SOON)? else { bail!("expected hello again") };
+    assert_eq!(session, guest.session);
+    let ToHost::Ready { open_map, opening_quote } = guest.hear(SOON)? else { bail!("expected ready again") };
+    assert!((open_map, opening_quote) == (opened.map, opened.quote), "another opening");
+
+    guest.lose_simulator()?;
+    guest.order(ToGuest::Close { reason: Reason::UserClosed })?;
+    let ToHost::Failed { stage, detail } = guest.hear(SOON)? else { bail!("expected a failure") };
+    println!("{stage}: {detail}");
+    assert_eq!(stage, "rtmr3", "{detail}");
+    guest.powered_off(SOON)
 }

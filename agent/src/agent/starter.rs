@@ -151,8 +151,7 @@ mod tests {
         let starting = tokio::spawn(async move { starter.start(7, vec![1]).await });
         tokio::task::spawn_blocking(move || {
             let (ToInit::Start { intent, .. }, _) = init.receive(Wait::Block).unwrap() else { panic!("a start") };
-            let ((stdin, stdin_write), (stdout_read, stdout), (stderr_read, stderr)) =
-                (pipe(), pipe(), pipe());
+            let ((stdin, stdin_write), (stdout_read, stdout), (stderr_read, stderr)) = (pipe(), pipe(), pipe());
             drop((stdin, stdout, stderr));
             let pipes = [stdin_write.as_fd(), stdout_read.as_fd(), stderr_read.as_fd()];
             init.send(&ToAgent::Started { intent }, &pipes, Wait::Block).unwrap();

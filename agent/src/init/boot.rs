@@ -1,14 +1,15 @@
 //! From the first instruction in user space to the two processes that do the work.
 //!
 //! ```text
-//!  /dev ─ kernel file systems ─ modules ─ boot disk (read once) ─ verified root ─ workspace ─ cgroups
-//!       ─ lock-down ─ measurement files and report directory ─ notary, agent ─ supervise
+//!  /dev ─ kernel file systems ─ modules ─ boot disk (read once) ─┬─ verified root ──────┬─ workspace
+//!                                                                └─ cgroups, lock-down ─┘
+//!       ─ measurement files and report directory ─ notary, agent ─ supervise
 //! ```
 
 use super::cgroup::Hierarchy;
 use super::disks::{self, Arrivals};
 use super::error::{BootError, Context as _};
-use super::spawn::{self, Class, Directory, Launch};
+use super::spawn::{self, Born, Class, Directory, Launch};
 use super::supervise::{Child, Supervisor};
 use super::{console, harden, modules, mounts, root};
 use crate::channel::{self, Channel};
@@ -33,14 +34,19 @@ pub(super) fn boot() -> Result<String, BootError> {
     mounts::configfs()?;
     let boot_disk = disks::find(&arrivals, fixed::DISK_BOOT)?;
     let boot_disk = disks::read_once(&boot_disk, boot_disk::BYTES_MAX)?;
-    root::enter(&arrivals)?;
+    let hierarchy = Hierarchy::at("/sys/fs/cgroup");
+    // Side by side: both wait for the kernel more than they work. Nothing of a tenant runs before both are done.
+    let (root, locked) = std::thread::scope(|scope| {
+        let lock_down = scope.spawn(|| lock_down(&hierarchy));
+        (root::prepare(&arrivals), lock_down.join())
+    });
+    root?;
+    locked.unwrap_or_else(|_| {
+        Err(BootError::Unexpected { stage: STAGE, expected: "a lock-down".into(), found: "a panic".into() })
+    })?;
+    root::switch()?;
     mounts::device_extras()?;
     root::writable_places()?;
-    let hierarchy = Hierarchy::at("/sys/fs/cgroup");
-    hierarchy.prepare(root::memory_bytes()?)?;
-    hierarchy.enter("init")?;
-    harden::never_kill_me()?;
-    harden::lock_down()?;
     let reports = report_directory()?;
 
     let (to_notary, notary_end) = link()?;
@@ -60,12 +66,23 @@ pub(super) fn boot() -> Result<String, BootError> {
     let descriptors =
         vec![(fixed::FD_AGENT_INIT, agent_end.into_inner()), (fixed::FD_AGENT_NOTARY, agent_notary.into_inner())];
     let agent = start_own(&hierarchy, "agent", fixed::UID_AGENT, descriptors)?;
-    let notary = Child { pid: notary, link: to_notary };
-    let agent = Child { pid: agent, link: to_agent };
+    let notary = Child { pid: started("notary", notary)?, link: to_notary };
+    let agent = Child { pid: started("agent", agent)?, link: to_agent };
     Supervisor::new(hierarchy, reports, notary, agent)?.run()
 }
 
-fn link<S: frames::Frame, R: frames::Frame>() -> Result<(Channel<S, R>, Channel<R, S>), BootError> {
+/// What must hold before anything that a tenant wrote can run, and needs no root file system.
+fn lock_down(hierarchy: &Hierarchy) -> Result<(), BootError> {
+    hierarchy.prepare(root::memory_bytes()?)?;
+    hierarchy.enter("init")?;
+    harden::never_kill_me()?;
+    harden::lock_down()
+}
+
+/// Both ends of a new link.
+type Ends<S, R> = (Channel<S, R>, Channel<R, S>);
+
+fn link<S: frames::Frame, R: frames::Frame>() -> Result<Ends<S, R>, BootError> {
     channel::pair().context(STAGE, || "make a socket pair".into())
 }
 
@@ -98,7 +115,7 @@ fn start_own(
     name: &str,
     uid: u32,
     mut descriptors: Vec<(i32, OwnedFd)>,
-) -> Result<i32, BootError> {
+) -> Result<Born, BootError> {
     let null = File::open("/dev/null").context(STAGE, || "open /dev/null".into())?;
     let console = File::options().write(true).open("/dev/console").or_else(|_| null.try_clone());
     let console = console.context(STAGE, || "open the console".into())?;
@@ -114,7 +131,11 @@ fn start_own(
         cgroup: Some(hierarchy.own(name)?),
         class: Class::Own,
     };
-    let born = spawn::spawn(&launch).map_err(|error| start_failed(name, error))?;
+    spawn::spawn(&launch).map_err(|error| start_failed(name, error))
+}
+
+/// Waits until the program runs; answers its process id.
+fn started(name: &str, born: Born) -> Result<i32, BootError> {
     born.verdict.read().map_err(|error| start_failed(name, error))?;
     Ok(born.pid)
 }

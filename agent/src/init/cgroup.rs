@@ -153,13 +153,16 @@ pub fn populated(events: &fs::File) -> io::Result<bool> {
 fn delegate(directory: &Path) -> Result<(), BootError> {
     let path = directory.join("cgroup.controllers");
     let controllers = fs::read_to_string(&path).context(STAGE, || format!("read {}", path.display()))?;
-    for controller in ["cpu", "memory", "pids"] {
-        if controllers.split_ascii_whitespace().any(|word| word == controller) {
-            let path = directory.join("cgroup.subtree_control");
-            put(&path, format!("+{controller}")).context(STAGE, || format!("enable {controller}"))?;
-        }
+    let enable: Vec<String> = ["cpu", "memory", "pids"]
+        .iter()
+        .filter(|controller| controllers.split_ascii_whitespace().any(|word| word == **controller))
+        .map(|controller| format!("+{controller}"))
+        .collect();
+    // One write: each is a change of the whole tree.
+    match enable.join(" ") {
+        none if none.is_empty() => Ok(()),
+        enable => put(directory.join("cgroup.subtree_control"), &enable).context(STAGE, || format!("enable {enable}")),
     }
-    Ok(())
 }
 
 /// Writes to a file that is there; the kernel's file systems answer an attempt to make one with anything but "not

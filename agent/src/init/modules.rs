@@ -3,7 +3,7 @@
 use super::error::{BootError, Context as _};
 use std::fs::{self, File};
 
-/// One absolute path per line; a leading `?` marks a module that may fail to load.
+/// One absolute path per line; a leading `?` marks a module that may fail to load; empty lines mean nothing here.
 pub const LIST: &str = "/etc/coffer/modules";
 const STAGE: &str = "modules";
 

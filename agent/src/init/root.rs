@@ -22,8 +22,8 @@ const NONE: Option<&str> = None;
 /// Directories that the new root must have, whatever the image holds.
 const NEEDED: [&str; 6] = ["dev", "proc", "sys", "run", "tmp", "workspace"];
 
-/// Mounts the verified root, puts a writable layer on it and makes it `/`.
-pub fn enter(arrivals: &Arrivals) -> Result<(), BootError> {
+/// Mounts the verified root with a writable layer on it. [`switch`] makes it `/`.
+pub fn prepare(arrivals: &Arrivals) -> Result<(), BootError> {
     let data = disks::find(arrivals, fixed::DISK_ROOT)?;
     let hash = disks::find(arrivals, fixed::DISK_VERITY)?;
     let line = fs::read_to_string("/proc/cmdline").context(STAGE, || "read /proc/cmdline".into())?;
@@ -54,11 +54,11 @@ pub fn enter(arrivals: &Arrivals) -> Result<(), BootError> {
         let path = format!("{NEW}/{directory}");
         fs::create_dir_all(&path).context(STAGE, || format!("make {path}"))?;
     }
-    switch()
+    Ok(())
 }
 
 /// Moves the kernel's file systems over and makes the new root the root of this and every later process.
-fn switch() -> Result<(), BootError> {
+pub fn switch() -> Result<(), BootError> {
     for directory in ["/dev", "/proc", "/sys", "/run"] {
         let target = format!("{NEW}{directory}");
         mount(Some(directory), target.as_str(), NONE, MsFlags::MS_MOVE, NONE)

@@ -87,7 +87,7 @@ pub fn entry(shown: &[u8], stat: &Stat, target: Vec<u8>) -> Entry {
         _ => Kind::Other,
     };
     let seconds = u64::try_from(stat.st_mtime).unwrap_or(0);
-    let nanos = u64::try_from(stat.st_mtime_nsec).unwrap_or(0);
+    let nanos = stat.st_mtime_nsec;
     Entry {
         name: shown.to_vec(),
         kind,

@@ -6,6 +6,7 @@ pub mod modules;
 use crate::debian::lock::{Lock, Set};
 use crate::debian::store::Store;
 use crate::kit::{Kit, KitError};
+use coffer_evidence::manifest::Profile;
 use modules::{Kernel, Module, ModulesError};
 use std::fs;
 use std::io;
@@ -74,8 +75,8 @@ impl Unpacked {
         fs::read(&path).map_err(io_error(&path))
     }
 
-    /// The modules the guest loads, in order. They are uncompressed with the tools' own xz.
-    pub fn modules(&self, tools: &Kit) -> Result<Vec<Module>, KernelError> {
+    /// The modules that the guest of a profile loads, in order. They are uncompressed with the tools' own xz.
+    pub fn modules(&self, tools: &Kit, profile: Profile) -> Result<Vec<Module>, KernelError> {
         let builtin = self.directory.join("modules.builtin");
         let text = fs::read_to_string(&builtin).map_err(io_error(&builtin))?;
         let mut kernel = Kernel { builtin: modules::parse_builtin(&text), files: Default::default() };
@@ -89,7 +90,7 @@ impl Unpacked {
             }
             _ => fs::read(path).map_err(|source| KitError::Io { path: path.clone(), source }),
         };
-        Ok(modules::load_order(&kernel, &modules::WANTED, read)?)
+        Ok(modules::load_order(&kernel, &modules::wanted(profile), read)?)
     }
 }
 

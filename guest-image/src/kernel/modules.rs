@@ -1,6 +1,9 @@
 //! Which kernel modules the guest needs, and in which order they load. Pure: module files come from a closure.
+//!
+//! Modules that depend on each other, over however many corners, form a group; groups may load side by side.
 
 use super::modinfo::{self, ModinfoError, canonical};
+use coffer_evidence::manifest::Profile;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Whether the guest can do without a module.
@@ -12,8 +15,11 @@ pub enum Need {
     Optional,
 }
 
-/// What the guest needs (order matters only between equals; dependencies come first anyway).
-pub const WANTED: [(&str, Need); 13] = [
+/// What every guest needs (order matters only between equals; dependencies come first anyway).
+const COMMON: [(&str, Need); 12] = [
+    ("vmw_vsock_virtio_transport", Need::Required),
+    ("configfs", Need::Required),
+    ("tsm_report", Need::Required),
     ("virtio_pci", Need::Required),
     ("virtio_blk", Need::Required),
     ("dm_mod", Need::Required),
@@ -23,12 +29,18 @@ pub const WANTED: [(&str, Need); 13] = [
     ("erofs", Need::Required),
     ("overlay", Need::Required),
     ("fuse", Need::Required),
-    ("configfs", Need::Required),
-    ("vmw_vsock_virtio_transport", Need::Required),
-    ("tsm_report", Need::Required),
-    // Says "no such device" where there is no TDX module: in the simulated image.
-    ("tdx_guest", Need::Optional),
 ];
+
+/// What the guest of a profile needs.
+#[must_use]
+pub fn wanted(profile: Profile) -> Vec<(&'static str, Need)> {
+    let mut wanted = COMMON.to_vec();
+    if profile == Profile::Tdx {
+        // Elsewhere it says "no such device", after the kernel has read and verified it.
+        wanted.push(("tdx_guest", Need::Required));
+    }
+    wanted
+}
 
 /// A module to load.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +49,8 @@ pub struct Module {
     pub name: String,
     /// Whether it must load.
     pub need: Need,
+    /// The same number for modules that depend on each other.
+    pub group: usize,
     /// The uncompressed file, with its signature.
     pub bytes: Vec<u8>,
 }
@@ -81,7 +95,7 @@ pub struct Kernel<F> {
     pub files: BTreeMap<String, F>,
 }
 
-/// The modules to load, dependencies first. `read` gives a module's uncompressed bytes.
+/// The modules to load, group by group, dependencies first. `read` gives a module's uncompressed bytes.
 pub fn load_order<F, E>(
     kernel: &Kernel<F>,
     wanted: &[(&str, Need)],
@@ -94,6 +108,8 @@ where
     for &(name, need) in wanted {
         add(kernel, &canonical(name), need, &mut read, &mut order, &mut BTreeSet::new())?;
     }
+    // Stable: within a group the order stays.
+    order.sort_by_key(|module| module.group);
     Ok(order)
 }
 
@@ -122,10 +138,17 @@ where
     let file = kernel.files.get(name).ok_or_else(|| ModulesError::Absent { name: name.into() })?;
     let bytes = read(file).map_err(|source| ModulesError::Read { name: name.into(), source: Box::new(source) })?;
     let depends = modinfo::depends(&bytes).map_err(|source| ModulesError::Modinfo { name: name.into(), source })?;
+    let mut groups = BTreeSet::from([order.len()]);
     for dependency in depends {
         add(kernel, &dependency, need, read, order, above)?;
+        groups.extend(order.iter().find(|module| module.name == dependency).map(|module| module.group));
     }
-    order.push(Module { name: name.into(), need, bytes });
+    // The groups that it joins become one, under the number of the first.
+    let group = groups.first().copied().unwrap_or_default();
+    for module in order.iter_mut().filter(|module| groups.contains(&module.group)) {
+        module.group = group;
+    }
+    order.push(Module { name: name.into(), need, bytes, group });
     Ok(())
 }
 
@@ -168,6 +191,26 @@ mod tests {
         let found = order(&kernel, &[("erofs", Need::Required), ("dm-verity", Need::Required)]).unwrap();
         let names: Vec<_> = found.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["erofs", "dm_mod", "dm_bufio", "dm_verity"]);
+    }
+
+    #[test]
+    fn modules_that_meet_anywhere_are_one_group_and_stand_together() {
+        let kernel = kernel(&[("a", ""), ("b", ""), ("c", "a,b"), ("d", "b"), ("e", ""), ("f", "e")], &[]);
+        let read = |depends: &&'static str| Ok::<_, Infallible>(module(format!("depends={depends}\0").as_bytes()));
+        let wanted = ["a", "e", "b", "c", "d", "f"].map(|name| (name, Need::Required));
+        let modules = load_order(&kernel, &wanted, read).unwrap();
+        let names: Vec<_> = modules.iter().map(|module| module.name.as_str()).collect();
+        assert_eq!(names, ["a", "b", "c", "d", "e", "f"]);
+        let group = |name: &str| modules.iter().find(|module| module.name == name).unwrap().group;
+        assert!(["b", "c", "d"].iter().all(|name| group(name) == group("a")));
+        assert_eq!(group("e"), group("f"));
+        assert_ne!(group("a"), group("e"));
+    }
+
+    #[test]
+    fn only_the_guest_of_a_tdx_host_has_the_tdx_driver() {
+        let has = |profile| wanted(profile).iter().any(|(name, _)| *name == "tdx_guest");
+        assert!(has(Profile::Tdx) && !has(Profile::Simulated));
     }
 
     #[test]

@@ -64,7 +64,7 @@ mod tests {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("pki");
         for (name, bytes) in make().expect("make the PKI").entries() {
             let found = std::fs::read(directory.join(name)).unwrap_or_else(|e| panic!("read {name}: {e}"));
-            assert_eq!(found, bytes, "{name} differs: run `coffer-tdx-sim make-pki --out tdx-sim/pki`");
+            assert_eq!(&found, bytes, "{name} differs: run `coffer-tdx-sim make-pki --out tdx-sim/pki`");
         }
     }
 

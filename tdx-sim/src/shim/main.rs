@@ -2,8 +2,8 @@
 //! on the host, and then becomes the agent, which cannot tell the difference. Not part of any other image.
 //!
 //! ```text
-//!   PID 1 ── mounts, modules ── starts the server ── waits until it serves ── executes /coffer-agent
-//!                                    │
+//!   PID 1 ── mounts, modules, meanwhile starts the server and waits for it ── executes /coffer-agent
+//!                                        │
 //!   server: host 1025 ── registers, extend, quote ── FUSE on both places, until the machine ends
 //! ```
 //! Whatever fails here, or later on the way to the host, ends in a guest without registers: it powers off unsealed.
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
 
 /// Prepares the machine and executes the agent in this process; answers only why that was not possible.
 fn become_agent() -> String {
-    match prepare::machine().and_then(|()| start_server()) {
+    match prepare::machine(start_server) {
         Ok(()) => format!("execute {AGENT}: {}", Command::new(AGENT).arg0("coffer-agent").env_clear().exec()),
         Err(why) => why,
     }
@@ -72,7 +72,8 @@ fn start_server() -> Result<(), String> {
 fn serve() -> Result<(), String> {
     // The registers must outlive every tool that eats memory.
     std::fs::write("/proc/self/oom_score_adj", "-1000").map_err(|error| format!("protect the server: {error}"))?;
-    let simulator = Arc::new(simulator::connect().map_err(|error| format!("reach the simulator on the host: {error}"))?);
+    let simulator =
+        Arc::new(simulator::connect().map_err(|error| format!("reach the simulator on the host: {error}"))?);
     let mounted = |place: &str, error| format!("serve {place}: {error}");
     let measurements = files::mount(prepare::MISC, measurements::Measurements::new(simulator.clone()))
         .map_err(|error| mounted(prepare::MISC, error))?;

@@ -1,8 +1,11 @@
 //! SIMULATED: what the shim needs before it can serve: the kernel's file systems and the modules. The same mounts, with
 //! the same flags, as the agent's init makes; it takes what is mounted as it is.
 
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::ScopedJoinHandle;
 
 use nix::mount::{MsFlags, mount};
 
@@ -11,20 +14,30 @@ pub(crate) const MISC: &str = "/sys/devices/virtual/misc";
 /// Where reports are asked for. The module tsm_report makes it; without a provider the kernel refuses `mkdir` there.
 pub(crate) const REPORTS: &str = "/sys/kernel/config/tsm/report";
 
-/// The list that the agent's init reads: an absolute path a line, `?` before those that may fail to load.
+/// The list that the agent's init reads: an absolute path a line, `?` before those that may fail to load, an empty line
+/// between groups that do not depend on each other.
 const MODULES: &str = "/etc/coffer/modules";
 const CONFIGFS: &str = "/sys/kernel/config";
+/// Modules that the server cannot do without.
+const SERVER_NEEDS: [&str; 2] = ["/vmw_vsock_virtio_transport.ko", "/tsm_report.ko"];
+/// Loading is half work for the CPU, half waiting for the kernel.
+const WORKERS: usize = 3;
 
-/// Mounts and loads.
-pub(crate) fn machine() -> Result<(), String> {
+/// Mounts, loads, and calls `serve` as soon as what it needs is there, while the rest still loads.
+pub(crate) fn machine(serve: impl FnOnce() -> Result<(), String> + Send) -> Result<(), String> {
     let no_exec = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
     let no_device = no_exec | MsFlags::MS_NODEV;
     mount_kind("devtmpfs", "/dev", no_exec, Some("mode=0755"))?;
     say();
     mount_kind("proc", "/proc", no_device, None)?;
     mount_kind("sysfs", "/sys", no_device, None)?;
-    load_modules()?;
-    mount_kind("configfs", CONFIGFS, no_device, None)
+    let list = fs::read_to_string(MODULES).map_err(|error| format!("read {MODULES}: {error}"))?;
+    let left = load_all(&list, || {
+        mount_kind("configfs", CONFIGFS, no_device, None)?;
+        serve()
+    })?;
+    // What is loaded leaves the list: the agent need not have the kernel read and verify it a second time.
+    fs::write(MODULES, left).map_err(|error| format!("write {MODULES}: {error}"))
 }
 
 /// The first line from user space; whoever reads the console learns at once what this is.
@@ -44,12 +57,42 @@ fn mount_kind(kind: &str, target: &str, flags: MsFlags, options: Option<&str>) -
     }
 }
 
-/// Loads the whole list: vsock and FUSE need most of it. What is loaded leaves the list, so that the agent does not
-/// have the kernel read and verify each module a second time.
-fn load_modules() -> Result<(), String> {
-    let list = fs::read_to_string(MODULES).map_err(|error| format!("read {MODULES}: {error}"))?;
+/// Loads the list, its groups side by side, and calls `serve` once, as soon as every group that the server needs is
+/// loaded. Answers the lines that did not load and need not.
+fn load_all(list: &str, serve: impl FnOnce() -> Result<(), String> + Send) -> Result<String, String> {
+    let needed = |group: &str| SERVER_NEEDS.iter().any(|name| group.contains(name));
+    let groups: Mutex<VecDeque<&str>> = Mutex::new(list.split("\n\n").collect());
+    let waiting = Mutex::new((list.split("\n\n").filter(|group| needed(group)).count(), Some(serve)));
+    let work = || -> Result<String, String> {
+        let mut left = String::new();
+        loop {
+            let group = lock(&groups).pop_front();
+            let Some(group) = group else { return Ok(left) };
+            left.push_str(&load_group(group)?);
+            let serve = {
+                let (count, serve) = &mut *lock(&waiting);
+                *count -= usize::from(needed(group));
+                if *count == 0 { serve.take() } else { None }
+            };
+            if let Some(serve) = serve {
+                serve()?;
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..WORKERS).map(|_| scope.spawn(work)).collect();
+        let join = |worker: ScopedJoinHandle<'_, _>| worker.join().unwrap_or_else(|_| Err("loading modules".into()));
+        workers.into_iter().map(join).collect()
+    })
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn load_group(group: &str) -> Result<String, String> {
     let mut left = String::new();
-    for line in list.lines().filter(|line| !line.is_empty()) {
+    for line in group.lines().filter(|line| !line.is_empty()) {
         let path = line.strip_prefix('?').unwrap_or(line);
         let loaded = File::open(path).map_err(|error| error.to_string()).and_then(|file| {
             match rustix::system::finit_module(&file, c"", 0) {
@@ -58,11 +101,37 @@ fn load_modules() -> Result<(), String> {
             }
         });
         match loaded {
+            // Its memory is the initramfs, and nobody reads it again.
             Ok(()) => drop(fs::remove_file(path)),
-            // Loaded again, and refused again, by the agent: the list decides whether that matters.
             Err(_) if line.starts_with('?') => left.extend([line, "\n"]),
             Err(error) => return Err(format!("load {path}: {error}")),
         }
     }
-    fs::write(MODULES, left).map_err(|error| format!("write {MODULES}: {error}"))
+    Ok(left)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_server_starts_once_whatever_the_list_holds() {
+        // Optional modules that are not there: everything stays on the list.
+        let list = "?/none/vmw_vsock_virtio_transport.ko\n\n?/none/a.ko\n?/none/tsm_report.ko\n\n?/none/b.ko\n";
+        for list in [list, "?/none/b.ko\n", ""] {
+            let started = Mutex::new(0);
+            let left = load_all(list, || {
+                *lock(&started) += 1;
+                Ok(())
+            });
+            let mut left: Vec<_> = left.unwrap().lines().map(str::to_owned).collect();
+            let mut expected: Vec<_> = list.lines().filter(|line| !line.is_empty()).collect();
+            left.sort();
+            expected.sort();
+            assert_eq!(left, expected);
+            assert_eq!(*lock(&started), 1, "{list:?}");
+        }
+        assert!(load_all("/none/required.ko\n", || Ok(())).is_err());
+        assert!(load_all("", || Err("no server".into())).is_err());
+    }
 }

@@ -34,7 +34,9 @@ fn main() -> anyhow::Result<()> {
     }
     let [bare, line, hello, ready] = [bare, lines, hellos, readies].map(median);
     let ratio = ready.as_secs_f64() / bare.as_secs_f64();
-    println!("medians: bare {bare:.2?}; session: first line {line:.2?}, hello {hello:.2?}, ready {ready:.2?}; ratio {ratio:.3}");
+    println!(
+        "medians: bare {bare:.2?}; session: first line {line:.2?}, hello {hello:.2?}, ready {ready:.2?}; ratio {ratio:.3}"
+    );
     Ok(())
 }
 
