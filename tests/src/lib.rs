@@ -12,6 +12,12 @@ pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_path_buf).unwrap_or_default()
 }
 
+/// Whether a test that finds no guest to boot must fail: `scripts/test` insists.
+#[must_use]
+pub fn guests_are_required() -> bool {
+    std::env::var_os("COFFER_TEST_GUESTS").is_some_and(|value| value == "required")
+}
+
 /// Every file below `dir` that git would list: `target` and dot-directories are left out.
 ///
 /// # Panics

@@ -14,6 +14,7 @@ use coffer_tests::host::{Host, Settings, image_directory, kill};
 macro_rules! needs_an_image {
     () => {
         if image_directory().is_none() {
+            anyhow::ensure!(!coffer_tests::guests_are_required(), "COFFER_TEST_IMAGE names no image directory");
             eprintln!("NOT RUN: COFFER_TEST_IMAGE names no image directory; `scripts/test` builds one");
             return Ok(());
         }

@@ -89,6 +89,8 @@ fn a_real_guest_echoes_64_mib_both_ways_while_eight_streams_do_round_trips() {
     let (Some(image), Some(kit), Some(guest)) =
         (environment("COFFER_TEST_IMAGE"), environment("COFFER_TEST_KIT"), environment("COFFER_TEST_ECHO_GUEST"))
     else {
+        let required = std::env::var_os("COFFER_TEST_GUESTS").is_some_and(|value| value == "required");
+        assert!(!required, "COFFER_TEST_IMAGE, COFFER_TEST_KIT and COFFER_TEST_ECHO_GUEST are not all set");
         eprintln!("NOT RUN: COFFER_TEST_IMAGE, COFFER_TEST_KIT and COFFER_TEST_ECHO_GUEST are not all set");
         return;
     };

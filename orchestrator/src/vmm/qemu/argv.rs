@@ -81,8 +81,7 @@ pub(crate) fn argv(machine: &Machine, host: Surroundings<'_>) -> Result<Vec<Stri
     }
 
     // QEMU dials: the host listens before QEMU is started, so nobody polls; and QEMU dials again after a restart.
-    put("-chardev", format!("socket,id=qmp0,path={},server=off,reconnect-ms=1000", in_session("qmp.sock")?));
-    put("-mon", "chardev=qmp0,mode=control".to_owned());
+    put("-qmp", format!("unix:{},server=off,reconnect-ms=1000", in_session("qmp.sock")?));
     match machine.profile {
         Profile::Simulated => {
             put("-chardev", format!("file,id=console0,path={},append=on", escaped(&machine.console)?));
@@ -205,5 +204,39 @@ mod tests {
         let host = Surroundings { cpu: Cpu::Tcg, quote_socket: Path::new("/q") };
         let found = argv(&machine, host).expect("text");
         assert!(found.iter().any(|a| a.ends_with("file=/tmp/a,,b/boot.img")), "{found:?}");
+    }
+
+    /// The only oracle there is without TDX: QEMU reads machine, accelerator and TDX object before it misses KVM.
+    #[test]
+    fn a_real_qemu_takes_the_tdx_command_line_up_to_the_hardware() {
+        let environment = |name: &str| {
+            let path = PathBuf::from(std::env::var_os(name)?);
+            Some(Path::new(env!("CARGO_MANIFEST_DIR")).parent()?.join(path))
+        };
+        let (Some(image), Some(kit)) = (environment("COFFER_TEST_IMAGE"), environment("COFFER_TEST_KIT")) else {
+            let required = std::env::var_os("COFFER_TEST_GUESTS").is_some_and(|value| value == "required");
+            assert!(!required, "COFFER_TEST_IMAGE and COFFER_TEST_KIT are not set");
+            eprintln!("NOT RUN: COFFER_TEST_IMAGE and COFFER_TEST_KIT are not set");
+            return;
+        };
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::write(dir.path().join("boot.img"), [0; 4096]).expect("write");
+        let directory = dir.path().to_path_buf();
+        let machine = Machine { directory, image, ..machine(Profile::Tdx, GuestDevice::Kernel { cid: 5_000 }) };
+        let host = Surroundings { cpu: Cpu::Kvm, quote_socket: Path::new("/var/run/tdx-qgs/qgs.socket") };
+        let arguments = argv(&machine, host).expect("text");
+        let qemu = crate::vmm::qemu::kit::QemuProgram::find(None, Some(&kit)).expect("the kit");
+        let says = |replace: &[(&str, &str)]| {
+            let changed = arguments.iter().map(|a| replace.iter().fold(a.clone(), |a, (from, to)| a.replace(from, to)));
+            let output = std::process::Command::new(&qemu.prefix[0]).args(&qemu.prefix[1..]).args(changed).output();
+            String::from_utf8_lossy(&output.expect("run QEMU").stderr).into_owned()
+        };
+        let emulated = [("kvm", "tcg"), ("host", "max")];
+        let found = says(&emulated);
+        assert!(found.contains("tdx-guest: KVM required"), "{found}");
+        for (from, to) in [("mrconfigid", "mrconfigidx"), ("smm=off", "smmx=off"), ("server=off", "serverx=off")] {
+            let found = says(&[emulated[0], emulated[1], (from, to)]);
+            assert!(!found.contains("KVM required"), "{from} is not read before KVM is missed: {found}");
+        }
     }
 }
