@@ -239,6 +239,10 @@ impl Config {
                 return value(key, "an absolute path", path.display().to_string());
             }
         }
+        if tracing_subscriber::EnvFilter::try_new(&self.telemetry.filter).is_err() {
+            let expected = "a filter such as \"info\" or \"cofferd=debug\"";
+            return value("telemetry.filter", expected, self.telemetry.filter.clone());
+        }
         self.default_image()?;
         self.publishers()?;
         Ok(())
@@ -331,6 +335,7 @@ mod tests {
             "[vmm]\naccelerator = \"hvf\"",
             "[image]\ndefault = \"latest\"",
             "[image]\npublishers = [\"00\"]",
+            "[telemetry]\nfilter = \"cofferd=loud\"",
         ] {
             let error = Config::parse(text).expect_err(text).to_string();
             assert!(error.contains("expected"), "{text}: {error}");
