@@ -8,6 +8,8 @@ use coffer_client::keys::KeyError;
 use coffer_proto::guest::v1::{ExitCause, Exited};
 use tonic::Code;
 
+use crate::output::printable;
+
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Status(pub(crate) u8);
@@ -84,7 +86,8 @@ pub(crate) fn told(error: &anyhow::Error) -> ExitCode {
     status.into()
 }
 
-/// The error and its causes in one line, each said once: some libraries repeat the cause in the message.
+/// The error and its causes in one line, each said once: some libraries repeat the cause in the message. The words may be
+/// a host's or a guest's.
 pub(crate) fn causes(error: &anyhow::Error) -> String {
     let mut told: Vec<String> = Vec::new();
     for cause in error.chain().map(ToString::to_string) {
@@ -92,15 +95,18 @@ pub(crate) fn causes(error: &anyhow::Error) -> String {
             told.push(cause);
         }
     }
-    told.join(": ")
+    printable(&told.join(": "))
 }
+
+/// What the client calls the two outputs.
+const OUTPUTS: [&str; 2] = ["standard output", "standard error"];
 
 /// Whether the error is only that nobody reads the output any more.
 pub(crate) fn is_closed_output(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause.is::<OutputClosed>()
             || matches!(cause.downcast_ref::<ClientError>(), Some(ClientError::File { path, source, .. })
-                if source.kind() == std::io::ErrorKind::BrokenPipe && path.starts_with("standard output"))
+                if source.kind() == std::io::ErrorKind::BrokenPipe && OUTPUTS.iter().any(|output| path.as_os_str() == *output))
     })
 }
 

@@ -69,6 +69,11 @@ impl Output {
         }
     }
 
+    /// Whether progress is shown to anybody.
+    pub(crate) fn draws(&self) -> bool {
+        self.progress == Progress::Drawn
+    }
+
     /// Wipes what [`Output::progress`] drew.
     pub(crate) fn done(&self) {
         self.progress("");

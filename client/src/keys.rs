@@ -91,12 +91,18 @@ pub fn load_or_make(directory: &Path, name: KeyName) -> Result<(SigningKey, Orig
     let path = directory.join(name.file());
     match OpenOptions::new().read(true).open(&path) {
         Ok(mut file) => Ok((read(&path, &mut file)?, Origin::Found)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let key = make(directory, &path)?;
-            Ok((key, Origin::Made(path)))
-        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => match make(directory, &path)? {
+            Some(key) => Ok((key, Origin::Made(path))),
+            // Another program was faster: there is one key, and this is it.
+            None => open(&path).map(|key| (key, Origin::Found)),
+        },
         Err(source) => Err(KeyError::Io { what: "open", path, source }),
     }
+}
+
+fn open(path: &Path) -> Result<SigningKey, KeyError> {
+    let file = OpenOptions::new().read(true).open(path);
+    read(path, &mut file.map_err(|source| KeyError::Io { what: "open", path: path.to_owned(), source })?)
 }
 
 /// The public half alone.
@@ -134,7 +140,8 @@ fn hex_seed(text: &str, seed: &mut [u8; 32]) -> Option<()> {
     Some(())
 }
 
-fn make(directory: &Path, path: &Path) -> Result<SigningKey, KeyError> {
+/// Makes a key in a file that appears whole or not at all; `None` when the name was taken meanwhile.
+fn make(directory: &Path, path: &Path) -> Result<Option<SigningKey>, KeyError> {
     let io = |what, path: &Path| {
         let path = path.to_owned();
         move |source| KeyError::Io { what, path, source }
@@ -149,9 +156,18 @@ fn make(directory: &Path, path: &Path) -> Result<SigningKey, KeyError> {
         }
     }
     text.push('\n');
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(io("make", path))?;
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(io("write", path))?;
-    Ok(SigningKey::from_bytes(&seed))
+    let fresh = directory.join(format!(".{}", uuid::Uuid::new_v4()));
+    let mut file =
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh).map_err(io("make", &fresh))?;
+    let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+    // Unlike a rename, a link never takes the place of what is there.
+    let named = written.and_then(|()| std::fs::hard_link(&fresh, path));
+    let removed = std::fs::remove_file(&fresh);
+    match named {
+        Ok(()) => removed.map_err(io("remove", &fresh)).map(|()| Some(SigningKey::from_bytes(&seed))),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(None),
+        Err(error) => Err(io("write", path)(error)),
+    }
 }
 
 #[cfg(test)]
@@ -172,6 +188,25 @@ mod tests {
         assert_eq!((made.to_bytes(), origin), (again.to_bytes(), Origin::Found));
         let (other, _) = load_or_make(&dir, KeyName::Identity).expect("another key");
         assert_ne!(other.to_bytes(), made.to_bytes());
+    }
+
+    #[test]
+    fn a_link_to_nowhere_is_an_error() {
+        let dir = tempfile::tempdir().expect("a directory");
+        std::os::unix::fs::symlink("nowhere", dir.path().join("owner.key")).expect("a link");
+        assert!(matches!(load_or_make(dir.path(), KeyName::Owner), Err(KeyError::Io { .. })));
+    }
+
+    #[test]
+    fn many_at_once_make_one_key() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let keys: Vec<[u8; 32]> = std::thread::scope(|scope| {
+            let make = || load_or_make(dir.path(), KeyName::Owner).expect("a key").0.to_bytes();
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(make)).collect();
+            threads.into_iter().map(|thread| thread.join().expect("a thread")).collect()
+        });
+        assert!(keys.iter().all(|key| *key == keys[0]));
+        assert_eq!(std::fs::read_dir(dir.path()).expect("the directory").count(), 1, "nothing is left beside it");
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::command::Context;
 use crate::create::{Created, Wanted};
 use crate::exit::{Status, causes, is_closed_output, status_of};
 use crate::output::Form;
-use crate::session::{Ended, Program, eprintln_json, execute, tell_download, tell_upload};
+use crate::session::{Ended, Program, execute, summarise, tell_download, tell_upload};
 use crate::signals::Interrupts;
 use places::Places;
 
@@ -89,7 +89,7 @@ pub(crate) async fn run(context: &Context, mut args: RunArgs) -> anyhow::Result<
     };
     summary.status = status.0;
     if context.output.form == Form::Json {
-        eprintln_json(&summary);
+        summarise(&summary);
     }
     Ok(status)
 }

@@ -42,7 +42,7 @@ pub(crate) struct Program {
     #[arg(long, short = 'n')]
     no_stdin: bool,
     /// The command and its arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+    #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     argv: Vec<String>,
 }
 
@@ -70,7 +70,7 @@ pub(crate) struct Ended {
     cause: String,
     code: i32,
     signal: i32,
-    intent_outcome_index: u64,
+    outcome_index: u64,
     wall_ms: i64,
 }
 
@@ -82,7 +82,7 @@ impl Ended {
             cause,
             code: exited.code,
             signal: exited.signal,
-            intent_outcome_index: exited.outcome_index,
+            outcome_index: exited.outcome_index,
             wall_ms: exited.usage.map_or(0, |usage| usage.wall_ms),
         }
     }
@@ -159,7 +159,7 @@ pub(super) async fn exec(context: &Context, args: ExecArgs) -> anyhow::Result<St
     match result {
         Ok((status, ended)) => {
             if context.output.form == Form::Json {
-                eprintln_json(&ended);
+                summarise(&ended);
             }
             Ok(status)
         }
@@ -172,7 +172,7 @@ pub(super) async fn exec(context: &Context, args: ExecArgs) -> anyhow::Result<St
 }
 
 /// The summary of a command whose stdout is not ours.
-pub(crate) fn eprintln_json(value: &impl Serialize) {
+pub(crate) fn summarise(value: &impl Serialize) {
     use std::io::Write as _;
     let line = serde_json::to_string(value).unwrap_or_default();
     drop(writeln!(std::io::stderr(), "{line}"));

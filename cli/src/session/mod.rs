@@ -16,7 +16,7 @@ use crate::exit::Status;
 use crate::output::{Form, printable};
 
 pub(crate) use cp::{tell_download, tell_upload};
-pub(crate) use exec::{Ended, Program, eprintln_json, execute};
+pub(crate) use exec::{Ended, Program, execute, summarise};
 pub(crate) use shown::{SessionShown, outcome_word, phase_word, reason_word};
 pub(crate) use watch::wait;
 

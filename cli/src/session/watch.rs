@@ -28,6 +28,9 @@ pub(crate) async fn wait(
             }
         }
     };
+    if !output.draws() {
+        return client.wait(id, phase).await;
+    }
     let waited = client.wait(id, phase);
     tokio::pin!(waited);
     // The watch is for people alone: whatever becomes of it, the wait decides.

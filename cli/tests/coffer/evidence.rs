@@ -113,7 +113,10 @@ fn a_bundle_is_shown_as_a_timeline_with_what_was_disclosed() {
     let text = stdout(&people);
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.len(), 9, "{text}");
-    assert!(lines[0].contains("open") && lines[1].contains("true  1") && lines[2].contains("exit 0"), "{text}");
+    assert!(
+        lines[0].contains("open") && lines[1].contains("exec  true 1  (in /workspace)") && lines[2].contains("exit 0"),
+        "{text}"
+    );
     assert!(lines[7].contains("scrub") && lines[8].contains("seal"), "{text}");
     assert!(stderr(&people).contains("not verified"), "{}", stderr(&people));
     let shown = json(&output(home.path(), &["evidence", "show", "--json", file]));

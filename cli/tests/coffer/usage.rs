@@ -15,6 +15,7 @@ fn wrong_usage_exits_64_and_help_0() {
         &["run"],
         &["run", "--in", "/no/such/directory", "--", "true"],
         &["run", "--timeout", "soon", "--", "true"],
+        &["run", "--unknown", "--", "true"],
         &["session", "get", "not-an-id"],
         &["session", "exec", id],
         &["session", "exec", id, "--env", "NO_VALUE", "--", "true"],

@@ -137,11 +137,15 @@ impl Line {
         // Enough of a call's id to tell which outcome belongs to which intent.
         words.extend(self.call.as_ref().and_then(|call| call.get(..8)).map(str::to_owned));
         words.extend(self.method.map(str::to_owned));
-        words.extend(self.argv.iter().map(|argument| quoted(argument)));
-        if let Some(path) = self.path.as_ref() {
-            let place = if path.is_empty() { "." } else { path };
-            words.push(if self.argv.is_empty() { quoted(place) } else { format!("(in {})", quoted(place)) });
+        if !self.argv.is_empty() {
+            words.push(self.argv.iter().map(|argument| quoted(argument)).collect::<Vec<_>>().join(" "));
         }
+        words.extend(self.path.as_ref().and_then(|path| match (path.as_str(), self.argv.is_empty()) {
+            ("", true) => Some(".".to_owned()),
+            ("", false) => None,
+            (path, true) => Some(quoted(path)),
+            (path, false) => Some(format!("(in {})", quoted(path))),
+        }));
         words.extend(self.cause.map(str::to_owned));
         words.extend(self.code.map(|code| format!("exit {code}")));
         words.extend(self.signal.map(|signal| format!("signal {signal}")));
