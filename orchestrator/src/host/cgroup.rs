@@ -45,6 +45,10 @@ impl CgroupRoot {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
+        // It may be there and somebody else's: only making something shows that we may.
+        let probe = path.join(format!("probe-{}", std::process::id()));
+        std::fs::create_dir(&probe)?;
+        std::fs::remove_dir(&probe)?;
         let mut missing = Vec::new();
         for controller in WANTED {
             if !enable(mount, controller) || !enable(&path, controller) {
@@ -175,6 +179,13 @@ mod tests {
                     40 25 0:35 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n";
         assert_eq!(v2_mount(text), Some(PathBuf::from("/sys/fs/cgroup/unified")));
         assert_eq!(v2_mount("22 1 0:20 / /sys rw - sysfs sysfs rw\n"), None);
+    }
+
+    #[test]
+    fn a_root_in_which_nothing_can_be_made_is_none() {
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::write(dir.path().join("coffer"), "in the way").expect("write");
+        assert!(CgroupRoot::prepare_at(dir.path()).is_err());
     }
 
     #[test]
