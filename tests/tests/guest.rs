@@ -11,6 +11,7 @@ use anyhow::{Context as _, bail};
 use coffer_evidence::bundle::{Parts, SealParts, write};
 use coffer_evidence::call::Disclosed;
 use coffer_evidence::fields::Canonical as _;
+use coffer_evidence::intent::Limits;
 use coffer_evidence::leaf::{Leaf, Public, StepResult};
 use coffer_evidence::link::{Mirror, ToGuest, ToHost};
 use coffer_evidence::policy_text::PERMIT_ALL;
@@ -177,6 +178,14 @@ async fn programs(tools: &Tools) -> anyhow::Result<()> {
         times[19],
         alone.trim()
     );
+
+    let resident =
+        "for d in /proc/[0-9]*; do tr '\\0' ' ' < $d/cmdline; grep VmRSS $d/status; done 2>/dev/null | grep coffer-";
+    let resident = sh(tools, resident).await?;
+    println!("{resident}");
+    let agent = resident.lines().find(|line| line.starts_with("coffer-agent agent")).context("the agent")?;
+    let kib: u64 = agent.split_ascii_whitespace().rev().nth(1).context("a size")?.parse()?;
+    assert!(kib <= 20 * 1024, "{agent}");
 
     let (exited, out, _) = exec(tools, &["tr", "a-z", "A-Z"], None, b"shout").await?;
     assert_eq!((exited.code, &*out), (0, "SHOUT"));
@@ -383,7 +392,7 @@ fn a_boot_disk_with_one_byte_changed_powers_off_and_never_says_ready() -> anyhow
             "host part",
             |disk| {
                 let at = 15 + word(disk, 8);
-                disk[at] ^= 1
+                disk[at] ^= 1;
             },
             "mrconfigid is not",
         ),
@@ -391,7 +400,7 @@ fn a_boot_disk_with_one_byte_changed_powers_off_and_never_says_ready() -> anyhow
             "policy",
             |disk| {
                 let at = 16 + word(disk, 8) + word(disk, 12) / 2;
-                disk[at] ^= 1
+                disk[at] ^= 1;
             },
             "a policy text with",
         ),
@@ -407,11 +416,13 @@ fn a_boot_disk_with_one_byte_changed_powers_off_and_never_says_ready() -> anyhow
     Ok(())
 }
 
-/// The host comes back and hears everything again; then the quoting service goes away, and nothing is sealed any more.
+/// The host comes back and hears everything again; then the quoting service goes away, the session closes itself for lack
+/// of calls, and nothing is sealed any more.
 #[test]
 fn a_host_that_comes_back_hears_it_all_again_and_a_lost_simulator_means_no_seal() -> anyhow::Result<()> {
     let image = needs_an_image!();
-    let mut guest = Guest::boot(&Plan::plain(image.clone()))?;
+    let limits = Limits { idle_s: 10, ..Limits::default() };
+    let mut guest = Guest::boot(&Plan { limits, ..Plan::plain(image.clone()) })?;
     let opened = open(&guest, &image)?;
     guest.hang_up()?;
     let ToHost::Hello { session, .. } = guest.hear(SOON)? else { bail!("expected hello again") };
@@ -420,7 +431,8 @@ fn a_host_that_comes_back_hears_it_all_again_and_a_lost_simulator_means_no_seal(
     assert!((open_map, opening_quote) == (opened.map, opened.quote), "another opening");
 
     guest.lose_simulator()?;
-    guest.order(ToGuest::Close { reason: Reason::UserClosed })?;
+    let ToHost::Closing { reason, closed_by } = guest.hear(SOON)? else { bail!("expected that it closes itself") };
+    assert_eq!((reason, closed_by), (Reason::IdleTimeout, ClosedBy::Agent));
     let ToHost::Failed { stage, detail } = guest.hear(SOON)? else { bail!("expected a failure") };
     println!("{stage}: {detail}");
     assert_eq!(stage, "rtmr3", "{detail}");

@@ -325,8 +325,11 @@ unsafe fn credentials(uid: u32) -> Result<(), (Stage, i32)> {
     // SAFETY: as in `prepare`.
     unsafe {
         for capability in 0..64 {
-            // EINVAL marks the end of what this kernel knows.
-            if libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) != 0 && errno() != libc::EINVAL {
+            if libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) != 0 {
+                // The end of what this kernel knows; they are numbered without gaps.
+                if errno() == libc::EINVAL && capability > 0 {
+                    break;
+                }
                 return Err((own, errno()));
             }
         }
