@@ -272,7 +272,8 @@ fn qemu(plan: &Plan, directory: &Path) -> anyhow::Result<Child> {
         .args(["-machine", "q35,kernel-irqchip=split,smm=off,hpet=off,memory-backend=mem0"])
         .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2G"])
         .args(["-object", "memory-backend-memfd,id=mem0,size=2G,share=on"])
-        .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]);
+        .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"])
+        .args(["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]);
     for (option, file) in [("-bios", "firmware.fd"), ("-kernel", "vmlinuz"), ("-initrd", "initrd.img")] {
         command.arg(option).arg(image.join(file));
     }
