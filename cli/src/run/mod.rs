@@ -70,7 +70,8 @@ struct Summary {
 /// What came of the work inside the session.
 enum Work {
     Done(Status, Ended),
-    Interrupted(i32),
+    /// By the user, who wants to know no more than that; the call itself may have ended before.
+    Interrupted(i32, Option<Ended>),
     Failed(anyhow::Error),
 }
 
@@ -97,13 +98,14 @@ pub(crate) async fn run(context: &Context, mut args: RunArgs) -> anyhow::Result<
 async fn carry_out(context: &Context, args: RunArgs, places: &Places, summary: &mut Summary) -> anyhow::Result<Status> {
     let selection = if args.all { Selection::All } else { Selection::NotIgnored };
     let interrupts = Interrupts::install()?;
-    let starting = async {
-        let client = context.client_patiently().await?;
-        let created = args.wanted.create(context, &client).await?;
-        anyhow::Ok((client, created))
+    let client = tokio::select! {
+        client = context.client_patiently() => client?,
+        // Nothing was made yet.
+        signal = interrupts.first() => return Ok(Status::of_signal(signal)),
     };
-    let (client, created) = tokio::select! {
-        started = starting => started?,
+    let created = tokio::select! {
+        created = args.wanted.create(context, &client) => created?,
+        // Whether one was made is not known: the first signal waits for that.
         signal = interrupts.second() => return Ok(Status::of_signal(signal)),
     };
     summary.session = Some(created.id.to_string());
@@ -111,19 +113,16 @@ async fn carry_out(context: &Context, args: RunArgs, places: &Places, summary: &
 
     let job = Job { context, client: &client, created: &created, places, interrupts: &interrupts };
     let work = job.work(args.program, selection).await;
-    let ending = tokio::select! {
-        ending = ending::end(context, &client, &created, places) => ending,
-        signal = interrupts.second() => {
-            context.output.note(format_args!("left session {} for cofferd to close: its evidence was not fetched", created.id));
-            return Ok(Status::of_signal(signal));
-        }
-    };
+    let interrupted = matches!(work, Work::Interrupted(..));
     let status = match work {
         Work::Done(status, ended) => {
             summary.command = Some(ended);
             status
         }
-        Work::Interrupted(signal) => Status::of_signal(signal),
+        Work::Interrupted(signal, ended) => {
+            summary.command = ended;
+            Status::of_signal(signal)
+        }
         // Whoever read our output left: no failure of Coffer's, and nobody to tell.
         Work::Failed(error) if is_closed_output(&error) => status_of(&error),
         Work::Failed(error) => {
@@ -132,10 +131,23 @@ async fn carry_out(context: &Context, args: RunArgs, places: &Places, summary: &
             Status::COFFER_FAILED
         }
     };
-    let report = ending.context("the evidence of what was done cannot be shown")?;
-    let accepted = report.exit_code() == 0;
-    summary.verdict = Some(report);
-    if accepted || interrupts.seen().is_some() { Ok(status) } else { Ok(Status::COFFER_FAILED) }
+    let ending = tokio::select! {
+        ending = ending::end(context, &client, &created, places) => ending,
+        signal = interrupts.second() => {
+            context.output.note(format_args!("left session {} for cofferd to close: its evidence was not fetched", created.id));
+            return Ok(Status::of_signal(signal));
+        }
+    };
+    let ending = ending.context("the evidence of what was done cannot be shown");
+    let accepted = ending.as_ref().is_ok_and(|report| report.exit_code() == 0);
+    match ending {
+        Ok(report) => summary.verdict = Some(report),
+        // A session that was interrupted early has none.
+        Err(error) if interrupted => context.output.note(causes(&error)),
+        Err(error) => return Err(error),
+    }
+    // An interrupt says nothing about the command, so there is nothing that evidence would have to bear out.
+    if accepted || interrupted { Ok(status) } else { Ok(Status::COFFER_FAILED) }
 }
 
 /// The part between Ready and the end.
@@ -156,22 +168,28 @@ impl Job<'_> {
         };
         let before = tokio::select! {
             result = before => result,
-            signal = self.interrupts.first() => return Work::Interrupted(signal),
+            signal = self.interrupts.first() => return Work::Interrupted(signal, None),
         };
         if let Err(error) = before {
             return Work::Failed(error);
         }
         let id = &self.created.id;
-        let (status, ended) = match execute(self.context, self.client, id, program, self.interrupts).await {
-            Ok(done) => done,
-            Err(error) => return Work::Failed(error),
+        let executed = execute(self.context, self.client, id, program, self.interrupts).await;
+        let (status, ended) = match (executed, self.interrupts.seen()) {
+            (Ok(done), None) => done,
+            (Ok((_, ended)), Some(signal)) => return Work::Interrupted(signal, Some(ended)),
+            (Err(error), None) => return Work::Failed(error),
+            (Err(error), Some(signal)) => {
+                self.context.output.note(causes(&error));
+                return Work::Interrupted(signal, None);
+            }
         };
         tokio::select! {
             result = self.fetch(id) => match result {
                 Ok(()) => Work::Done(status, ended),
                 Err(error) => Work::Failed(error),
             },
-            signal = self.interrupts.first() => Work::Interrupted(signal),
+            signal = self.interrupts.first() => Work::Interrupted(signal, Some(ended)),
         }
     }
 

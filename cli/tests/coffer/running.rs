@@ -102,6 +102,39 @@ fn an_interrupt_cancels_closes_and_exits_130() {
 }
 
 #[test]
+fn an_interrupt_is_the_status_however_the_call_ends() {
+    let host = Cofferd::start();
+    let child = host.spawn(&["run", "--", "sleep-gone"]);
+    host.until_asked("exec sleep-gone");
+    signal(&child, "INT");
+    let ended = child.wait_with_output().expect("wait");
+    assert_eq!(code(&ended), Some(130), "{}", stderr(&ended));
+    assert!(stderr(&ended).contains("OUTCOME_UNKNOWN") && closed(&host), "{}", stderr(&ended));
+}
+
+#[test]
+fn an_interrupt_before_ready_closes_the_session_and_runs_nothing() {
+    let host = Cofferd::start_with(Fault::SlowBoot);
+    let child = host.spawn(&["run", "--", "echo", "x"]);
+    host.until_asked("create");
+    signal(&child, "INT");
+    let ended = child.wait_with_output().expect("wait");
+    assert_eq!(code(&ended), Some(130), "{}", stderr(&ended));
+    assert!(closed(&host) && ended.stdout.is_empty());
+}
+
+#[test]
+fn an_interrupt_while_closing_does_not_pass_bad_evidence() {
+    let host = Cofferd::start_with(Fault::ClosedLate);
+    let child = host.spawn(&["run", "--", "echo", "fine"]);
+    host.until_asked("close");
+    signal(&child, "INT");
+    host.finish();
+    let ended = child.wait_with_output().expect("wait");
+    assert_eq!(code(&ended), Some(125), "{}", stderr(&ended));
+}
+
+#[test]
 fn a_second_interrupt_does_not_wait_for_the_end() {
     let host = Cofferd::start_with(Fault::NeverClosed);
     let child = host.spawn(&["run", "--", "sleep"]);

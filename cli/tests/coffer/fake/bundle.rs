@@ -46,7 +46,7 @@ pub(super) fn bundle(session: &Known, fault: Fault) -> Vec<u8> {
         }
     }
     let mut bytes = sealed(&recipe);
-    if fault == Fault::ChangedBundle {
+    if matches!(fault, Fault::ChangedBundle | Fault::ClosedLate) {
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
     }

@@ -64,24 +64,13 @@ impl SessionService for Shared {
         let owner_sig: [u8; 64] = request.owner_sig.as_ref().try_into().expect("64 bytes");
         verify_intent(&intent, &owner_sig).expect("the owner's signature");
         self.ask("create");
-        let session = match self.fault {
-            Fault::NeverReady => Known {
-                id: intent.session,
-                phase: pb::Phase::Closed,
-                outcome: pb::Outcome::Aborted,
-                reason: pb::Reason::BootTimeout,
-                intent: request.intent.to_vec(),
-                owner_sig,
-            },
-            _ => Known {
-                id: intent.session,
-                phase: pb::Phase::Ready,
-                outcome: pb::Outcome::Unspecified,
-                reason: pb::Reason::Unspecified,
-                intent: request.intent.to_vec(),
-                owner_sig,
-            },
+        let (phase, outcome, reason) = match self.fault {
+            Fault::NeverReady => (pb::Phase::Closed, pb::Outcome::Aborted, pb::Reason::BootTimeout),
+            Fault::SlowBoot => (pb::Phase::Launching, pb::Outcome::Unspecified, pb::Reason::Unspecified),
+            _ => (pb::Phase::Ready, pb::Outcome::Unspecified, pb::Reason::Unspecified),
         };
+        let (id, intent) = (intent.session, request.intent.to_vec());
+        let session = Known { id, phase, outcome, reason, intent, owner_sig };
         self.lock().sessions.push(session.clone());
         Ok(Response::new(message(&session)))
     }
@@ -131,12 +120,12 @@ impl SessionService for Shared {
         let id = request.into_inner().id;
         self.find(&id)?;
         self.ask("close");
-        self.change(&id, |session| {
-            if self.fault == Fault::NeverClosed {
-                session.phase = pb::Phase::Sealing;
-            } else if session.phase != pb::Phase::Closed {
+        self.change(&id, |session| match (self.fault, session.phase) {
+            (_, pb::Phase::Closed) => {}
+            (Fault::NeverClosed | Fault::ClosedLate, _) => session.phase = pb::Phase::Sealing,
+            (_, before) => {
                 session.phase = pb::Phase::Closed;
-                session.outcome = pb::Outcome::Sealed;
+                session.outcome = if before < pb::Phase::Ready { pb::Outcome::Aborted } else { pb::Outcome::Sealed };
                 session.reason = pb::Reason::UserClosed;
             }
         });

@@ -39,6 +39,10 @@ pub(crate) enum Fault {
     NoBundle,
     /// The session is never over.
     NeverClosed,
+    /// The session is over when the test says so, and its bundle is changed.
+    ClosedLate,
+    /// The session is still booting when it is closed.
+    SlowBoot,
 }
 
 /// A session as the fake knows it.
@@ -149,6 +153,16 @@ impl Cofferd {
     /// Starts a command whose outputs are kept.
     pub(crate) fn spawn(&self, arguments: &[&str]) -> Child {
         self.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("run coffer")
+    }
+
+    /// The end of every session.
+    pub(crate) fn finish(&self) {
+        for session in &mut self.state().sessions {
+            session.phase = Phase::Closed;
+            session.outcome = Outcome::Sealed;
+            session.reason = Reason::UserClosed;
+        }
+        self.shared.changed.notify_waiters();
     }
 
     /// Waits until somebody asked for `what`.

@@ -74,10 +74,13 @@ impl Shared {
                     }
                 }
             }
-            "sleep" => {
+            "sleep" | "sleep-gone" => {
                 while let Some(message) = input.message().await? {
                     if matches!(message.request, Some(In::Cancel(_))) {
                         self.ask("cancelled");
+                        if argv[0] == "sleep-gone" {
+                            return Err(refusal(Code::Unknown, "OUTCOME_UNKNOWN", "the guest went away"));
+                        }
                         return Ok(exited(pb::ExitCause::Cancelled, 0, 15));
                     }
                 }
