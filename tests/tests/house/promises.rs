@@ -58,7 +58,7 @@ fn exists(path: &str, crates: &[(String, String)], tests: &[Test]) -> bool {
     let Some((_, folder)) = crates.iter().find(|(known, _)| known == package) else { return false };
     tests.iter().any(|test| {
         let stands = |place: &&str| test.file.split(['/', '.']).any(|part| part == *place);
-        test.name == *name && test.file.starts_with(folder.as_str()) && places.iter().all(|place| stands(place))
+        test.name == *name && test.file.starts_with(folder.as_str()) && places.iter().all(stands)
     })
 }
 

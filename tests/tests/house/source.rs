@@ -176,3 +176,29 @@ fn the_session_machine_and_admission_are_synchronous() {
         }
     }
 }
+
+/// Where product code may let time pass, and why no event would do.
+const SLEEPS: [(&str, &str); 6] = [
+    ("orchestrator/src/session/driver.rs", "the deadline of a phase is itself the event"),
+    ("agent/src/agent/session.rs", "time to live and idle time are themselves the events"),
+    ("agent/src/agent/exec.rs", "an upper bound beside the event that is waited for"),
+    ("agent/src/agent/builtin.rs", "an upper bound beside the event that is waited for"),
+    ("agent/src/agent/outlet.rs", "a vsock host that went away gives no event when it is back"),
+    ("agent/src/notary/quotes.rs", "configfs-tsm answers EBUSY and tells nobody when that is over"),
+];
+
+#[test]
+fn nothing_waits_by_sleeping_where_an_event_could_be_waited_for() {
+    let product = |name: &str| name.contains("/src/") && !name.starts_with("tests/") && !name.starts_with("client/");
+    let mut used = BTreeSet::new();
+    for (name, text) in rust_files() {
+        if product(&name) && code(&text).any(|line| line.contains("sleep(") && !line.trim_start().starts_with("//")) {
+            let listed = SLEEPS.iter().find(|(file, _)| *file == name);
+            assert!(listed.is_some(), "{name} sleeps: wait for an event, or list it with the reason");
+            used.insert(name);
+        }
+    }
+    for (file, _) in SLEEPS {
+        assert!(used.contains(file), "{file} is listed as one that sleeps and does not: take it out");
+    }
+}
