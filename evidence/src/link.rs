@@ -33,6 +33,8 @@ pub enum ToHost {
         open_map: Vec<u8>,
         /// Cut to its used length.
         opening_quote: Vec<u8>,
+        /// The firmware's event log, as ACPI shows it; the simulated platform has none.
+        ccel: Option<Vec<u8>>,
     },
     /// The agent ends the session by itself.
     Closing {
@@ -192,7 +194,9 @@ impl Frame for ToHost {
             Self::Hello { session, agent_svn } => {
                 frame(1, [Value::Unsigned(VERSION), bytes(session), Value::Unsigned(*agent_svn)])
             }
-            Self::Ready { open_map, opening_quote } => frame(2, [bytes(open_map), bytes(opening_quote)]),
+            Self::Ready { open_map, opening_quote, ccel } => {
+                frame(2, [bytes(open_map), bytes(opening_quote)].into_iter().chain(ccel.as_ref().map(bytes)))
+            }
             Self::Closing { reason, closed_by } => {
                 frame(3, [Value::Unsigned(reason.number()), Value::Unsigned(closed_by.number())])
             }
@@ -215,8 +219,15 @@ impl Frame for ToHost {
                 None,
             ) => Self::Hello { session: SessionId::from_bytes(&id).map_err(|_| FrameError::Form)?, agent_svn },
             (Some(Value::Unsigned(2)), Some(Value::Bytes(open_map)), Some(Value::Bytes(opening_quote)), None, None) => {
-                Self::Ready { open_map, opening_quote }
+                Self::Ready { open_map, opening_quote, ccel: None }
             }
+            (
+                Some(Value::Unsigned(2)),
+                Some(Value::Bytes(open_map)),
+                Some(Value::Bytes(opening_quote)),
+                Some(Value::Bytes(ccel)),
+                None,
+            ) => Self::Ready { open_map, opening_quote, ccel: Some(ccel) },
             (Some(Value::Unsigned(3)), Some(Value::Unsigned(reason)), Some(Value::Unsigned(by)), None, None) => {
                 Self::Closing {
                     reason: Reason::from_number(reason).ok_or(FrameError::Form)?,
@@ -306,7 +317,8 @@ mod tests {
         let session = SessionId::new([9; 16]);
         let to_host = [
             ToHost::Hello { session, agent_svn: 1 },
-            ToHost::Ready { open_map: vec![1], opening_quote: vec![2; 5000] },
+            ToHost::Ready { open_map: vec![1], opening_quote: vec![2; 5000], ccel: None },
+            ToHost::Ready { open_map: vec![1], opening_quote: vec![2; 5000], ccel: Some(vec![3]) },
             ToHost::Closing { reason: Reason::TtlExpired, closed_by: ClosedBy::Agent },
             ToHost::Sealed { seal_map: vec![1], seal_quote: vec![2], statement: vec![3] },
             ToHost::Failed { stage: "boot disk".into(), detail: "x".into() },

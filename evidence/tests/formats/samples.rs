@@ -370,14 +370,15 @@ fn link() -> Vec<Entry> {
     let mirror: fn(&[u8]) -> bool = hears::<Mirror>;
     let bytes = |text: &str| text.as_bytes().to_vec();
     let hello = ToHost::Hello { session: session(), agent_svn: 1 };
-    let ready = ToHost::Ready { open_map: bytes("open map"), opening_quote: bytes("quote") };
+    let ready = |ccel| ToHost::Ready { open_map: bytes("open map"), opening_quote: bytes("quote"), ccel };
     let closing = ToHost::Closing { reason: Reason::TtlExpired, closed_by: ClosedBy::Agent };
     let sealed =
         ToHost::Sealed { seal_map: bytes("seal map"), seal_quote: bytes("quote"), statement: bytes("statement") };
     let failed = ToHost::Failed { stage: "boot disk".to_owned(), detail: "expected COFFERC1".to_owned() };
     vec![
         ("hello", "to-host", hello.encode(), Some(to_host)),
-        ("ready", "to-host", ready.encode(), Some(to_host)),
+        ("ready", "to-host", ready(Some(bytes("event log"))).encode(), Some(to_host)),
+        ("ready", "to-host", ready(None).encode(), Some(to_host)),
         ("closing", "to-host", closing.encode(), Some(to_host)),
         ("sealed", "to-host", sealed.encode(), Some(to_host)),
         ("failed", "to-host", failed.encode(), Some(to_host)),
