@@ -12,6 +12,7 @@ use coffer_evidence::manifest::Profile;
 use coffer_evidence::seal::Reason;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
@@ -24,7 +25,7 @@ use crate::image::Catalogue;
 use crate::link::Link;
 use crate::link::kernel::{self, KernelLink};
 use crate::link::vhost_user::VhostUserLink;
-use crate::session::perform::Host;
+use crate::session::perform::{ASSEMBLING_MAX, Host};
 use crate::session::registry::{Registry, Rules};
 use crate::session::types::Ending;
 use crate::store::UidRange;
@@ -114,6 +115,7 @@ async fn serve(config: Config, state: Option<PathBuf>, socket: Option<PathBuf>) 
         key: key::load_or_make(&state.host_key())?,
         boot_id: process::boot_id().context("read the host's boot id")?,
         sessions: state.sessions(),
+        assembling: Semaphore::new(ASSEMBLING_MAX),
     });
     let boot_s = config.limits.boot_s.unwrap_or(if cpu == Cpu::Kvm { BOOT_KVM_S } else { BOOT_TCG_S });
     let rules = Rules {

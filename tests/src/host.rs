@@ -166,8 +166,12 @@ impl Host {
     /// What is left of a session on the host: processes, its directory, cgroups, mounts.
     #[must_use]
     pub fn residue(&self, session: &str) -> Vec<String> {
-        let mut left: Vec<String> =
-            self.processes().into_iter().filter(|(_, c)| c.contains(session)).map(|(p, c)| format!("process {p}: {c}")).collect();
+        let mut left: Vec<String> = self
+            .processes()
+            .into_iter()
+            .filter(|(_, c)| c.contains(session))
+            .map(|(p, c)| format!("process {p}: {c}"))
+            .collect();
         if self.session_directory(session).exists() {
             left.push(format!("directory {}", self.session_directory(session).display()));
         }

@@ -59,7 +59,12 @@ pub fn bare_boot(kit: &Path, image: &Path, limit: Duration) -> anyhow::Result<Du
     let cmdline = std::fs::read_to_string(image.join("cmdline")).context("read the image's command line")?;
     let mut command = qemu_command(kit)?;
     command
-        .args(["-machine", "q35,kernel-irqchip=split,smm=off,hpet=off,memory-backend=mem0", "-accel", "tcg,thread=multi"])
+        .args([
+            "-machine",
+            "q35,kernel-irqchip=split,smm=off,hpet=off,memory-backend=mem0",
+            "-accel",
+            "tcg,thread=multi",
+        ])
         .args(["-cpu", "max", "-smp", "2", "-m", "2G", "-object", "memory-backend-memfd,id=mem0,size=2G,share=on"])
         .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio"])
         .arg("-bios")

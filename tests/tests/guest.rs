@@ -79,7 +79,7 @@ fn open(guest: &Guest, image: &Path) -> anyhow::Result<Opened> {
         other => bail!("expected hello, found {other:?}"),
     }
     let hello = guest.started.elapsed();
-    let ToHost::Ready { open_map: map, opening_quote: quote } = guest.hear(BOOT)? else { bail!("expected ready") };
+    let ToHost::Ready { open_map: map, opening_quote: quote, .. } = guest.hear(BOOT)? else { bail!("expected ready") };
     println!("hello after {hello:.2?}, ready after {:.2?}", guest.started.elapsed());
     let collateral = coffer_tdx_sim::collateral::collateral(now() - 60)?;
     let dsse = std::fs::read(image.join("image.dsse"))?;
@@ -427,7 +427,7 @@ fn a_host_that_comes_back_hears_it_all_again_and_a_lost_simulator_means_no_seal(
     guest.hang_up()?;
     let ToHost::Hello { session, .. } = guest.hear(SOON)? else { bail!("expected hello again") };
     assert_eq!(session, guest.session);
-    let ToHost::Ready { open_map, opening_quote } = guest.hear(SOON)? else { bail!("expected ready again") };
+    let ToHost::Ready { open_map, opening_quote, .. } = guest.hear(SOON)? else { bail!("expected ready again") };
     assert!((open_map, opening_quote) == (opened.map, opened.quote), "another opening");
 
     guest.lose_simulator()?;

@@ -61,7 +61,11 @@ fn a_session_works_seals_and_verifies_offline() -> anyhow::Result<()> {
         host.run(&arguments)
     };
     assert_eq!(exec(&["cat", "up/a.txt"])?.stdout, b"alpha\n");
-    let who = exec(&["sh", "-c", "id -u; id -g; id -G; echo $HOME; grep -E '^(CapEff|CapBnd|NoNewPrivs)' /proc/self/status"])?;
+    let who = exec(&[
+        "sh",
+        "-c",
+        "id -u; id -g; id -G; echo $HOME; grep -E '^(CapEff|CapBnd|NoNewPrivs)' /proc/self/status",
+    ])?;
     let who = String::from_utf8(who.stdout)?;
     let lines: Vec<&str> = who.lines().collect();
     assert_eq!(&lines[..4], ["10000", "10000", "10000", "/workspace"], "{who}");
@@ -105,7 +109,10 @@ fn a_session_works_seals_and_verifies_offline() -> anyhow::Result<()> {
 
     // Simulated evidence is refused unless it is asked for by name, and the reason says so.
     let (refused, code) = verdict(&host, &bundle, &[])?;
-    assert_eq!((refused["verdict"].as_str(), refused["accepted"].as_str(), code), (Some("sealed"), Some("no"), Some(1)));
+    assert_eq!(
+        (refused["verdict"].as_str(), refused["accepted"].as_str(), code),
+        (Some("sealed"), Some("no"), Some(1))
+    );
     let text = host.run(&["evidence", "verify", &bundle.display().to_string()])?;
     let text = String::from_utf8_lossy(&text.stdout).to_lowercase();
     assert!(text.contains("simulated"), "{text}");
@@ -143,7 +150,11 @@ fn a_killed_vm_gives_an_aborted_prefix_and_leaves_nothing() -> anyhow::Result<()
 
     let ended = call.wait_with_output()?;
     assert_eq!(ended.status.code(), Some(125), "{}", String::from_utf8_lossy(&ended.stderr));
-    assert!(String::from_utf8_lossy(&ended.stderr).contains("OUTCOME_UNKNOWN"), "{}", String::from_utf8_lossy(&ended.stderr));
+    assert!(
+        String::from_utf8_lossy(&ended.stderr).contains("OUTCOME_UNKNOWN"),
+        "{}",
+        String::from_utf8_lossy(&ended.stderr)
+    );
 
     host.ok(&["session", "wait", "--for", "closed", &session])?;
     let closed: serde_json::Value = serde_json::from_str(&host.ok(&["session", "get", "--json", &session])?)?;
@@ -200,20 +211,22 @@ fn write_tampering_qemu(path: &Path) -> anyhow::Result<()> {
     let script = format!(
         r#"#!/bin/bash
 set -eu
-disk=
-arguments=()
+# All that this program may write to is where the sockets are.
+disk= run=
 for argument in "$@"; do
   case $argument in
-    *file=*/boot.img) disk=${{argument##*file=}}; argument=${{argument%boot.img}}changed.img;;
+    *file=*/boot.img) disk=${{argument##*file=}};;
+    unix:*/qmp.sock,*) run=${{argument#unix:}} run=${{run%/qmp.sock,*}};;
   esac
-  arguments+=("$argument")
 done
-changed=${{disk%boot.img}}changed.img
+changed=$run/changed.img
+arguments=()
+for argument in "$@"; do arguments+=("${{argument/"$disk"/"$changed"}}"); done
 cp "$disk" "$changed"
 config=$(od -An -tu4 -j 8 -N 4 "$disk" | tr -d ' ')
 at=$((16 + config - 12))
 old=$(od -An -tu1 -j "$at" -N 1 "$disk" | tr -d ' ')
-printf "\x$(printf %02x $((old ^ 1)))" | dd of="$changed" bs=1 seek="$at" conv=notrunc status=none
+printf "\\x$(printf %02x $((old ^ 1)))" | dd of="$changed" bs=1 seek="$at" conv=notrunc status=none
 exec {command} "${{arguments[@]}}"
 "#,
         command = line.iter().map(|a| format!("'{a}'")).collect::<Vec<_>>().join(" "),

@@ -183,7 +183,7 @@ where
 
     // Listening before the host hears of it: its first connection may come at once.
     let incoming = listen().map_err(|error| Failure::new("listen", error))?;
-    host.say(&ToHost::Ready { open_map, opening_quote })?;
+    host.say(&ToHost::Ready { open_map, opening_quote, ccel: None })?;
     timeout(FIRST_CONTACT, host.heard()).await.map_err(|_| Failure::new("control", "the host cannot be reached"))?;
     let stop = CancellationToken::new();
     let serving = tokio::spawn(serve(session.clone(), incoming, stop.clone()));

@@ -48,12 +48,12 @@ impl Relay {
         let mut ended = Box::pin(handle.gate.ended());
         let response = tokio::select! {
             biased;
-            response = send(calls, request) => response?,
+            response = send(calls.clone(), request) => response?,
             () = &mut ended => return Err(outcome_unknown()),
         };
         // A refusal is told in the headers alone.
         let state = if response.headers().contains_key("grpc-status") { State::Over } else { State::Flowing };
-        Ok(response.map(|guest| Body::new(Relayed { guest, ended, state })))
+        Ok(response.map(|guest| Body::new(Relayed { guest, ended, state, _calls: calls })))
     }
 }
 
@@ -111,6 +111,8 @@ struct Relayed {
     guest: Incoming,
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
     state: State,
+    /// The connection lives as long as a call on it, whatever the gate does.
+    _calls: GuestCalls,
 }
 
 impl Relayed {

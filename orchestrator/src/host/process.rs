@@ -1,7 +1,7 @@
 //! Processes that are provably ours: a pid alone may be somebody else's by now, a pid with its start time may not. Held
 //! by pidfd, so that a signal reaches this process or none.
 
-use std::io;
+use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
@@ -9,6 +9,9 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
+
+/// The longest record in bytes.
+const RECORD_MAX: u64 = 4_096;
 
 /// What names one process of one host boot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,7 +57,9 @@ impl ProcessRecord {
 
     /// Reads a record that a process wrote about itself before it became what it is.
     pub(crate) fn read(path: &Path) -> Option<Self> {
-        serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+        let mut bytes = Vec::new();
+        std::fs::File::open(path).ok()?.take(RECORD_MAX).read_to_end(&mut bytes).ok()?;
+        serde_json::from_slice(&bytes).ok()
     }
 
     /// The process, if it still is the one that wrote this.

@@ -2,13 +2,14 @@
 //! goes into the receipt; what could not be removed is shown until somebody removes it.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use coffer_evidence::ids::SessionId;
 
 use super::cgroup::SessionCgroup;
 use super::process::ProcessRecord;
+use super::session_dir::SessionDir;
 
 /// How long a killed process may take to be gone.
 const GONE: Duration = Duration::from_secs(10);
@@ -26,7 +27,7 @@ pub(crate) struct Step {
 #[derive(Clone, Debug)]
 pub(crate) struct Holdings {
     pub(crate) session: SessionId,
-    pub(crate) directory: PathBuf,
+    pub(crate) directory: SessionDir,
     pub(crate) cgroup: Option<SessionCgroup>,
     pub(crate) uid: Option<u32>,
 }
@@ -55,11 +56,9 @@ pub(crate) async fn scrub(holdings: &Holdings) -> Vec<Step> {
     let mut steps = Vec::new();
     let mut step = |name, result: io::Result<()>| steps.push(Step { name, result: result.map_err(|e| e.to_string()) });
     step("processes killed, cgroup removed", end_processes(holdings).await);
-    let removed = match tokio::fs::remove_dir_all(&holdings.directory).await {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    };
-    step("session directory removed", removed);
+    let directory = holdings.directory.clone();
+    let removed = tokio::task::spawn_blocking(move || directory.remove()).await;
+    step("session directory removed", removed.unwrap_or_else(|error| Err(io::Error::other(error))));
     step("looked again, nothing left", nothing_left(holdings));
     steps
 }
@@ -67,8 +66,8 @@ pub(crate) async fn scrub(holdings: &Holdings) -> Vec<Step> {
 fn nothing_left(holdings: &Holdings) -> io::Result<()> {
     let session = holdings.session.to_string();
     let mut left = Vec::new();
-    if holdings.directory.exists() {
-        left.push(format!("directory {}", holdings.directory.display()));
+    if holdings.directory.path().exists() {
+        left.push(format!("directory {}", holdings.directory.path().display()));
     }
     if let Some(cgroup) = holdings.cgroup.as_ref().filter(|c| c.exists()) {
         left.push(format!("cgroup {}", cgroup.path().display()));
@@ -106,33 +105,34 @@ fn is_zombie(process: &Path) -> bool {
 mod tests {
     use super::*;
 
-    fn holdings(directory: PathBuf) -> Holdings {
-        Holdings { session: SessionId::new([0xee; 16]), directory, cgroup: None, uid: None }
+    const ID: SessionId = SessionId::new([0xee; 16]);
+
+    fn holdings(sessions: &Path) -> Holdings {
+        Holdings { session: ID, directory: SessionDir::at(sessions, ID, None), cgroup: None, uid: None }
     }
 
     #[tokio::test]
     async fn a_recorded_process_and_the_directory_go_and_the_second_look_agrees() {
         let dir = tempfile::tempdir().expect("a directory");
-        let directory = dir.path().join("session");
-        std::fs::create_dir(&directory).expect("mkdir");
+        let held = holdings(dir.path());
+        held.directory.create().expect("create");
         let mut child = tokio::process::Command::new("sleep").arg("1000").spawn().expect("sleep");
         let pid = i32::try_from(child.id().expect("running")).expect("a pid");
         let record = ProcessRecord::of(pid).expect("running");
-        std::fs::write(directory.join("qemu.process"), serde_json::to_vec(&record).expect("json")).expect("write");
-        let held = holdings(directory.clone());
+        std::fs::write(held.directory.join("qemu.process"), serde_json::to_vec(&record).expect("json")).expect("write");
         let (steps, status) = tokio::join!(scrub(&held), child.wait());
         assert!(steps.iter().all(|s| s.result.is_ok()), "{steps:?}");
         assert!(!status.expect("wait").success());
-        assert!(!directory.exists());
-        assert!(scrub(&holdings(directory)).await.iter().all(|s| s.result.is_ok()), "nothing to do is no failure");
+        assert!(!held.directory.path().exists());
+        assert!(scrub(&held).await.iter().all(|s| s.result.is_ok()), "nothing to do is no failure");
     }
 
     #[tokio::test]
     async fn what_is_left_is_named() {
         let dir = tempfile::tempdir().expect("a directory");
-        let socket = dir.path().join(SessionId::new([0xee; 16]).to_string());
+        let socket = dir.path().join(format!("{ID}.sock"));
         let _listener = std::os::unix::net::UnixListener::bind(&socket).expect("listen");
-        let steps = scrub(&holdings(dir.path().join("gone"))).await;
+        let steps = scrub(&holdings(dir.path())).await;
         let last = steps.last().expect("steps").result.clone().expect_err("a socket is left");
         assert!(last.contains("/proc/net/unix"), "{last}");
     }

@@ -1,13 +1,21 @@
-//! A session's directory on the host. Its files are root's; the session's uid may make sockets in it and read what it
-//! is given, and cannot replace or remove what is not its own (sticky, like /tmp). Names are made once and never
-//! followed through a link.
+//! A session's directory on the host. It is `cofferd`'s alone: no process of the session sees it. Beside the files in it
+//! is `run`, which those processes do see: sockets and the console, nothing that is ever read by its name. For a session
+//! with a uid of its own `run` is a small file system in memory, so that a hostile machine can fill only that.
 
+use std::ffi::CString;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use coffer_evidence::ids::SessionId;
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+
+/// Name of the part that the session's processes see.
+const RUN: &str = "run";
+/// What they can put there: a few sockets.
+const RUN_LIMITS: &str = "size=256k,nr_inodes=64";
 
 /// The directory of one session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,14 +39,37 @@ impl SessionDir {
         Self { path: sessions.join(id.to_string()), uid }
     }
 
-    /// Makes it. It must not exist: a session id serves once.
+    /// Makes it and `run`. It must not exist: a session id serves once.
     pub(crate) fn create(&self) -> io::Result<()> {
-        DirBuilder::new().mode(0o700).create(&self.path)?;
+        let mut builder = DirBuilder::new();
+        builder.mode(0o700);
+        builder.create(&self.path)?;
+        builder.create(self.run())?;
         if let Some(uid) = self.uid {
-            std::os::unix::fs::lchown(&self.path, None, Some(uid))?;
-            std::fs::set_permissions(&self.path, std::fs::Permissions::from_mode(0o1770))?;
+            let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+            // Sticky: the session's processes make sockets in it, and replace none of ours.
+            let options = CString::new(format!("mode=1770,uid=0,gid={uid},{RUN_LIMITS}"))?;
+            mount("coffer", self.run(), "tmpfs", flags, Some(options.as_c_str()))?;
         }
         Ok(())
+    }
+
+    /// Removes it with all that is in it. Nothing to do when it is not there.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        match unmount(self.run(), UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+            // Not mounted, or not there, or not ours to unmount: then it is a directory like others.
+            Ok(()) | Err(Errno::INVAL | Errno::NOENT | Errno::PERM) => {}
+            Err(error) => return Err(error.into()),
+        }
+        match std::fs::remove_dir_all(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    /// The part that the session's processes see.
+    pub(crate) fn run(&self) -> PathBuf {
+        self.path.join(RUN)
     }
 
     /// The directory itself.
@@ -102,6 +133,25 @@ mod tests {
         session.replace("note", b"1").expect("first");
         session.replace("note", b"2").expect("second");
         assert_eq!(std::fs::read(session.join("note")).expect("read"), b"2");
+    }
+
+    #[test]
+    fn what_the_session_sees_is_small_its_own_and_gone_with_the_rest() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("NOT RUN: only root can mount");
+            return;
+        }
+        let root = tempfile::tempdir().expect("a directory");
+        let session = SessionDir::at(root.path(), SessionId::new([8; 16]), Some(200_007));
+        session.create().expect("create");
+        let filled = std::fs::write(session.run().join("big"), vec![1; 1 << 20]);
+        assert_eq!(filled.expect_err("it is small").kind(), io::ErrorKind::StorageFull);
+        let mode = session.run().metadata().expect("there").permissions().mode();
+        assert_eq!(mode & 0o7777, 0o1770);
+        assert_eq!(session.path().metadata().expect("there").permissions().mode() & 0o777, 0o700);
+        session.remove().expect("remove");
+        assert!(!session.path().exists());
+        session.remove().expect("nothing left to do");
     }
 
     #[test]

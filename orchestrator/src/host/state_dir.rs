@@ -9,8 +9,8 @@ use rustix::fs::{FlockOperation, flock};
 
 /// The longest path of a unix socket in bytes, without the final zero.
 const SOCKET_PATH_MAX: usize = 107;
-/// The longest path below the state directory that a socket has: `/sessions/<uuid>/vsock.sock_1024`.
-const SOCKET_BELOW_STATE: usize = "/sessions/".len() + 36 + "/vsock.sock_1024".len();
+/// The longest path below the state directory that a socket has: `/sessions/<uuid>/run/vsock.sock_1024`.
+const SOCKET_BELOW_STATE: usize = "/sessions/".len() + 36 + "/run/vsock.sock_1024".len();
 
 /// Why a state directory cannot be used.
 #[derive(Debug, thiserror::Error)]

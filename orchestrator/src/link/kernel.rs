@@ -14,7 +14,7 @@ use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener, VsockStream};
 use super::vhost_user::port_socket;
 use super::{
     Dial, GuestDevice, GuestStream, Link, OpenLink, PORT_CONTROL, PORT_RECORD, PORT_SIMULATOR, Place, Tasks,
-    WAITING_MAX,
+    WAITING_MAX, next,
 };
 use crate::vmm::LaunchError;
 
@@ -25,8 +25,8 @@ pub(crate) const DEVICE: &str = "/dev/vhost-vsock";
 struct Guest {
     control: mpsc::Sender<GuestStream>,
     record: mpsc::Sender<GuestStream>,
-    /// Where its simulator listens, if it has one.
-    simulator: PathBuf,
+    /// Where its simulator listens, until the guest has called it.
+    simulator: Option<PathBuf>,
 }
 
 type Guests = Arc<Mutex<HashMap<u32, Guest>>>;
@@ -63,7 +63,7 @@ impl Link for KernelLink {
             self.listen().await?;
             let (to_control, control) = mpsc::channel(WAITING_MAX);
             let (to_record, record) = mpsc::channel(WAITING_MAX);
-            let simulator = port_socket(&place.directory.join("vsock.sock"), PORT_SIMULATOR);
+            let simulator = Some(port_socket(&place.run.join("vsock.sock"), PORT_SIMULATOR));
             let guest = Guest { control: to_control, record: to_record, simulator };
             let cid = place.cid;
             self.guests.lock().unwrap_or_else(PoisonError::into_inner).insert(cid, guest);
@@ -94,14 +94,20 @@ impl Drop for Registration {
 }
 
 async fn accept(listener: VsockListener, port: u32, guests: Guests) {
-    while let Ok((stream, peer)) = listener.accept().await {
-        let guests = guests.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(guest) = guests.get(&peer.cid()) else { continue };
+    loop {
+        let (stream, peer) = next(|| listener.accept()).await;
+        let mut guests = guests.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(guest) = guests.get_mut(&peer.cid()) else { continue };
         // A guest with more waiting connections than it needs loses the newest: the listener serves all guests.
         match port {
             PORT_CONTROL => drop(guest.control.try_send(Box::new(stream))),
             PORT_RECORD => drop(guest.record.try_send(Box::new(stream))),
-            _ => drop(tokio::spawn(relay(stream, guest.simulator.clone()))),
+            // One shim, one connection: a simulated TD has one life.
+            _ => {
+                if let Some(simulator) = guest.simulator.take() {
+                    drop(tokio::spawn(relay(stream, simulator)));
+                }
+            }
         }
     }
 }

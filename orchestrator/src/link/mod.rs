@@ -7,6 +7,7 @@ pub(crate) mod vhost_user;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -46,8 +47,10 @@ pub(crate) enum GuestDevice {
 /// Where a link is made.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
-    /// The session's directory: sockets are made in it.
-    pub(crate) directory: PathBuf,
+    /// Where sockets are made.
+    pub(crate) run: PathBuf,
+    /// Where a program of the link writes who it is.
+    pub(crate) process_record: PathBuf,
     pub(crate) cid: u32,
     pub(crate) uid: Option<u32>,
     /// `cgroup.procs` that a program of the link joins.
@@ -80,6 +83,22 @@ pub(crate) trait Dial: Send + Sync {
 pub(crate) trait Link: Send + Sync {
     /// Listens for the guest of one session. Returns when every port is ready.
     fn open(&self, place: Place) -> BoxFuture<'_, Result<OpenLink, LaunchError>>;
+}
+
+/// After a failed accept: the kernel has no event for descriptors that are free again.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// The next connection of a listener, which outlives any want of descriptors or memory.
+async fn next<T, A: Future<Output = io::Result<T>>>(accept: impl Fn() -> A) -> T {
+    loop {
+        match accept().await {
+            Ok(accepted) => return accepted,
+            Err(error) => {
+                tracing::warn!(%error, "a guest's connection cannot be accepted now");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
 }
 
 /// Tasks that end when this is dropped.

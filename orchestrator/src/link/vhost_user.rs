@@ -13,7 +13,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
-use super::{Dial, GuestDevice, GuestStream, Link, OpenLink, PORT_CONTROL, PORT_RECORD, Place, Tasks, WAITING_MAX};
+use super::{
+    Dial, GuestDevice, GuestStream, Link, OpenLink, PORT_CONTROL, PORT_RECORD, Place, Tasks, WAITING_MAX, next,
+};
 use crate::jail::{self, Access, Exposure, Helper, JailSpec, text};
 use crate::vmm::LaunchError;
 
@@ -39,11 +41,11 @@ impl Link for VhostUserLink {
                 let hint = "install it beside cofferd, or set vmm.vsock_device";
                 return Err(LaunchError::Missing { what: "coffer-vsock", path: self.program.clone(), hint });
             }
-            let uds = place.directory.join("vsock.sock");
+            let uds = place.run.join("vsock.sock");
             let mut tasks = Tasks::default();
             let control = listen(&port_socket(&uds, PORT_CONTROL), place.uid, &mut tasks)?;
             let record = listen(&port_socket(&uds, PORT_RECORD), place.uid, &mut tasks)?;
-            let socket = place.directory.join("vhost.sock");
+            let socket = place.run.join("vhost.sock");
             let spec = JailSpec {
                 argv: vec![
                     text(&self.program)?,
@@ -54,13 +56,13 @@ impl Link for VhostUserLink {
                     "--uds".to_owned(),
                     text(&uds)?,
                 ],
-                record: place.directory.join("vsock.process"),
+                record: place.process_record.clone(),
                 cgroup_procs: place.cgroup_procs.clone(),
                 uid: place.uid,
                 groups: Vec::new(),
                 expose: vec![
                     Exposure { path: self.program.clone(), access: Access::ReadOnly },
-                    Exposure { path: place.directory.clone(), access: Access::ReadWrite },
+                    Exposure { path: place.run.clone(), access: Access::ReadWrite },
                 ],
             };
             let helper = Helper { name: "coffer-vsock", ready: READY };
@@ -92,7 +94,8 @@ fn listen(path: &Path, uid: Option<u32>, tasks: &mut Tasks) -> Result<mpsc::Rece
     own(path, uid).map_err(failed)?;
     let (sender, receiver) = mpsc::channel::<GuestStream>(WAITING_MAX);
     tasks.spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
+        loop {
+            let (stream, _) = next(|| listener.accept()).await;
             if sender.send(Box::new(stream)).await.is_err() {
                 return;
             }

@@ -19,6 +19,9 @@ use crate::link::GuestStream;
 /// More than the agent says in a life: hello, ready, closing, sealed, failed.
 const FRAMES_MAX: usize = 8;
 
+/// More often than this a guest does not lose its link.
+const CONNECTIONS_MAX: u32 = 64;
+
 /// What the agent is to do. Told again on each connection: the agent obeys each once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Orders {
@@ -68,9 +71,9 @@ impl Conversation {
             (0, _) => return Err("expected the agent's hello first".to_owned()),
             (_, ToHost::Hello { .. }) => return Err("the agent said hello twice".to_owned()),
             (_, ToHost::Ready { .. }) if self.ready => return Err("the agent said ready twice".to_owned()),
-            (_, ToHost::Ready { open_map, opening_quote }) => {
+            (_, ToHost::Ready { open_map, opening_quote, ccel }) => {
                 self.ready = true;
-                Signal::Opened(Opening { open_map, quote: opening_quote })
+                Signal::Opened(Opening { open_map, quote: opening_quote, ccel })
             }
             (_, ToHost::Closing { reason, closed_by }) => {
                 Signal::Event(Event::GuestClosing(Ending { reason, closed_by }))
@@ -97,12 +100,14 @@ pub(crate) async fn serve(
     signals: mpsc::Sender<Signal>,
 ) {
     let mut conversation = Conversation { session, said: Vec::new(), ready: false };
-    let mut first = true;
+    let mut count = 0;
     while let Some(stream) = connections.recv().await {
-        if !first && signals.send(Event::LinkRestored.into()).await.is_err() {
+        count += 1;
+        if count > CONNECTIONS_MAX {
+            let why = format!("the guest connected more than {CONNECTIONS_MAX} times");
+            drop(signals.send(Event::GuestViolated(why).into()).await);
             return;
         }
-        first = false;
         match converse(stream, &mut conversation, orders.clone(), &signals).await {
             Ok(()) => drop(signals.send(Event::LinkLost.into()).await),
             Err(why) => {
@@ -147,10 +152,14 @@ async fn converse(
                     }
                     Some(Err(_)) | None => return Ok(()),
                 };
-                if let Some(signal) = conversation.take(place, &frame)?
-                    && signals.send(signal).await.is_err()
-                {
-                    return Ok(());
+                let known = !conversation.said.is_empty();
+                let signal = conversation.take(place, &frame)?;
+                // Whoever repeats its first word is the one that was here before.
+                let back = (place == 0 && known).then_some(Signal::Event(Event::LinkRestored));
+                for signal in back.into_iter().chain(signal) {
+                    if signals.send(signal).await.is_err() {
+                        return Ok(());
+                    }
                 }
                 place += 1;
             }
@@ -183,7 +192,7 @@ mod tests {
     }
 
     fn ready() -> ToHost {
-        ToHost::Ready { open_map: vec![1], opening_quote: vec![2] }
+        ToHost::Ready { open_map: vec![1], opening_quote: vec![2], ccel: None }
     }
 
     struct Host {
@@ -253,7 +262,6 @@ mod tests {
         drop(guest(&host, &[hello()]).await);
         assert!(matches!(next(&mut host).await, Signal::Event(Event::LinkLost)));
         let _changed = guest(&host, &[ToHost::Hello { session: SESSION, agent_svn: 2 }]).await;
-        assert!(matches!(next(&mut host).await, Signal::Event(Event::LinkRestored)));
         assert!(matches!(next(&mut host).await, Signal::Event(Event::GuestViolated(_))));
     }
 
@@ -264,6 +272,17 @@ mod tests {
         let _guest = guest(&host, &[failed]).await;
         let expected = Event::GuestFailed("boot disk: registers[2J differ".into());
         assert!(matches!(next(&mut host).await, Signal::Event(event) if event == expected));
+    }
+
+    #[tokio::test]
+    async fn a_link_that_comes_and_goes_for_ever_is_a_violation() {
+        let mut host = host();
+        for _ in 0..CONNECTIONS_MAX {
+            drop(guest(&host, &[]).await);
+            assert!(matches!(next(&mut host).await, Signal::Event(Event::LinkLost)));
+        }
+        drop(guest(&host, &[]).await);
+        assert!(matches!(next(&mut host).await, Signal::Event(Event::GuestViolated(_))));
     }
 
     #[tokio::test]

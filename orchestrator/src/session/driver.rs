@@ -170,7 +170,8 @@ impl Driver {
 
     /// Serves the guest's connections and waits for its end.
     fn bring_up(&self, running: Running) -> Up {
-        let Running { vm, dial, control, record, mirror, mut tasks } = running;
+        let Running { vm, dial, control, record, mirror, mut tasks, started } = running;
+        started.keep();
         let progress = watch::Sender::new(Progress::default());
         let mirrored = progress.subscribe();
         tasks.spawn(control::serve(self.record.id, control, self.orders.subscribe(), self.signals.clone()));

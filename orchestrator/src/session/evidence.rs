@@ -21,6 +21,7 @@ use ed25519_dalek::SigningKey;
 
 use super::mirror::Record;
 use super::record::SessionRecord;
+use super::signal::Opening;
 use super::types::Ending;
 use crate::host::scrub::Step;
 use crate::host::session_dir::{Readers, SessionDir};
@@ -28,6 +29,7 @@ use crate::host::session_dir::{Readers, SessionDir};
 const IMAGE: &str = "image.dsse";
 const OPEN_MAP: &str = "open.cbor";
 const OPEN_QUOTE: &str = "open.quote";
+const CCEL: &str = "ccel";
 const OPEN_COLLATERAL: &str = "open.collateral";
 
 /// Why there is no bundle.
@@ -72,9 +74,17 @@ pub(crate) fn keep_image(dir: &SessionDir, envelope: &[u8]) -> io::Result<()> {
     dir.write_new(IMAGE, envelope, Readers::Host)
 }
 
-/// Keeps a verified opening.
-pub(crate) fn keep_opening(dir: &SessionDir, open_map: &[u8], quote: &[u8], collateral: &Collateral) -> io::Result<()> {
-    dir.write_new(OPEN_MAP, open_map, Readers::Host)?;
+/// Keeps a verified opening; the quote is cut to its used length.
+pub(crate) fn keep_opening(
+    dir: &SessionDir,
+    opening: &Opening,
+    quote: &[u8],
+    collateral: &Collateral,
+) -> io::Result<()> {
+    dir.write_new(OPEN_MAP, &opening.open_map, Readers::Host)?;
+    if let Some(ccel) = &opening.ccel {
+        dir.write_new(CCEL, ccel, Readers::Host)?;
+    }
     dir.write_new(OPEN_QUOTE, quote, Readers::Host)?;
     dir.write_new(OPEN_COLLATERAL, &collateral.to_bytes(), Readers::Host)
 }
@@ -88,7 +98,10 @@ fn parts(record: &SessionRecord, dir: &SessionDir, told: Record) -> Result<Parts
         open_map: file(OPEN_MAP)?,
         open_quote: file(OPEN_QUOTE)?,
         open_collateral: file(OPEN_COLLATERAL)?,
-        ccel: None,
+        ccel: match file(CCEL) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            other => Some(other?),
+        },
         events: told.events,
         leaves: told.leaves,
         checkpoint: told.note.ok_or(EvidenceError::NoCheckpoint)?,

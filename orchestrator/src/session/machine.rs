@@ -20,12 +20,18 @@
 //! - `Closed` is left by no event: so it is reached once.
 //! - Only `Scrubbing` leads to `Closed`, and it always asks for `Scrub`: so nothing that was held is forgotten.
 //! - An event that means nothing in a state is ignored: late answers of effects that were overtaken are normal.
+//! - A guest may seal before its opening is verified; the seal waits, and no call is taken.
 //! - A restart re-enters `Scrubbing` from wherever it was. Adoption of a running guest is not built yet.
+
+mod late;
+mod scrubbing;
+mod words;
 
 use coffer_evidence::seal::Reason;
 use serde::{Deserialize, Serialize};
 
 use super::types::{Ending, GuestExit, Outcome, Phase, Timestamp};
+pub(crate) use words::{Effect, Event};
 
 /// How long each phase may take, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +70,16 @@ pub(crate) enum Attesting {
     Booting,
     /// Its verification.
     Verifying,
+}
+
+/// Whether the agent has sealed before the host had verified its opening: a session can be that short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Early {
+    /// It has not.
+    No,
+    /// The core is here and waits.
+    Sealed,
 }
 
 /// What `Sealing` waits for.
@@ -130,92 +146,6 @@ pub(crate) enum Evidence {
     Sealed,
 }
 
-/// What happened.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Event {
-    /// The owner task started.
-    Begin,
-    /// Context id and uid are set aside.
-    Reserved,
-    /// They could not be.
-    ReserveFailed(String),
-    /// Every process of the session runs.
-    Launched,
-    /// Not all could be started; those that were are ended.
-    LaunchFailed(String),
-    /// The guest sent its open map and opening quote.
-    GuestOpened,
-    /// They hold, and the agent answers.
-    OpeningVerified,
-    /// They do not.
-    OpeningRefused(String),
-    /// Somebody on this side wants the session to end.
-    CloseRequested(Ending),
-    /// The agent ends the session by itself.
-    GuestClosing(Ending),
-    /// The agent says that it powers off without a seal.
-    GuestFailed(String),
-    /// What the guest sent contradicts itself.
-    GuestViolated(String),
-    /// The sealed core arrived.
-    GuestSealed,
-    /// A sealed bundle is verified and stored; who closed it and why is in the seal.
-    EvidenceSealed(Ending),
-    /// The bundle does not verify, or cannot be stored.
-    EvidenceRefused(String),
-    /// The control channel ended.
-    LinkLost,
-    /// The control channel is back.
-    LinkRestored,
-    /// The machine is gone.
-    GuestGone(GuestExit),
-    /// A prefix bundle is stored.
-    PrefixStored,
-    /// There is none, and why.
-    NothingToPreserve(String),
-    /// Clean-up is done; what could not be removed.
-    Scrubbed(Vec<String>),
-    /// The receipt is stored, or could not be: the session ends all the same.
-    Receipted(Option<String>),
-    /// A stored deadline is over.
-    DeadlinePassed,
-    /// The control plane was restarted; no effect is under way.
-    HostRestarted,
-}
-
-/// What is to be done. Each is performed once per journaled step and answered by an event, except where noted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Effect {
-    /// Set aside a context id and a uid.
-    Reserve,
-    /// Start link, simulator and machine.
-    Launch,
-    /// Verify the opening and connect to the agent.
-    VerifyOpening,
-    /// Relay calls from now on. No answer.
-    AcceptCalls,
-    /// Refuse new calls. No answer.
-    RefuseCalls,
-    /// Ask the agent to seal. Answered by the agent.
-    AskGuestToClose,
-    /// Assemble, verify and store the sealed bundle.
-    PreserveSealed,
-    /// Tell the agent that it may power off. Answered by the machine's end.
-    AcknowledgeStored,
-    /// End calls that still run: their outcome is unknown. No answer.
-    EndCalls,
-    /// Kill the machine, or give up launching it.
-    StopGuest,
-    /// Assemble, verify and store a prefix.
-    PreservePrefix,
-    /// Remove what the host holds, step by step, then look again.
-    Scrub,
-    /// Sign what was done and put it into the bundle.
-    WriteReceipt,
-}
-
 /// The state of one session: what the journal holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Machine {
@@ -225,6 +155,7 @@ pub(crate) struct Machine {
     evidence: Evidence,
     message: Option<String>,
     scrub_failures: Vec<String>,
+    early: Early,
     deadline: Timestamp,
     silent_until: Option<Timestamp>,
     timings: Timings,
@@ -240,6 +171,7 @@ impl Machine {
             evidence: Evidence::Nothing,
             message: None,
             scrub_failures: Vec::new(),
+            early: Early::No,
             deadline: now.after(timings.reserve),
             silent_until: None,
             timings,
@@ -379,11 +311,20 @@ impl Machine {
             }
             (Attesting::Verifying, Event::OpeningVerified) => {
                 self.evidence = Evidence::Opened;
+                if self.early == Early::Sealed {
+                    // No call can have been: straight on to its evidence.
+                    self.enter(State::Sealing(Sealing::Storing), now, self.timings.seal);
+                    return vec![Effect::RefuseCalls, Effect::PreserveSealed];
+                }
                 self.enter(State::Ready, now, self.timings.ttl.saturating_add(self.timings.ttl_slack));
                 vec![Effect::AcceptCalls]
             }
             (Attesting::Verifying, Event::OpeningRefused(why)) => {
                 self.abort(Ending::by_host(Reason::AttestationFailed), Some(why), now)
+            }
+            (Attesting::Verifying, Event::GuestSealed) => {
+                self.early = Early::Sealed;
+                Vec::new()
             }
             (_, Event::CloseRequested(ending)) => self.abort(ending, None, now),
             (_, event) => self.guest_ended(event, now),
@@ -443,39 +384,6 @@ impl Machine {
         }
     }
 
-    fn in_scrubbing(&mut self, step: Scrubbing, event: Event, now: Timestamp) -> Vec<Effect> {
-        match (step, event) {
-            (_, Event::EvidenceSealed(ending)) if self.evidence != Evidence::Prefix => {
-                self.sealed(ending);
-                if step == Scrubbing::Preserving { self.clear(now) } else { Vec::new() }
-            }
-            (Scrubbing::Stopping, Event::Launched) => vec![Effect::StopGuest],
-            (
-                Scrubbing::Stopping,
-                Event::GuestGone(_) | Event::LaunchFailed(_) | Event::Reserved | Event::ReserveFailed(_),
-            ) => self.preserve(now),
-            (Scrubbing::Preserving, Event::PrefixStored) => {
-                self.evidence = Evidence::Prefix;
-                self.clear(now)
-            }
-            (Scrubbing::Preserving, Event::NothingToPreserve(why)) => {
-                self.add_message(&why);
-                self.clear(now)
-            }
-            (Scrubbing::Clearing, Event::Scrubbed(failures)) => {
-                self.scrub_failures = failures;
-                self.receipt(now)
-            }
-            (Scrubbing::Receipting, Event::Receipted(failure)) => {
-                if let Some(why) = failure {
-                    self.scrub_failures.push(format!("receipt: {why}"));
-                }
-                self.close()
-            }
-            _ => Vec::new(),
-        }
-    }
-
     /// Events that end a guest that was up, whatever the phase.
     fn guest_ended(&mut self, event: Event, now: Timestamp) -> Vec<Effect> {
         match event {
@@ -531,129 +439,6 @@ impl Machine {
     fn abort_without_guest(&mut self, ending: Ending, why: Option<String>, now: Timestamp) -> Vec<Effect> {
         self.decide(ending, why);
         self.end_calls_then(|machine, now| machine.preserve(now), now)
-    }
-
-    fn stop(&mut self, now: Timestamp) -> Vec<Effect> {
-        self.silent_until = None;
-        self.enter(State::Scrubbing(Scrubbing::Stopping), now, self.timings.stop);
-        vec![Effect::EndCalls, Effect::StopGuest]
-    }
-
-    fn end_calls_then(
-        &mut self,
-        next: impl FnOnce(&mut Self, Timestamp) -> Vec<Effect>,
-        now: Timestamp,
-    ) -> Vec<Effect> {
-        self.silent_until = None;
-        let mut effects = vec![Effect::EndCalls];
-        effects.extend(next(self, now));
-        effects
-    }
-
-    fn preserve(&mut self, now: Timestamp) -> Vec<Effect> {
-        match self.evidence {
-            Evidence::Opened => {
-                self.enter(State::Scrubbing(Scrubbing::Preserving), now, self.timings.preserve);
-                vec![Effect::PreservePrefix]
-            }
-            Evidence::Nothing | Evidence::Prefix | Evidence::Sealed => self.clear(now),
-        }
-    }
-
-    fn clear(&mut self, now: Timestamp) -> Vec<Effect> {
-        self.enter(State::Scrubbing(Scrubbing::Clearing), now, self.timings.scrub);
-        vec![Effect::Scrub]
-    }
-
-    fn receipt(&mut self, now: Timestamp) -> Vec<Effect> {
-        match self.evidence {
-            Evidence::Prefix | Evidence::Sealed => {
-                self.enter(State::Scrubbing(Scrubbing::Receipting), now, self.timings.receipt);
-                vec![Effect::WriteReceipt]
-            }
-            Evidence::Nothing | Evidence::Opened => self.close(),
-        }
-    }
-
-    fn close(&mut self) -> Vec<Effect> {
-        self.state = State::Closed;
-        Vec::new()
-    }
-
-    /// The machine may still be there, or its agent may come back: wait a little, then it counts as silent.
-    fn link_lost(&mut self, now: Timestamp) -> Vec<Effect> {
-        match self.state {
-            State::Attesting(_) | State::Ready | State::Draining => {
-                self.silent_until = Some(now.after(self.timings.silence));
-            }
-            State::Requested
-            | State::Scheduled
-            | State::Launching
-            | State::Sealing(_)
-            | State::Scrubbing(_)
-            | State::Closed => {}
-        }
-        Vec::new()
-    }
-
-    fn restarted(&mut self, now: Timestamp) -> Vec<Effect> {
-        match self.state {
-            State::Closed => Vec::new(),
-            State::Scrubbing(_) => self.stop(now),
-            _ => {
-                let why = format!("the control plane was restarted while the session was {}", self.phase());
-                self.abort(Ending::by_host(Reason::HostLost), Some(why), now)
-            }
-        }
-    }
-
-    fn deadline_passed(&mut self, now: Timestamp) -> Vec<Effect> {
-        if self.silent_until.is_some_and(|silent| silent <= now) {
-            self.silent_until = None;
-            let why = "the agent's control channel ended and did not come back".to_owned();
-            return self.abort(Ending::by_host(Reason::GuestUnresponsive), Some(why), now);
-        }
-        if self.deadline > now {
-            return Vec::new();
-        }
-        let late = |what: &str| Some(format!("{what} took longer than its limit"));
-        match self.state {
-            State::Requested | State::Scheduled => {
-                self.abort(Ending::by_host(Reason::Internal), late("setting the session up"), now)
-            }
-            State::Launching | State::Attesting(Attesting::Booting) => {
-                self.abort(Ending::by_host(Reason::BootTimeout), late("booting the guest"), now)
-            }
-            State::Attesting(Attesting::Verifying) => {
-                self.abort(Ending::by_host(Reason::AttestationFailed), late("verifying the opening"), now)
-            }
-            State::Ready => self.drain(Ending::by_host(Reason::TtlExpired), now),
-            State::Draining => {
-                self.abort(Ending::by_host(Reason::GuestUnresponsive), late("sealing in the guest"), now)
-            }
-            State::Sealing(Sealing::Storing | Sealing::StoringAlone) => {
-                self.abort(Ending::by_host(Reason::Internal), late("verifying and storing the bundle"), now)
-            }
-            // Sealed and stored: only the power-off is late.
-            State::Sealing(Sealing::PoweringOff) => self.stop(now),
-            State::Scrubbing(Scrubbing::Stopping) => {
-                self.add_message("ending the machine took longer than its limit");
-                self.preserve(now)
-            }
-            State::Scrubbing(Scrubbing::Preserving) => {
-                self.add_message("storing the prefix took longer than its limit");
-                self.clear(now)
-            }
-            State::Scrubbing(Scrubbing::Clearing) => {
-                self.scrub_failures.push("clean-up took longer than its limit".to_owned());
-                self.receipt(now)
-            }
-            State::Scrubbing(Scrubbing::Receipting) => {
-                self.scrub_failures.push("receipt: it took longer than its limit".to_owned());
-                self.close()
-            }
-            State::Closed => Vec::new(),
-        }
     }
 }
 

@@ -59,6 +59,7 @@ fn every_state() -> Vec<Machine> {
         up[..2].to_vec(),
         up[..3].to_vec(),
         up[..4].to_vec(),
+        [&up[..4], &[Event::GuestSealed]].concat(),
         up.to_vec(),
         [&up[..], &[user_closes()]].concat(),
         to_storing.clone(),
@@ -238,6 +239,16 @@ fn a_bundle_stored_while_aborting_counts_as_sealed() {
     feed(&mut machine, [Event::Scrubbed(vec![]), Event::Receipted(None)]);
     assert_eq!(machine.outcome(), Some(Outcome::Sealed));
     assert_eq!(machine.ending(), Some(Ending::by_host(Reason::UserClosed)));
+}
+
+#[test]
+fn a_guest_that_sealed_before_it_was_verified_goes_straight_to_its_evidence() {
+    let mut machine = machine();
+    feed(&mut machine, [Event::Begin, Event::Reserved, Event::Launched, Event::GuestOpened, Event::GuestSealed]);
+    assert_eq!(machine.phase(), Phase::Attesting);
+    let effects = machine.handle(Event::OpeningVerified, START);
+    assert_eq!(effects, [Effect::RefuseCalls, Effect::PreserveSealed], "no call is taken");
+    assert_eq!(machine.phase(), Phase::Sealing);
 }
 
 #[test]

@@ -6,12 +6,17 @@ use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 
 use coffer_evidence::call::Disclosed;
+use coffer_evidence::leaf::LEAF_MAX;
 use coffer_evidence::link::{Frame as _, MIRROR_FRAME_MAX, Mirror};
+use coffer_evidence::note::NOTE_MAX;
+use coffer_evidence::rtmr::EVENTS_MAX;
 
 use crate::host::session_dir::{Readers, SessionDir};
 
 /// All that a guest may mirror, in bytes: more than the agent's own limit.
-pub(crate) const MIRROR_MAX: u64 = 512 * 1024 * 1024;
+pub(crate) const MIRROR_MAX: u64 = 400 * 1024 * 1024;
+/// Notes of one connection; each replaces a file.
+const NOTES_MAX: u64 = 100_000;
 const LEAVES: &str = "leaves";
 const PRIVATE: &str = "private";
 const EVENTS: &str = "events";
@@ -24,8 +29,10 @@ pub(crate) enum MirrorError {
     Order { what: &'static str, expected: u64, found: u64 },
     #[error("the guest said something else about {what} {index} than before")]
     Contradiction { what: &'static str, index: u64 },
-    #[error("the guest mirrored more than {MIRROR_MAX} bytes")]
-    TooMuch,
+    #[error("the guest mirrored more than its limit of {most} {what}")]
+    TooMuch { what: &'static str, most: u64 },
+    #[error("expected {what} of 1 to {most} bytes, found {found}")]
+    Size { what: &'static str, most: usize, found: usize },
     #[error("expected a frame of the record mirror of at most {MIRROR_FRAME_MAX} bytes, found another form")]
     Form,
     #[error("the host cannot keep the record")]
@@ -44,6 +51,9 @@ pub(crate) struct Progress {
 struct FrameFile {
     what: &'static str,
     file: File,
+    /// The most entries, and the most bytes of one.
+    entries_max: u64,
+    entry_max: usize,
     count: u64,
     length: u64,
 }
@@ -56,12 +66,24 @@ struct Cursor {
 }
 
 impl FrameFile {
-    fn create(dir: &SessionDir, name: &str, what: &'static str) -> io::Result<Self> {
-        Ok(Self { what, file: dir.create_file(name, Readers::Host)?, count: 0, length: 0 })
+    fn create(
+        dir: &SessionDir,
+        name: &str,
+        what: &'static str,
+        (entries_max, entry_max): (u64, usize),
+    ) -> io::Result<Self> {
+        let file = dir.create_file(name, Readers::Host)?;
+        Ok(Self { what, file, entries_max, entry_max, count: 0, length: 0 })
     }
 
     /// Appends, or compares with what is there.
     fn accept(&mut self, cursor: &mut Cursor, bytes: &[u8]) -> Result<(), MirrorError> {
+        if bytes.is_empty() || bytes.len() > self.entry_max {
+            return Err(MirrorError::Size { what: self.what, most: self.entry_max, found: bytes.len() });
+        }
+        if cursor.count >= self.entries_max {
+            return Err(MirrorError::TooMuch { what: self.what, most: self.entries_max });
+        }
         let length = u32::try_from(bytes.len()).map_err(|_| MirrorError::Form)?;
         let framed = [&length.to_le_bytes(), bytes].concat();
         self.file.seek(SeekFrom::Start(cursor.at))?;
@@ -101,21 +123,22 @@ pub(crate) struct Telling {
     private: Cursor,
     events: Cursor,
     last_private: Option<u64>,
+    notes: u64,
 }
 
 impl MirrorStore {
-    /// Makes the files.
-    pub(crate) fn create(dir: SessionDir) -> io::Result<Self> {
-        let leaves = FrameFile::create(&dir, LEAVES, "leaf")?;
-        let private = FrameFile::create(&dir, PRIVATE, "private part")?;
-        let events = FrameFile::create(&dir, EVENTS, "event")?;
+    /// Makes the files, for a session of at most so many leaves.
+    pub(crate) fn create(dir: SessionDir, leaves_max: u64) -> io::Result<Self> {
+        let leaves = FrameFile::create(&dir, LEAVES, "leaf", (leaves_max, LEAF_MAX))?;
+        let private = FrameFile::create(&dir, PRIVATE, "private part", (leaves_max, MIRROR_FRAME_MAX))?;
+        let events = FrameFile::create(&dir, EVENTS, "event", (EVENTS_MAX, LEAF_MAX))?;
         Ok(Self { dir, leaves, private, events })
     }
 
     /// Takes one frame of a connection.
     pub(crate) fn accept(&mut self, telling: &mut Telling, frame: &[u8]) -> Result<Progress, MirrorError> {
         if self.leaves.length + self.private.length + self.events.length + frame.len() as u64 > MIRROR_MAX {
-            return Err(MirrorError::TooMuch);
+            return Err(MirrorError::TooMuch { what: "bytes", most: MIRROR_MAX });
         }
         match Mirror::decode(frame).map_err(|_| MirrorError::Form)? {
             Mirror::Leaf { index, bytes } => {
@@ -135,8 +158,17 @@ impl MirrorStore {
                 self.events.accept(&mut telling.events, &bytes)?;
             }
             // A note told again, before newer events are, is older than the one that is here.
+            Mirror::Note(_) if telling.notes >= NOTES_MAX => {
+                return Err(MirrorError::TooMuch { what: "notes", most: NOTES_MAX });
+            }
             Mirror::Note(_) if telling.events.count < self.events.count => {}
-            Mirror::Note(note) => self.dir.replace(NOTE, &note)?,
+            Mirror::Note(note) if note.len() > NOTE_MAX => {
+                return Err(MirrorError::Size { what: "note", most: NOTE_MAX, found: note.len() });
+            }
+            Mirror::Note(note) => {
+                telling.notes += 1;
+                self.dir.replace(NOTE, &note)?;
+            }
         }
         Ok(Progress { leaves: self.leaves.count, events: self.events.count })
     }
@@ -196,7 +228,7 @@ mod tests {
         let root = tempfile::tempdir().expect("a directory");
         let dir = SessionDir::at(root.path(), SessionId::new([1; 16]), None);
         dir.create().expect("create");
-        let store = MirrorStore::create(dir.clone()).expect("files");
+        let store = MirrorStore::create(dir.clone(), 4).expect("files");
         (root, dir, store)
     }
 
@@ -262,15 +294,31 @@ mod tests {
     #[test]
     fn gaps_and_other_frames_are_refused() {
         for frames in [
-            vec![Mirror::Leaf { index: 1, bytes: vec![] }],
-            vec![Mirror::Event { index: 1, bytes: vec![] }],
-            vec![Mirror::Private { index: 0, salt: [0; 32], bytes: vec![] }],
+            vec![Mirror::Leaf { index: 1, bytes: vec![1] }],
+            vec![Mirror::Event { index: 1, bytes: vec![1] }],
+            vec![Mirror::Private { index: 0, salt: [0; 32], bytes: vec![1] }],
         ] {
             let (_root, _dir, mut store) = store();
             assert!(matches!(tell(&mut store, &frames), Err(MirrorError::Order { .. })));
         }
         let (_root, _dir, mut store) = store();
         assert!(matches!(store.accept(&mut Telling::default(), b"?"), Err(MirrorError::Form)));
+    }
+
+    #[test]
+    fn a_record_stays_within_its_limits() {
+        let leaf = |index, length| Mirror::Leaf { index, bytes: vec![7; length] };
+        let (_root, _dir, mut store) = store();
+        tell(&mut store, &[leaf(0, 1), leaf(1, LEAF_MAX), leaf(2, 1), leaf(3, 1)])
+            .expect("as many as the intent allows");
+        let all: Vec<_> = [1, LEAF_MAX, 1, 1, 1].into_iter().zip(0..).map(|(n, i)| leaf(i, n)).collect();
+        assert!(matches!(tell(&mut store, &all), Err(MirrorError::TooMuch { what: "leaf", most: 4 })));
+        for length in [0, LEAF_MAX + 1] {
+            let refused = tell(&mut self::store().2, &[leaf(0, length)]);
+            assert!(matches!(refused, Err(MirrorError::Size { .. })), "{length}: {refused:?}");
+        }
+        let note = Mirror::Note(vec![b'n'; NOTE_MAX + 1]);
+        assert!(matches!(tell(&mut store, &[note]), Err(MirrorError::Size { .. })));
     }
 
     #[test]

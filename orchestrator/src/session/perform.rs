@@ -7,13 +7,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use coffer_evidence::config::{Config, MeasuredConfig, boot_disk, measured_config};
 use coffer_evidence::fields::Canonical as _;
+use coffer_evidence::ids::SessionId;
 use coffer_evidence::link::MIRROR_FRAME_MAX;
 use coffer_evidence::manifest::Profile;
 use coffer_evidence::verify::{TrustAnchor, verify_opening};
 use ed25519_dalek::SigningKey;
 use futures_util::StreamExt as _;
 use serde::Serialize;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::codec::FramedRead;
 use tokio_util::sync::CancellationToken;
 
@@ -32,7 +33,7 @@ use crate::host::session_dir::{Readers, SessionDir};
 use crate::image::{Catalogue, Image};
 use crate::jail::Jailed;
 use crate::link::{Dial, GuestStream, Link, Place, Tasks};
-use crate::store::vault::Vault;
+use crate::store::vault::{Put, Vault};
 use crate::store::{Store, UidRange};
 use crate::vmm::qemu::console;
 use crate::vmm::stand_in::StandIn;
@@ -40,6 +41,8 @@ use crate::vmm::{LaunchError, Machine, Vm, Vmm};
 
 /// The most memory of a session's processes: the guest's 2 GiB, and what emulating it takes.
 const MEMORY_MAX: u64 = 3 << 30;
+/// Name of the boot disk in a session's directory.
+const BOOT_DISK: &str = "boot.img";
 /// Children of a session's cgroup.
 const PROGRAMS: [&str; 2] = ["qemu", "vsock"];
 
@@ -60,17 +63,17 @@ pub(crate) struct Host {
     pub(crate) boot_id: String,
     /// Holds one directory per session.
     pub(crate) sessions: PathBuf,
+    /// Bundles are put together and verified in memory: a few at once, however many sessions end.
+    pub(crate) assembling: Semaphore,
 }
+
+/// How many bundles are put together at once.
+pub(crate) const ASSEMBLING_MAX: usize = 2;
 
 impl Host {
     /// What is the host's of a session.
     fn holdings(&self, record: &SessionRecord) -> Holdings {
-        Holdings {
-            session: record.id,
-            directory: self.directory(record).path().to_path_buf(),
-            cgroup: self.cgroup(record),
-            uid: record.uid,
-        }
+        Holdings { session: record.id, directory: self.directory(record), cgroup: self.cgroup(record), uid: record.uid }
     }
 
     fn directory(&self, record: &SessionRecord) -> SessionDir {
@@ -97,6 +100,8 @@ pub(crate) struct Running {
     pub(crate) mirror: MirrorStore,
     /// Link and console run in this process until this is dropped.
     pub(crate) tasks: Tasks,
+    /// Kills it all when nobody takes this over.
+    pub(crate) started: Started,
 }
 
 impl std::fmt::Debug for Running {
@@ -137,10 +142,7 @@ pub(crate) async fn launch(host: Arc<Host>, record: SessionRecord, given_up: Can
         () = given_up.cancelled() => Err(LaunchError::GivenUp),
     };
     match result {
-        Ok(running) => {
-            started.0.clear();
-            Signal::Launched(Box::new(running))
-        }
+        Ok(running) => Signal::Launched(Box::new(Running { started, ..running })),
         Err(error) => {
             drop(started);
             log_console(&host.directory(&record));
@@ -149,13 +151,27 @@ pub(crate) async fn launch(host: Arc<Host>, record: SessionRecord, given_up: Can
     }
 }
 
-/// Programs of a launch that is not through: killed when it fails.
+/// What a launch has started: killed when the launch fails, or when it is through and nobody takes it over.
 #[derive(Default)]
-struct Started(Vec<Jailed>);
+pub(crate) struct Started {
+    programs: Vec<Jailed>,
+    vm: Option<Arc<dyn Vm>>,
+}
+
+impl Started {
+    /// Somebody has taken it over.
+    pub(crate) fn keep(mut self) {
+        self.programs.clear();
+        self.vm = None;
+    }
+}
 
 impl Drop for Started {
     fn drop(&mut self) {
-        for program in &self.0 {
+        if let Some(vm) = &self.vm {
+            vm.kill();
+        }
+        for program in &self.programs {
             drop(program.kill());
         }
     }
@@ -167,31 +183,34 @@ async fn start(host: &Arc<Host>, record: &SessionRecord, started: &mut Started) 
     let cgroup = host.cgroup(record);
     let cid = record.cid.ok_or_else(|| LaunchError::Unsupported("no context id was set aside".to_owned()))?;
     let measured = lay_out(host, record, &dir, cgroup.as_ref(), &image)?;
-    let console = dir.join(console::CONSOLE);
+    let console = dir.run().join(console::CONSOLE);
 
     let mut tasks = Tasks::default();
     let stop = CancellationToken::new();
     let done = stop.clone().cancelled_owned();
     let failed = |source| LaunchError::Io { path: console.clone(), source };
-    console::start(dir.path(), record.uid, done).map_err(failed)?;
+    console::start(&console, &dir.join(console::LOG), record.uid, done).map_err(failed)?;
     // The gatherer reads what is left when the session lets go, and ends.
     tasks.keep(stop.drop_guard());
 
     let link = host
         .link
         .open(Place {
-            directory: dir.path().to_path_buf(),
+            run: dir.run(),
+            process_record: dir.join("vsock.process"),
             cid,
             uid: record.uid,
             cgroup_procs: cgroup.as_ref().map(|c| c.procs_of("vsock")),
             complaints: console.clone(),
         })
         .await?;
-    started.0.extend(link.program.clone());
+    started.programs.extend(link.program.clone());
     let machine = Machine {
         session: record.id,
         profile: record.profile,
-        directory: dir.path().to_path_buf(),
+        boot_disk: dir.join(BOOT_DISK),
+        run: dir.run(),
+        process_records: dir.path().to_path_buf(),
         image: image.directory.clone(),
         cmdline: image.cmdline.clone(),
         measured,
@@ -204,13 +223,15 @@ async fn start(host: &Arc<Host>, record: &SessionRecord, started: &mut Started) 
         let none =
             || LaunchError::Unsupported("simulated images need coffer-tdx-sim: set simulator.command".to_owned());
         let simulator = host.stand_in.as_ref().ok_or_else(none)?.start(&machine).await?;
-        started.0.push(simulator);
+        started.programs.push(simulator);
     }
-    let mirror =
-        MirrorStore::create(dir.clone()).map_err(|source| LaunchError::Io { path: dir.join("leaves"), source })?;
+    let mirror = MirrorStore::create(dir.clone(), leaves_max(record))
+        .map_err(|source| LaunchError::Io { path: dir.join("leaves"), source })?;
     let vm: Arc<dyn Vm> = host.vmm.launch(machine).await?.into();
+    started.vm = Some(Arc::clone(&vm));
     tasks.keep(link.tasks);
-    Ok(Running { vm, dial: link.dial, control: link.control, record: link.record, mirror, tasks })
+    let started = Started::default();
+    Ok(Running { vm, dial: link.dial, control: link.control, record: link.record, mirror, tasks, started })
 }
 
 async fn checked_image(host: &Arc<Host>, record: &SessionRecord) -> Result<Arc<Image>, LaunchError> {
@@ -243,7 +264,7 @@ fn lay_out(
     }
     evidence::keep_image(dir, &image.envelope).map_err(failed)?;
     let disk = boot_disk::write(&record.config, &record.policy);
-    dir.write_new("boot.img", &disk, Readers::Session).map_err(failed)?;
+    dir.write_new(BOOT_DISK, &disk, Readers::Session).map_err(failed)?;
     let launch = LaunchRecord {
         session: record.id.to_string(),
         boot_id: &host.boot_id,
@@ -255,6 +276,13 @@ fn lay_out(
     let launch = serde_json::to_vec(&launch).map_err(|e| failed(e.into()))?;
     dir.write_new("launch.json", &launch, Readers::Host).map_err(failed)?;
     Ok(measured_config(&record.config, &intent))
+}
+
+/// How many leaves the session may have: its intent says so.
+fn leaves_max(record: &SessionRecord) -> u64 {
+    let intent = Config::parse(&record.config).and_then(|config| config.intent());
+    // What does not parse was not admitted.
+    intent.map_or(0, |intent| intent.limits.leaves)
 }
 
 /// Serves the record port until the session drops it.
@@ -317,7 +345,7 @@ async fn verified_instance(
             &anchor,
         )
         .map_err(|error| error.to_string())?;
-        evidence::keep_opening(&host.directory(&record), &opening.open_map, &verified.quote, &collateral)
+        evidence::keep_opening(&host.directory(&record), &opening, &verified.quote, &collateral)
             .map_err(|error| error.to_string())?;
         Ok(verified.instance)
     });
@@ -336,11 +364,15 @@ pub(crate) async fn preserve_sealed(
         let all = mirrored.wait_for(|p| p.leaves >= map.size && p.events >= map.events).await;
         drop(all.map_err(|_| "the record mirror ended before the record did".to_owned())?);
         let collateral = host.endorsements.current(record.profile).await.map_err(|error| chain(&error))?;
+        let permit = host.assembling.acquire().await;
         let (dir, id, at) = (host.directory(&record), record.id, now().seconds());
         let assembled = tokio::task::spawn_blocking(move || evidence::sealed(&record, &dir, seal, &collateral, at));
         let (bundle, ending) = assembled.await.map_err(|e| e.to_string())?.map_err(|error| chain(&error))?;
-        host.vault.put(id, bundle).await.map_err(|error| chain(&error))?;
-        Ok(ending)
+        drop(permit);
+        match host.vault.put_first(id, bundle).await.map_err(|error| chain(&error))? {
+            Put::Stored => Ok(ending),
+            Put::OneIsThere => Err("it came too late: a prefix is stored".to_owned()),
+        }
     };
     let result: Result<_, String> = work.await;
     result.map_or_else(Event::EvidenceRefused, Event::EvidenceSealed).into()
@@ -349,19 +381,29 @@ pub(crate) async fn preserve_sealed(
 /// Store what can be shown to be genuine; a sealed bundle that is there already stays.
 pub(crate) async fn preserve_prefix(host: Arc<Host>, record: SessionRecord) -> Signal {
     let work = async {
-        if let Some(stored) = host.vault.get(record.id).await.map_err(|error| chain(&error))?
-            && let Ok(Some(ending)) = evidence::stored_ending(&stored)
-        {
-            return Ok(Event::EvidenceSealed(ending));
+        if let Some(event) = stored(&host, record.id).await? {
+            return Ok(event);
         }
+        let permit = host.assembling.acquire().await;
         let (dir, id, at) = (host.directory(&record), record.id, now().seconds());
         let assembled = tokio::task::spawn_blocking(move || evidence::prefix(&record, &dir, at)).await;
         let bundle = assembled.map_err(|e| e.to_string())?.map_err(|error: EvidenceError| chain(&error))?;
-        host.vault.put(id, bundle).await.map_err(|error| chain(&error))?;
-        Ok(Event::PrefixStored)
+        drop(permit);
+        match host.vault.put_first(id, bundle).await.map_err(|error| chain(&error))? {
+            Put::Stored => Ok(Event::PrefixStored),
+            // A sealed one that was on its way was faster.
+            Put::OneIsThere => stored(&host, id).await?.ok_or_else(|| "the stored bundle is gone".to_owned()),
+        }
     };
     let result: Result<_, String> = work.await;
     result.unwrap_or_else(Event::NothingToPreserve).into()
+}
+
+/// What the bundle means that is stored already, if there is one.
+async fn stored(host: &Host, id: SessionId) -> Result<Option<Event>, String> {
+    let Some(bundle) = host.vault.get(id).await.map_err(|error| chain(&error))? else { return Ok(None) };
+    let ending = evidence::stored_ending(&bundle).map_err(|error| chain(&error))?;
+    Ok(Some(ending.map_or(Event::PrefixStored, Event::EvidenceSealed)))
 }
 
 /// After a restart: end what an earlier life of this process started.
@@ -393,7 +435,7 @@ pub(crate) async fn write_receipt(host: Arc<Host>, record: SessionRecord, steps:
         let shared = Arc::clone(&host);
         let signing = move || evidence::with_receipt(&stored, &record, instance, &steps, &shared.key);
         let signed = tokio::task::spawn_blocking(signing).await.map_err(|error| error.to_string())?;
-        host.vault.put(id, signed.map_err(|error| chain(&error))?).await.map_err(|error| chain(&error))
+        host.vault.replace(id, signed.map_err(|error| chain(&error))?).await.map_err(|error| chain(&error))
     };
     let result: Result<(), String> = work.await;
     Event::Receipted(result.err()).into()
@@ -403,7 +445,7 @@ pub(crate) async fn write_receipt(host: Arc<Host>, record: SessionRecord, steps:
 pub(crate) fn log_console(dir: &SessionDir) {
     let tail = console::tail(&dir.join(console::LOG));
     if !tail.is_empty() {
-        tracing::warn!(console = %tail, "the end of the session's console");
+        tracing::warn!(console = ?tail, "the end of the session's console");
     }
 }
 

@@ -14,6 +14,8 @@ use crate::store::Reservation;
 pub(crate) struct Opening {
     pub(crate) open_map: Vec<u8>,
     pub(crate) quote: Vec<u8>,
+    /// The firmware's event log; the simulated platform has none.
+    pub(crate) ccel: Option<Vec<u8>>,
 }
 
 /// One message to the owner task.

@@ -10,7 +10,7 @@ use futures_util::stream::BoxStream;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
-use object_store::{ObjectStore, ObjectStoreExt as _, PutPayload};
+use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
 
 /// Why evidence is not stored or not found.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +21,15 @@ pub(crate) enum VaultError {
         #[source]
         source: object_store::Error,
     },
+}
+
+/// What came of a first bundle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Put {
+    /// It is stored.
+    Stored,
+    /// Another was there before it, and stays.
+    OneIsThere,
 }
 
 /// Bundles of closed sessions.
@@ -49,8 +58,18 @@ impl Vault {
         move |source| VaultError::Backend { place: place.clone(), source }
     }
 
-    /// Stores a bundle, in place of an earlier one of the session.
-    pub(crate) async fn put(&self, id: SessionId, bundle: Vec<u8>) -> Result<(), VaultError> {
+    /// Stores the bundle of a session that has none. Of two that try, one does.
+    pub(crate) async fn put_first(&self, id: SessionId, bundle: Vec<u8>) -> Result<Put, VaultError> {
+        let create = PutOptions::from(PutMode::Create);
+        match self.objects.put_opts(&Self::key(id), PutPayload::from(bundle), create).await {
+            Ok(_) => Ok(Put::Stored),
+            Err(object_store::Error::AlreadyExists { .. }) => Ok(Put::OneIsThere),
+            Err(error) => Err(self.failed()(error)),
+        }
+    }
+
+    /// Puts a bundle in place of the one that is there.
+    pub(crate) async fn replace(&self, id: SessionId, bundle: Vec<u8>) -> Result<(), VaultError> {
         self.objects.put(&Self::key(id), PutPayload::from(bundle)).await.map(|_| ()).map_err(self.failed())
     }
 
@@ -87,8 +106,10 @@ mod tests {
         let id = SessionId::new([3; 16]);
         assert!(vault.get(id).await.expect("get").is_none());
         assert!(vault.stream(id).await.expect("stream").is_none());
-        vault.put(id, vec![1; 10]).await.expect("put");
-        vault.put(id, vec![2; 200_000]).await.expect("put again");
+        assert_eq!(vault.put_first(id, vec![1; 10]).await.expect("put"), Put::Stored);
+        assert_eq!(vault.put_first(id, vec![3; 10]).await.expect("put"), Put::OneIsThere);
+        assert_eq!(vault.get(id).await.expect("get").expect("there"), vec![1; 10]);
+        vault.replace(id, vec![2; 200_000]).await.expect("replace");
         assert_eq!(vault.get(id).await.expect("get").expect("there"), vec![2; 200_000]);
         assert!(dir.path().join(format!("{id}.evidence")).is_file());
         let pieces: Vec<Bytes> =

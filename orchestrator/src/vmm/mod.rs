@@ -20,8 +20,12 @@ use crate::session::types::GuestExit;
 pub(crate) struct Machine {
     pub(crate) session: SessionId,
     pub(crate) profile: Profile,
-    /// The session's directory: sockets and the console.
-    pub(crate) directory: PathBuf,
+    /// The boot disk.
+    pub(crate) boot_disk: PathBuf,
+    /// Where sockets are made: all that the machine's processes may write to.
+    pub(crate) run: PathBuf,
+    /// Where those processes write who they are, before they are confined.
+    pub(crate) process_records: PathBuf,
     /// The image's directory.
     pub(crate) image: PathBuf,
     /// `-append`.

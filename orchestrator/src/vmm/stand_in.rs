@@ -24,7 +24,7 @@ pub(crate) struct StandIn {
 impl StandIn {
     /// Serves the registers and quotes of this machine. It measures the very files that QEMU is given.
     pub(crate) async fn start(&self, machine: &Machine) -> Result<Jailed, LaunchError> {
-        let socket = vhost_user::port_socket(&machine.directory.join("vsock.sock"), PORT_SIMULATOR);
+        let socket = vhost_user::port_socket(&machine.run.join("vsock.sock"), PORT_SIMULATOR);
         let in_image = |name: &str| text(&machine.image.join(name));
         let argv = vec![
             text(&self.program)?,
@@ -51,14 +51,14 @@ impl StandIn {
         let read = |path: &Path| Exposure { path: path.to_path_buf(), access: Access::ReadOnly };
         let spec = JailSpec {
             argv,
-            record: machine.directory.join("simulator.process"),
+            record: machine.process_records.join("simulator.process"),
             cgroup_procs: machine.cgroup.as_ref().map(|c| c.procs_of("vsock")),
             uid: machine.uid,
             groups: Vec::new(),
             expose: vec![
                 read(&self.program),
                 read(&machine.image),
-                Exposure { path: machine.directory.clone(), access: Access::ReadWrite },
+                Exposure { path: machine.run.clone(), access: Access::ReadWrite },
             ],
         };
         let helper = Helper { name: "coffer-tdx-sim", ready: READY };

@@ -39,7 +39,7 @@ fn escaped(path: &Path) -> Result<String, SpawnError> {
 pub(crate) fn argv(machine: &Machine, host: Surroundings<'_>) -> Result<Vec<String>, SpawnError> {
     let mut out: Vec<String> = Vec::with_capacity(64);
     let mut put = |option: &str, value: String| out.extend([option.to_owned(), value]);
-    let in_session = |name: &str| escaped(&machine.directory.join(name));
+    let in_run = |name: &str| escaped(&machine.run.join(name));
     let in_image = |name: &str| text(&machine.image.join(name));
     let is_tdx = machine.profile == Profile::Tdx;
 
@@ -67,7 +67,7 @@ pub(crate) fn argv(machine: &Machine, host: Surroundings<'_>) -> Result<Vec<Stri
     for (id, file) in [
         ("coffer-root", escaped(&machine.image.join("root.erofs"))?),
         ("coffer-verity", escaped(&machine.image.join("root.verity"))?),
-        ("coffer-boot", in_session("boot.img")?),
+        ("coffer-boot", escaped(&machine.boot_disk)?),
     ] {
         put("-drive", format!("if=none,id={id},format=raw,readonly=on,file={file}"));
         put("-device", format!("virtio-blk-pci,drive={id},serial={id}"));
@@ -81,7 +81,7 @@ pub(crate) fn argv(machine: &Machine, host: Surroundings<'_>) -> Result<Vec<Stri
     }
 
     // QEMU dials: the host listens before QEMU is started, so nobody polls; and QEMU dials again after a restart.
-    put("-qmp", format!("unix:{},server=off,reconnect-ms=1000", in_session("qmp.sock")?));
+    put("-qmp", format!("unix:{},server=off,reconnect-ms=1000", in_run("qmp.sock")?));
     match machine.profile {
         Profile::Simulated => {
             put("-chardev", format!("file,id=console0,path={},append=on", escaped(&machine.console)?));
@@ -140,20 +140,22 @@ mod tests {
         Machine {
             session: SessionId::new([0x11; 16]),
             profile,
-            directory: PathBuf::from("/var/lib/coffer/sessions/11111111-1111-1111-1111-111111111111"),
+            boot_disk: PathBuf::from("/var/lib/coffer/sessions/11111111-1111-1111-1111-111111111111/boot.img"),
+            run: PathBuf::from("/var/lib/coffer/sessions/11111111-1111-1111-1111-111111111111/run"),
+            process_records: PathBuf::from("/var/lib/coffer/sessions/11111111-1111-1111-1111-111111111111"),
             image: PathBuf::from("/var/lib/coffer/images/aa"),
             cmdline: "coffer.root=bb coffer.profile=x quiet".to_owned(),
             measured: MeasuredConfig { mr_config_id: [1; 48], mr_owner: [2; 48], mr_owner_config: [3; 48] },
             link,
             uid: Some(200_001),
             cgroup: None,
-            console: PathBuf::from("/var/lib/coffer/sessions/11111111-1111-1111-1111-111111111111/console"),
+            console: PathBuf::from("/var/lib/coffer/sessions/11111111-1111-1111-1111-111111111111/run/console"),
         }
     }
 
     fn vhost_user() -> GuestDevice {
         GuestDevice::VhostUser {
-            socket: "/var/lib/coffer/sessions/11111111-1111-1111-1111-111111111111/vhost.sock".into(),
+            socket: "/var/lib/coffer/sessions/11111111-1111-1111-1111-111111111111/run/vhost.sock".into(),
         }
     }
 
@@ -200,7 +202,7 @@ mod tests {
     #[test]
     fn a_comma_in_a_path_does_not_end_an_option() {
         let mut machine = machine(Profile::Simulated, vhost_user());
-        machine.directory = PathBuf::from("/tmp/a,b");
+        machine.boot_disk = PathBuf::from("/tmp/a,b/boot.img");
         let host = Surroundings { cpu: Cpu::Tcg, quote_socket: Path::new("/q") };
         let found = argv(&machine, host).expect("text");
         assert!(found.iter().any(|a| a.ends_with("file=/tmp/a,,b/boot.img")), "{found:?}");
@@ -221,8 +223,8 @@ mod tests {
         };
         let dir = tempfile::tempdir().expect("a directory");
         std::fs::write(dir.path().join("boot.img"), [0; 4096]).expect("write");
-        let directory = dir.path().to_path_buf();
-        let machine = Machine { directory, image, ..machine(Profile::Tdx, GuestDevice::Kernel { cid: 5_000 }) };
+        let (boot_disk, run) = (dir.path().join("boot.img"), dir.path().to_path_buf());
+        let machine = Machine { boot_disk, run, image, ..machine(Profile::Tdx, GuestDevice::Kernel { cid: 5_000 }) };
         let host = Surroundings { cpu: Cpu::Kvm, quote_socket: Path::new("/var/run/tdx-qgs/qgs.socket") };
         let arguments = argv(&machine, host).expect("text");
         let qemu = crate::vmm::qemu::kit::QemuProgram::find(None, Some(&kit)).expect("the kit");

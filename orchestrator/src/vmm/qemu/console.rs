@@ -11,6 +11,8 @@ use tokio::net::unix::pipe;
 
 /// The most that `qemu.log` holds, in bytes.
 pub(crate) const LOG_MAX: u64 = 1024 * 1024;
+/// What a pipe holds, in bytes.
+const PIPE: usize = 64 * 1024;
 /// How much of the end is shown in diagnostics, in bytes.
 const TAIL: u64 = 2_048;
 
@@ -69,28 +71,27 @@ pub(crate) fn tail(path: &Path) -> String {
     text.chars().filter(|c| *c == '\n' || !c.is_control()).collect::<String>().trim().to_owned()
 }
 
-/// Name of the FIFO in a session's directory.
+/// Name of the FIFO that programs of a session write to.
 pub(crate) const CONSOLE: &str = "console";
-/// Name of the log beside it.
+/// Name of the log in a session's directory.
 pub(crate) const LOG: &str = "qemu.log";
 
-/// Makes FIFO and log in a session's directory and gathers from one into the other until `done` is ready. `uid` may
-/// write to the FIFO, and to nothing else here.
+/// Makes FIFO and log and gathers from one into the other until `done` is ready. `uid` may write to the FIFO.
 pub(crate) fn start(
-    directory: &Path,
+    path: &Path,
+    log: &Path,
     uid: Option<u32>,
     done: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<tokio::task::JoinHandle<()>> {
-    let path = directory.join(CONSOLE);
-    rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::from_raw_mode(0o620))?;
+    rustix::fs::mkfifoat(rustix::fs::CWD, path, rustix::fs::Mode::from_raw_mode(0o620))?;
     if let Some(uid) = uid {
-        std::os::unix::fs::lchown(&path, None, Some(uid))?;
+        std::os::unix::fs::lchown(path, None, Some(uid))?;
         // chown clears nothing here, but the mode of mkfifo was cut by the umask.
-        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o620))?;
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o620))?;
     }
     // Both ends are held here, so a writer that goes away is not the end.
-    let fifo = pipe::OpenOptions::new().read_write(true).open_receiver(&path)?;
-    let log = BoundedLog::create(&directory.join(LOG), LOG_MAX)?;
+    let fifo = pipe::OpenOptions::new().read_write(true).open_receiver(path)?;
+    let log = BoundedLog::create(log, LOG_MAX)?;
     Ok(tokio::spawn(gather(fifo, log, done)))
 }
 
@@ -111,9 +112,11 @@ async fn gather(mut fifo: pipe::Receiver, mut log: BoundedLog, done: impl Future
             () = &mut done => ended = true,
         }
     }
-    while let Ok(n) = fifo.try_read(&mut buffer) {
-        if n == 0 || log.append(&buffer[..n]).is_err() {
-            return;
+    // What a pipe holds, and no more: somebody may still be writing.
+    for _ in 0..PIPE / buffer.len() {
+        match fifo.try_read(&mut buffer) {
+            Ok(n) if n > 0 && log.append(&buffer[..n]).is_ok() => {}
+            _ => return,
         }
     }
 }

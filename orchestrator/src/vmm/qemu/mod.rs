@@ -48,7 +48,7 @@ impl Vmm for QemuVmm {
             if let Some(version) = &program.version {
                 tracing::debug!(session = %machine.session, version, "the QEMU kit");
             }
-            let qmp = machine.directory.join("qmp.sock");
+            let qmp = machine.run.join("qmp.sock");
             let failed = |source| LaunchError::Io { path: qmp.clone(), source };
             let listener = UnixListener::bind(&qmp).map_err(failed)?;
             vhost_user::own(&qmp, machine.uid).map_err(failed)?;
@@ -58,7 +58,7 @@ impl Vmm for QemuVmm {
             argv.extend(argv::argv(&machine, surroundings)?);
             let spec = JailSpec {
                 argv,
-                record: machine.directory.join("qemu.process"),
+                record: machine.process_records.join("qemu.process"),
                 cgroup_procs: machine.cgroup.as_ref().map(|c| c.procs_of("qemu")),
                 uid: machine.uid,
                 groups: self.device_groups(&machine),
@@ -75,7 +75,8 @@ impl Vmm for QemuVmm {
 impl QemuVmm {
     fn exposures(&self, machine: &Machine, mut expose: Vec<Exposure>) -> Vec<Exposure> {
         expose.push(Exposure { path: machine.image.clone(), access: Access::ReadOnly });
-        expose.push(Exposure { path: machine.directory.clone(), access: Access::ReadWrite });
+        expose.push(Exposure { path: machine.boot_disk.clone(), access: Access::ReadOnly });
+        expose.push(Exposure { path: machine.run.clone(), access: Access::ReadWrite });
         if machine.profile == Profile::Tdx {
             expose.push(Exposure { path: self.quote_socket.clone(), access: Access::ReadWrite });
         }

@@ -1,0 +1,85 @@
+//! What comes from outside the order of things: a link that goes and comes, a restart of the control plane, and time that
+//! is over. Every state but the last has a deadline, and each deadline leads on.
+
+use coffer_evidence::seal::Reason;
+
+use super::{Attesting, Effect, Machine, Scrubbing, Sealing, State};
+use crate::session::types::{Ending, Timestamp};
+
+impl Machine {
+    /// The machine may still be there, or its agent may come back: wait a little, then it counts as silent.
+    pub(super) fn link_lost(&mut self, now: Timestamp) -> Vec<Effect> {
+        match self.state {
+            State::Attesting(_) | State::Ready | State::Draining => {
+                self.silent_until = Some(now.after(self.timings.silence));
+            }
+            State::Requested
+            | State::Scheduled
+            | State::Launching
+            | State::Sealing(_)
+            | State::Scrubbing(_)
+            | State::Closed => {}
+        }
+        Vec::new()
+    }
+
+    pub(super) fn restarted(&mut self, now: Timestamp) -> Vec<Effect> {
+        match self.state {
+            State::Closed => Vec::new(),
+            State::Scrubbing(_) => self.stop(now),
+            _ => {
+                let why = format!("the control plane was restarted while the session was {}", self.phase());
+                self.abort(Ending::by_host(Reason::HostLost), Some(why), now)
+            }
+        }
+    }
+
+    pub(super) fn deadline_passed(&mut self, now: Timestamp) -> Vec<Effect> {
+        if self.silent_until.is_some_and(|silent| silent <= now) {
+            self.silent_until = None;
+            let why = "the agent's control channel ended and did not come back".to_owned();
+            return self.abort(Ending::by_host(Reason::GuestUnresponsive), Some(why), now);
+        }
+        if self.deadline > now {
+            return Vec::new();
+        }
+        let late = |what: &str| Some(format!("{what} took longer than its limit"));
+        match self.state {
+            State::Requested | State::Scheduled => {
+                self.abort(Ending::by_host(Reason::Internal), late("setting the session up"), now)
+            }
+            State::Launching | State::Attesting(Attesting::Booting) => {
+                self.abort(Ending::by_host(Reason::BootTimeout), late("booting the guest"), now)
+            }
+            State::Attesting(Attesting::Verifying) => {
+                self.abort(Ending::by_host(Reason::AttestationFailed), late("verifying the opening"), now)
+            }
+            State::Ready => self.drain(Ending::by_host(Reason::TtlExpired), now),
+            State::Draining => {
+                self.abort(Ending::by_host(Reason::GuestUnresponsive), late("sealing in the guest"), now)
+            }
+            State::Sealing(Sealing::Storing | Sealing::StoringAlone) => {
+                self.abort(Ending::by_host(Reason::Internal), late("verifying and storing the bundle"), now)
+            }
+            // Sealed and stored: only the power-off is late.
+            State::Sealing(Sealing::PoweringOff) => self.stop(now),
+            State::Scrubbing(Scrubbing::Stopping) => {
+                self.add_message("ending the machine took longer than its limit");
+                self.preserve(now)
+            }
+            State::Scrubbing(Scrubbing::Preserving) => {
+                self.add_message("storing the prefix took longer than its limit");
+                self.clear(now)
+            }
+            State::Scrubbing(Scrubbing::Clearing) => {
+                self.scrub_failures.push("clean-up took longer than its limit".to_owned());
+                self.receipt(now)
+            }
+            State::Scrubbing(Scrubbing::Receipting) => {
+                self.scrub_failures.push("receipt: it took longer than its limit".to_owned());
+                self.close()
+            }
+            State::Closed => Vec::new(),
+        }
+    }
+}
