@@ -10,10 +10,10 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use coffer_evidence::ids::SessionId;
 use futures_util::future::BoxFuture;
+use h2::RecvStream;
+use http::{HeaderMap, Request, Response, Uri};
 use http_body::Frame;
-use hyper::body::Incoming;
-use hyper::{HeaderMap, Request, Response, Uri};
-use tokio_util::sync::WaitForCancellationFutureOwned;
+use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::Service;
@@ -46,18 +46,25 @@ impl Relay {
         };
         let calls = handle.gate.pass().map_err(of_shut)?;
         let mut ended = Box::pin(handle.gate.ended());
+        // Whoever drops the response, or this future before it, is gone.
+        let gone = CancellationToken::new();
+        let presence = gone.clone().drop_guard();
         let response = tokio::select! {
             biased;
-            response = send(calls.clone(), request) => response?,
+            response = send(&calls, request, gone) => response?,
             () = &mut ended => return Err(outcome_unknown()),
         };
         // A refusal is told in the headers alone.
         let state = if response.headers().contains_key("grpc-status") { State::Over } else { State::Flowing };
-        Ok(response.map(|guest| Body::new(Relayed { guest, ended, state, _calls: calls })))
+        Ok(response.map(|guest| Body::new(Relayed { guest, ended, state, _calls: calls, _presence: presence })))
     }
 }
 
-async fn send(calls: GuestCalls, request: Request<Body>) -> Result<Response<Incoming>, Status> {
+async fn send(
+    calls: &GuestCalls,
+    request: Request<Body>,
+    gone: CancellationToken,
+) -> Result<Response<RecvStream>, Status> {
     let (mut parts, body) = request.into_parts();
     parts.headers.remove(SESSION);
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
@@ -67,7 +74,7 @@ async fn send(calls: GuestCalls, request: Request<Body>) -> Result<Response<Inco
         .path_and_query(path)
         .build()
         .map_err(|_| not_sent())?;
-    calls.send(Request::from_parts(parts, body)).await.map_err(|error| match error {
+    calls.send(Request::from_parts(parts, body), gone).await.map_err(|error| match error {
         CallError::NotSent(why) => {
             tracing::debug!(%why, "a call was not sent");
             not_sent()
@@ -108,14 +115,31 @@ enum State {
 
 /// The guest's response, with a last word of ours where the guest has none.
 struct Relayed {
-    guest: Incoming,
+    guest: RecvStream,
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
     state: State,
     /// The connection lives as long as a call on it, whatever the gate does.
     _calls: GuestCalls,
+    /// Dropped with this: then the client is gone, or has all of it.
+    _presence: DropGuard,
 }
 
 impl Relayed {
+    fn poll_guest(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+        match self.guest.poll_data(context) {
+            Poll::Ready(Some(Ok(data))) => {
+                // Handed on: the guest may send as much again.
+                let released = self.guest.flow_control().release_capacity(data.len());
+                Poll::Ready(Some(released.map(|()| Frame::data(data))))
+            }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error))),
+            Poll::Ready(None) => {
+                self.guest.poll_trailers(context).map(|end| end.transpose().map(|end| end.map(Frame::trailers)))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
     fn last_word(&mut self) -> Option<Result<Frame<Bytes>, Status>> {
         self.state = State::Over;
         let mut trailers = HeaderMap::new();
@@ -132,7 +156,7 @@ impl http_body::Body for Relayed {
             return Poll::Ready(None);
         }
         // What the guest has said goes first: it may have told the outcome before it went.
-        match Pin::new(&mut self.guest).poll_frame(context) {
+        match self.poll_guest(context) {
             Poll::Ready(Some(Ok(frame))) => {
                 if frame.is_trailers() {
                     self.state = State::Over;

@@ -1,13 +1,18 @@
-//! The HTTP/2 connection to the agent's tool service. Calls are relayed as they are: messages are not decoded here.
+//! The HTTP/2 connection to the agent's tool service. Calls are relayed as they are: messages are not decoded here. HTTP/2 is
+//! spoken directly, because a client that goes away must end its call at once, whatever the guest has yet to read.
 
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::body::Incoming;
-use hyper::client::conn::http2::{self, SendRequest};
-use hyper::{Request, Response};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use bytes::Bytes;
+use h2::client::SendRequest;
+use h2::{Reason, RecvStream, SendStream};
+use http::{Request, Response};
+use http_body::Body as _;
+use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 
 use crate::link::{Dial, PORT_TOOLS, Tasks};
@@ -17,14 +22,11 @@ const GREETING: Duration = Duration::from_secs(15);
 /// Windows: a few chunks for each call, many calls at once.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
-/// The agent is asked for a sign of life this often while calls run; without one the connection ends.
-const KEEP_ALIVE: Duration = Duration::from_secs(20);
-const KEEP_ALIVE_LIMIT: Duration = Duration::from_secs(60);
 
-/// A connection that many calls share.
+/// A connection that many calls share; it lives as long as one of its clones.
 #[derive(Clone)]
 pub(crate) struct GuestCalls {
-    sender: SendRequest<Body>,
+    sender: SendRequest<Bytes>,
     _connection: Arc<Tasks>,
 }
 
@@ -38,9 +40,9 @@ impl std::fmt::Debug for GuestCalls {
 #[derive(Debug)]
 pub(crate) enum CallError {
     /// Nothing of it reached the guest.
-    NotSent(hyper::Error),
+    NotSent(h2::Error),
     /// It may have been carried out.
-    Unknown(hyper::Error),
+    Unknown(h2::Error),
 }
 
 impl GuestCalls {
@@ -48,13 +50,11 @@ impl GuestCalls {
     pub(crate) async fn connect(dial: &dyn Dial) -> io::Result<Self> {
         let greeting = async {
             let stream = dial.dial(PORT_TOOLS).await?;
-            let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-                .timer(TokioTimer::new())
-                .initial_stream_window_size(STREAM_WINDOW)
+            let (sender, connection) = h2::client::Builder::new()
+                .initial_window_size(STREAM_WINDOW)
                 .initial_connection_window_size(CONNECTION_WINDOW)
-                .keep_alive_interval(KEEP_ALIVE)
-                .keep_alive_timeout(KEEP_ALIVE_LIMIT)
-                .handshake(TokioIo::new(stream))
+                .enable_push(false)
+                .handshake(stream)
                 .await
                 .map_err(io::Error::other)?;
             let mut tasks = Tasks::default();
@@ -68,11 +68,143 @@ impl GuestCalls {
         tokio::time::timeout(GREETING, greeting).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
     }
 
-    /// Relays one call.
-    pub(crate) async fn send(mut self, request: Request<Body>) -> Result<Response<Incoming>, CallError> {
-        self.sender.try_send_request(request).await.map_err(|mut failed| match failed.take_message() {
-            Some(_) => CallError::NotSent(failed.into_error()),
-            None => CallError::Unknown(failed.into_error()),
+    /// Relays one call. `gone` tells that its client is: the guest then hears that the call is cancelled.
+    pub(crate) async fn send(
+        &self,
+        request: Request<Body>,
+        gone: CancellationToken,
+    ) -> Result<Response<RecvStream>, CallError> {
+        let (parts, body) = request.into_parts();
+        let mut sender = self.sender.clone().ready().await.map_err(CallError::NotSent)?;
+        let (response, stream) =
+            sender.send_request(Request::from_parts(parts, ()), false).map_err(CallError::NotSent)?;
+        tokio::spawn(pump(body, stream, gone));
+        response.await.map_err(|error| match error.reason() {
+            // The agent says so of calls that it has not looked at.
+            Some(Reason::REFUSED_STREAM) => CallError::NotSent(error),
+            _ => CallError::Unknown(error),
         })
+    }
+}
+
+/// Carries a request's body to the guest, to its end or to the client's.
+async fn pump(mut body: Body, mut stream: SendStream<Bytes>, gone: CancellationToken) {
+    let carried = tokio::select! {
+        biased;
+        () = gone.cancelled() => Carried::Broken,
+        carried = carry(&mut body, &mut stream) => carried,
+    };
+    match carried {
+        Carried::Whole | Carried::Refused => {}
+        Carried::Broken => stream.send_reset(Reason::CANCEL),
+    }
+}
+
+/// How far a body came.
+enum Carried {
+    Whole,
+    /// The guest wants no more of it, or is gone.
+    Refused,
+    /// The client broke off.
+    Broken,
+}
+
+async fn carry(body: &mut Body, stream: &mut SendStream<Bytes>) -> Carried {
+    loop {
+        let frame = match poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await {
+            Some(Ok(frame)) => frame,
+            Some(Err(_)) => return Carried::Broken,
+            None => {
+                return if stream.send_data(Bytes::new(), true).is_ok() { Carried::Whole } else { Carried::Refused };
+            }
+        };
+        // Requests of gRPC have no trailers.
+        let Ok(mut data) = frame.into_data() else { continue };
+        while !data.is_empty() {
+            stream.reserve_capacity(data.len());
+            let room = match poll_fn(|context| stream.poll_capacity(context)).await {
+                Some(Ok(room)) => room.min(data.len()),
+                Some(Err(_)) | None => return Carried::Refused,
+            };
+            if stream.send_data(data.split_to(room), false).is_err() {
+                return Carried::Refused;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::GuestStream;
+    use futures_util::future::BoxFuture;
+    use http_body::Frame;
+    use std::task::{Context, Poll};
+    use tokio::sync::Mutex;
+
+    /// Hands out one end of a pipe.
+    struct Pipe(Mutex<Option<GuestStream>>);
+
+    impl Dial for Pipe {
+        fn dial(&self, _: u32) -> BoxFuture<'_, io::Result<GuestStream>> {
+            Box::pin(async { self.0.lock().await.take().ok_or_else(|| io::Error::other("dialled twice")) })
+        }
+    }
+
+    /// A body that never ends and of which any amount is there.
+    struct Endless;
+
+    impl http_body::Body for Endless {
+        type Data = Bytes;
+        type Error = tonic::Status;
+
+        fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(&[0; 16 * 1024])))))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_goes_away_cancels_its_call_though_the_guest_reads_nothing() {
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        let guest = tokio::spawn(async move {
+            let mut connection = h2::server::handshake(theirs).await.expect("handshake");
+            let (request, mut respond) = connection.accept().await.expect("a call").expect("a call");
+            let headers = Response::new(());
+            let mut answer = respond.send_response(headers, false).expect("answered");
+            // Its body is not read: the window fills and stays full.
+            let _unread = request.into_body();
+            tokio::spawn(async move { while connection.accept().await.is_some() {} });
+            poll_fn(|context| answer.poll_reset(context)).await.expect("a reset")
+        });
+        let calls = GuestCalls::connect(&Pipe(Mutex::new(Some(Box::new(ours))))).await.expect("connected");
+        let gone = CancellationToken::new();
+        let request = Request::builder().method("POST").uri("http://agent.invalid/x").body(Body::new(Endless));
+        let response = calls.send(request.expect("a request"), gone.clone()).await.expect("headers");
+        gone.cancel();
+        let reset = tokio::time::timeout(Duration::from_secs(5), guest).await.expect("in time").expect("guest");
+        assert_eq!(reset, Reason::CANCEL);
+        drop(response);
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_is_gone_before_the_call_was_not_sent_it() {
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        let guest = tokio::spawn(async move {
+            drop(h2::server::handshake(theirs).await.expect("handshake"));
+        });
+        let calls = GuestCalls::connect(&Pipe(Mutex::new(Some(Box::new(ours))))).await.expect("connected");
+        guest.await.expect("guest");
+        // Its end may take a moment to be seen; the connection's own task sees it.
+        poll_fn(|context| match calls.sender.clone().poll_ready(context) {
+            Poll::Ready(Err(_)) => Poll::Ready(()),
+            _ => {
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+        })
+        .await;
+        let request = Request::builder().method("POST").uri("http://agent.invalid/x").body(Body::empty());
+        let result = calls.send(request.expect("a request"), CancellationToken::new()).await;
+        assert!(matches!(result, Err(CallError::NotSent(_))), "{result:?}");
     }
 }
