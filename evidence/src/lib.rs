@@ -20,6 +20,7 @@ pub mod cbor;
 pub mod collateral;
 pub mod config;
 pub mod dsse;
+pub mod event_log;
 pub mod fields;
 pub mod hash;
 pub mod ids;
