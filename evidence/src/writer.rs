@@ -27,12 +27,19 @@ use crate::tree::{Tree, leaf_hash};
 const LEAVES_RESERVED: u64 = 3;
 /// Events kept back for the end: checkpoint, sealed.
 const EVENTS_RESERVED: u64 = 2;
-/// Private bytes of a session: well under the 64 MiB that `disclosed.cbor` may have with its framing.
-pub const PRIVATE_BYTES_MAX: u64 = 48 * 1024 * 1024;
+/// Private parts of a session, each with [`PART_FRAMING`]: under the 64 MiB that `disclosed.cbor` may have.
+pub const PRIVATE_BYTES_MAX: u64 = 60 * 1024 * 1024;
+/// At least what `disclosed.cbor` adds to a part: its index, its salt, three lengths.
+pub const PART_FRAMING: u64 = 64;
 /// The largest private part in bytes.
 pub const PRIVATE_PART_MAX: usize = 512 * 1024;
 /// Uncovered leaves at which a checkpoint is made at once.
 pub const CHECKPOINT_LEAVES: u64 = 64;
+
+/// What a private part takes of [`PRIVATE_BYTES_MAX`].
+const fn framed(part: usize) -> u64 {
+    (part as u64).saturating_add(PART_FRAMING)
+}
 
 /// What a reporter wants to have logged.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -253,7 +260,11 @@ impl LogWriter {
         if starts && self.calls >= self.limits.calls {
             return Err(AppendError::LimitReached(LimitKind::Calls));
         }
-        if !ends && self.private_bytes.saturating_add(part as u64) > PRIVATE_BYTES_MAX {
+        // And in what the record may disclose: each running call may still end with the largest private part.
+        let running = (self.running.len() as u64).saturating_add(u64::from(starts));
+        let owed = running.saturating_mul(framed(PRIVATE_PART_MAX));
+        let parts = self.private_bytes.saturating_add(private.map_or(0, |p| framed(p.bytes.len())));
+        if !ends && parts.saturating_add(owed) > PRIVATE_BYTES_MAX {
             return Err(AppendError::LimitReached(LimitKind::PrivateBytes));
         }
         Ok(())
@@ -262,7 +273,7 @@ impl LogWriter {
     fn commit(&mut self, leaf: &Leaf, bytes: &[u8], private: Option<&Opened>) {
         self.tree.append(leaf_hash(bytes));
         self.last_ns = leaf.monotonic_ns;
-        self.private_bytes = self.private_bytes.saturating_add(private.map_or(0, |p| p.bytes.len() as u64));
+        self.private_bytes = self.private_bytes.saturating_add(private.map_or(0, |p| framed(p.bytes.len())));
         let call = leaf.identity.clone().zip(leaf.call);
         match (&leaf.public, call) {
             (Public::Open { .. }, _) => self.stage = Stage::Working,

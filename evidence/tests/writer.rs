@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use coffer_evidence::bundle::SMALL_FILE_MAX;
+use coffer_evidence::call::{Disclosed, write_disclosed};
 use coffer_evidence::config::Launch;
 use coffer_evidence::ids::{CallId, Digest256, Digest384, Identity, SessionId};
 use coffer_evidence::intent::{Authority, Durability, Intent, Limits, PooledAllowed, RecordRequired, Shape};
@@ -9,7 +11,9 @@ use coffer_evidence::leaf::{CauseClass, LimitKind, Method, Opened, Public, Repor
 use coffer_evidence::open::OpenMap;
 use coffer_evidence::rtmr::{Rtmr, Rtmr3Event, parse_event};
 use coffer_evidence::sign::PublicKey;
-use coffer_evidence::writer::{AppendError, AppendedLeaf, LeafDraft, LogWriter, PRIVATE_PART_MAX};
+use coffer_evidence::writer::{
+    AppendError, AppendedLeaf, LeafDraft, LogWriter, PART_FRAMING, PRIVATE_BYTES_MAX, PRIVATE_PART_MAX,
+};
 use ed25519_dalek::SigningKey;
 
 fn key() -> SigningKey {
@@ -188,6 +192,48 @@ fn calls_and_private_parts_end_at_their_limits() {
     assert_eq!(log.append(draft(0), None), Err(AppendError::Private));
     let full = (0..=255).find_map(|call| log.append(draft(call), part(PRIVATE_PART_MAX)).err());
     assert_eq!(full, Some(AppendError::LimitReached(LimitKind::PrivateBytes)));
+}
+
+#[test]
+fn a_private_part_in_its_file_takes_no_more_than_its_framing_adds() {
+    for bytes in [0, 23, 24, 255, 256, 65_535, 65_536, PRIVATE_PART_MAX] {
+        let part = || Disclosed { index: u64::MAX, salt: [0; 32], bytes: vec![0; bytes] };
+        let length = write_disclosed(&[part()]).len() as u64;
+        assert!(length <= bytes as u64 + PART_FRAMING, "{length} bytes for a part of {bytes}");
+    }
+    // What remains is for the array's own length.
+    const { assert!(PRIVATE_BYTES_MAX + 9 <= SMALL_FILE_MAX) };
+}
+
+#[test]
+fn room_for_the_largest_outcome_of_every_running_call_is_kept() {
+    let draft = |call: u8, public: Public| LeafDraft {
+        reporter: Reporter::Agent,
+        identity: Some(Identity::default_name()),
+        call: Some(CallId::new([call; 16])),
+        monotonic_ns: 1,
+        wall_hint_ms: 0,
+        public,
+    };
+    let part = |bytes: usize| Some(Opened { salt: [0; 32], bytes: vec![0; bytes] });
+    let mut log = opened(Limits::default());
+    let mut disclosed = Vec::new();
+    let mut keep = |leaf: AppendedLeaf| {
+        let private = leaf.private.expect("a private part");
+        disclosed.push(Disclosed { index: leaf.index, salt: private.salt, bytes: private.bytes });
+    };
+    // Small requests: it is the outcomes that are large.
+    let calls = (0..=255).take_while(|call| log.append(draft(*call, intent()), part(1)).map(&mut keep).is_ok()).count();
+    assert!((32..200).contains(&calls), "{calls} calls at once");
+    let denied = Public::Denied { method: Method::Exec, rules: Vec::new() };
+    let refused = log.append(draft(255, denied), part(PRIVATE_PART_MAX)).expect_err("no room beside what is owed");
+    assert_eq!(refused, AppendError::LimitReached(LimitKind::PrivateBytes));
+    for call in 0..=255_u8 {
+        if usize::from(call) < calls {
+            keep(log.append(draft(call, outcome(Method::Exec)), part(PRIVATE_PART_MAX)).expect("its outcome"));
+        }
+    }
+    assert!(write_disclosed(&disclosed).len() as u64 <= SMALL_FILE_MAX);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use coffer_evidence::fields::Canonical as _;
 use coffer_evidence::ids::{CallId, Digest256, Identity};
 use coffer_evidence::leaf::{CauseClass, LimitKind, Method, Opened, Public, Reporter, ScrubStep, StepResult};
 use coffer_evidence::verify::{AcceptPrefix, Accepted, CheckResult, Concerns, Options, Verdict, verify_bundle};
-use coffer_evidence::writer::{LeafDraft, LogWriter};
+use coffer_evidence::writer::{LeafDraft, LogWriter, PRIVATE_PART_MAX};
 use proptest::prelude::*;
 
 use crate::judging::options;
@@ -182,6 +182,31 @@ proptest! {
         let asked = Options { accept_prefix: AcceptPrefix::Yes, ..options() };
         holds(&session.parts, &asked, Verdict::Aborted);
     }
+}
+
+/// Calls with the largest requests, all of them still running, that end with the largest outcomes.
+#[test]
+fn whatever_is_logged_verifies_when_every_running_call_ends_with_the_largest_outcome() {
+    let largest = |salt: u8| Some(Opened { salt: [salt; 32], bytes: vec![0; PRIVATE_PART_MAX] });
+    let mut session = Session::open();
+    let mut running = 0;
+    for call in 0..=255 {
+        let public = Public::Intent { method: Method::ALL[0], rules: Vec::new(), request_steps: 1 };
+        let before = session.writer.size();
+        session.log(Some((0, call)), public, largest(1));
+        if session.writer.size() == before {
+            break;
+        }
+        running += 1;
+    }
+    assert!((32..255).contains(&running), "{running} calls at once");
+    for call in 0..running {
+        let (method, cause) = (Method::ALL[0], CauseClass::ALL[0]);
+        let public = Public::Outcome { method, cause, output_steps: 1, input_steps: 0 };
+        session.log(Some((0, call)), public, largest(2));
+    }
+    assert_eq!(session.writer.running_calls().count(), 0);
+    holds(&session.seal(), &options(), Verdict::Sealed);
 }
 
 #[test]
