@@ -19,6 +19,9 @@ pub const SMALL_FILE_MAX: u64 = 64 * 1024 * 1024;
 /// The largest bundle in bytes: what can be framed in ustar's 33-bit sizes and read into memory.
 pub const BUNDLE_MAX: u64 = 8 * 1024 * 1024 * 1024;
 
+/// Endpoint evidence is named by this and the SHA-256 of its bytes, in hexadecimal.
+const ENDPOINT: &str = "endpoint/";
+
 /// Members in their order, `endpoint/*` between the statement and the receipt.
 pub const ORDER: &[&str] = &[
     "index.cbor",
@@ -120,6 +123,14 @@ pub enum BundleError {
         /// The one before it.
         after: String,
     },
+    /// Endpoint evidence under another name.
+    #[error("expected {name} to be named by the SHA-256 of its bytes, which is {found}")]
+    EndpointName {
+        /// The member.
+        name: String,
+        /// Of its bytes.
+        found: Digest256,
+    },
     /// Missing.
     #[error("expected {0}, found none")]
     Missing(&'static str),
@@ -188,12 +199,12 @@ impl Bundle {
 }
 
 fn is_core(name: &str) -> bool {
-    !OPTIONAL.contains(&name) && !name.starts_with("endpoint/")
+    !OPTIONAL.contains(&name) && !name.starts_with(ENDPOINT)
 }
 
 /// Where a member stands. `endpoint/<sha256>` sort among themselves, before the receipt.
 fn place(name: &str) -> Option<(usize, &str)> {
-    if let Some(digest) = name.strip_prefix("endpoint/") {
+    if let Some(digest) = name.strip_prefix(ENDPOINT) {
         let hex = digest.len() == 64 && digest.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         let receipt = ORDER.len().checked_sub(1)?;
         return hex.then_some((receipt, digest));
@@ -280,6 +291,12 @@ pub fn read(input: &[u8]) -> Result<Bundle, BundleError> {
         if found > limit {
             return Err(BundleError::TooLarge { name: name.clone(), limit, found });
         }
+        if let Some(digest) = name.strip_prefix(ENDPOINT) {
+            let found = Digest256::of(bytes);
+            if digest != found.to_string() {
+                return Err(BundleError::EndpointName { name: name.clone(), found });
+            }
+        }
     }
     let bundle = Bundle { members };
     for name in [index::NAME].iter().chain(REQUIRED) {
@@ -363,6 +380,11 @@ mod tests {
         assert!(matches!(read(&archive(&twice)), Err(BundleError::Order { .. })));
         let unknown = [&names[..], &["zzz"]].concat();
         assert!(matches!(read(&archive(&unknown)), Err(BundleError::Order { .. })));
+        let digest = Digest256::of(b"x").to_string();
+        let (own, foreign) = (format!("endpoint/{digest}"), format!("endpoint/{}", digest.replace('2', "3")));
+        assert!(read(&archive(&[&names[..], &[own.as_str()]].concat())).is_ok());
+        let named = read(&archive(&[&names[..], &[foreign.as_str()]].concat()));
+        assert!(matches!(named, Err(BundleError::EndpointName { .. })), "{named:?}");
         let half = [&names[..], &["seal.cbor"]].concat();
         assert_eq!(read(&archive(&half)).err(), Some(BundleError::HalfSeal));
         for missing in REQUIRED {

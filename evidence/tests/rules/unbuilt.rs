@@ -5,7 +5,7 @@ use coffer_evidence::cbor::{Value, encode};
 use coffer_evidence::ids::Digest256;
 use coffer_evidence::verify::{Accepted, Report, Rule, Verdict, verify_bundle};
 
-use crate::judging::{options, sealed_parts, unaccepted};
+use crate::judging::{options, refused, sealed_parts, unaccepted};
 
 fn header(name: &str, size: usize) -> [u8; 512] {
     let mut block = [0; 512];
@@ -73,4 +73,12 @@ fn encrypted_parts_and_endpoint_evidence_are_not_called_absent() {
     assert_eq!(reason(&report, Rule::R17, "endpoint evidence"), "not built yet");
     let report = verify_bundle(&bundle::write(&sealed_parts()), &options());
     assert_eq!(reason(&report, Rule::R17, "endpoint evidence"), "none is present");
+}
+
+#[test]
+fn endpoint_evidence_under_the_name_of_other_bytes_is_refused_by_framing() {
+    let name = format!("endpoint/{}", Digest256::of(b"x"));
+    let report = verify_bundle(&with_member(&sealed_parts(), &name, b"y"), &options());
+    refused(&report, Rule::R1, Rule::R1.title());
+    assert!(report.human().contains("named by the SHA-256"), "{}", report.human());
 }
