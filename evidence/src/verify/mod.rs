@@ -14,6 +14,7 @@ mod appraisal;
 mod claim_rules;
 mod dates;
 mod endorsed;
+mod event_log_rule;
 mod findings;
 mod opening;
 mod opening_rules;
@@ -154,7 +155,8 @@ fn judge(framed: &Framed, options: &Options, findings: &mut Findings, report: &m
     judge_publisher(&attested, findings);
     currency(&attested, seal.as_ref().zip(last.as_ref()), options.at, findings);
     let booted = opening_rules::boot(attested, findings)?;
-    judge_event_log(framed, &booted, findings);
+    let ccel = framed.bundle().member("ccel");
+    event_log_rule::judge(ccel, booted.platform(), booted.rtmrs(), findings)?;
     let configured = opening_rules::configuration(booted, findings)?;
     let opened = opening_rules::open(configured, findings)?;
     report_opened(&opened, report);
@@ -238,16 +240,6 @@ fn currency(
         Some(refusal) => {
             findings.unsettled(Rule::R4, "collateral is current", format!("at {}: {refusal}", dates::date(at)));
         }
-    }
-}
-
-/// The rest of R7: the firmware's event log.
-fn judge_event_log(framed: &Framed, booted: &opening_rules::Booted<'_>, findings: &mut Findings) {
-    const NAME: &str = "event log (CCEL) replays";
-    match (framed.bundle().member("ccel"), booted.platform()) {
-        (Some(_), _) => findings.not_evaluated(Rule::R7, NAME, "not built yet"),
-        (None, Platform::Simulated) => findings.not_evaluated(Rule::R7, NAME, "the simulated platform has none"),
-        (None, Platform::Tdx) => findings.missing(Rule::R7, NAME, "it may be absent only on the simulated platform"),
     }
 }
 

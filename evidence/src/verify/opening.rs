@@ -2,12 +2,14 @@
 
 use super::anchor::{Platform, TrustAnchor};
 use super::endorsed::Padding;
+use super::event_log_rule;
 use super::findings::{Findings, Refused};
 use super::opening_rules::{self, Opened, Opening, OpeningBytes};
 use super::policy::TcbStatus;
 use super::report::{Check, Rule};
 use crate::collateral::Collateral;
 use crate::ids::{Digest256, InstanceId};
+use crate::quote::Register;
 use crate::sign::PublicKey;
 
 /// Why an opening is refused: the rule, what it looked at, and what it found.
@@ -41,6 +43,23 @@ pub struct VerifiedOpening {
     pub as_of: u64,
     /// The quote without padding, as a bundle stores it.
     pub quote: Vec<u8>,
+    rtmrs: [Register; 4],
+}
+
+impl VerifiedOpening {
+    /// The rest of R7, for the event log that the guest handed over: without it a bundle under Intel's root stays indeterminate, and
+    /// one that does not replay makes it invalid. A host asks before it calls the session ready.
+    ///
+    /// # Errors
+    /// [`OpeningError`], of R7.
+    pub fn judge_event_log(&self, ccel: Option<&[u8]>) -> Result<(), OpeningError> {
+        let mut findings = Findings::default();
+        let judged = event_log_rule::judge(ccel, self.platform, &self.rtmrs, &mut findings);
+        match judged {
+            Ok(()) if findings.obstacle().is_none() => Ok(()),
+            Ok(()) | Err(Refused) => Err(refusal(&findings)),
+        }
+    }
 }
 
 /// Verifies the opening of a session at `at` (unix seconds). The quote may have zero padding, as a quoting service hands it out.
@@ -79,6 +98,7 @@ pub fn verify_opening(
         tcb_status: opened.quote().tcb_status(),
         as_of: opened.quote().as_of(),
         quote: quote.get(..used).unwrap_or(quote).to_vec(),
+        rtmrs: *opened.quote().quote().rtmrs(),
     })
 }
 

@@ -169,6 +169,11 @@ impl Booted<'_> {
     pub(super) fn platform(&self) -> Platform {
         self.0.platform
     }
+
+    /// RTMR0 to RTMR3 of the opening quote.
+    pub(super) fn rtmrs(&self) -> &[Register; 4] {
+        self.0.quote.quote().rtmrs()
+    }
 }
 
 /// The configuration is the owner's and is the one in the measured registers (R8).
@@ -182,6 +187,11 @@ pub(super) fn configuration<'a>(booted: Booted<'a>, findings: &mut Findings) -> 
         return Err(findings.refuse(Rule::R8, "owner's signature", error.to_string()));
     }
     findings.pass(Rule::R8, "owner's signature", format!("by key {}", opening.intent.owner));
+    // Of the image: the agent's own svn in the open map is another count.
+    let (wanted, found) = (opening.intent.minimum_svn, opening.manifest.svn);
+    findings.require(Rule::R8, "image svn is what the intent asks for", (found >= wanted).into(), || {
+        format!("at least {wanted} is asked for, the image has {found}")
+    })?;
     let found = Digest384::of(opening.bytes.policy);
     let expected = opening.intent.policy;
     findings.require(Rule::R8, "policy is the one the intent names", (found == expected).into(), || {
@@ -220,10 +230,9 @@ pub(super) fn open<'a>(configured: Configured<'a>, findings: &mut Findings) -> R
     })?;
     let fits = open.session == opening.intent.session
         && open.config_digest == Digest384::of(opening.bytes.config)
-        && open.launch == opening.config.host.launch
-        && open.agent_svn >= opening.intent.minimum_svn;
+        && open.launch == opening.config.host.launch;
     findings.require(Rule::R9, "open map fits the configuration", fits.into(), || {
-        "session, configuration digest, launch or agent svn of open.cbor differ from config.cbor".to_owned()
+        "session, configuration digest or launch of open.cbor differ from config.cbor".to_owned()
     })?;
     let first = event_bytes(0, &Rtmr3Event::Open(Box::new(open.clone())));
     let [_, _, _, rtmr3] = quote.rtmrs();
@@ -285,12 +294,17 @@ pub(super) fn same_registers(
     compared: &[(&str, &Register, &Register)],
     findings: &mut Findings,
 ) -> Result<(), Refused> {
-    let differing: Vec<String> = compared
+    let differing = differing_registers(compared);
+    findings.require(rule, name, differing.is_empty().into(), || differing.join("; "))
+}
+
+/// One line for each register that differs.
+pub(super) fn differing_registers(compared: &[(&str, &Register, &Register)]) -> Vec<String> {
+    compared
         .iter()
         .filter(|(_, expected, found)| expected != found)
         .map(|(register, expected, found)| {
             format!("{register}: expected {}, the quote has {}", hex::encode(expected), hex::encode(found))
         })
-        .collect();
-    findings.require(rule, name, differing.is_empty().into(), || differing.join("; "))
+        .collect()
 }

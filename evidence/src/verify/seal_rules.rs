@@ -9,7 +9,7 @@ use crate::dsse::Envelope;
 use crate::ids::{Digest256, Digest384};
 use crate::leaf::LeafKind;
 use crate::rtmr::{Rtmr, Rtmr3Event};
-use crate::seal::SealMap;
+use crate::seal::{ClosedBy, SealMap};
 use crate::statement::{self, Subjects};
 
 /// The seal's files, parsed (R2) and not believed.
@@ -87,6 +87,11 @@ pub(super) fn seal(
     let ends = matches!(rooted.events(), [.., (_, Rtmr3Event::Checkpoint { .. }), (_, Rtmr3Event::Sealed { .. })]);
     findings.require(Rule::R14, "last events are checkpoint and sealed", ends.into(), || {
         "the last two events are not a checkpoint and the sealed event".to_owned()
+    })?;
+    // A client closes with a signed header. No leaf of a kind that holds one is taken yet (R2), so no record shows one.
+    let shown = map.closed_by != ClosedBy::Client;
+    findings.require(Rule::R14, "who closed it is shown", shown.into(), || {
+        "the seal says that a client closed the session, and the record holds no close that a client signed".to_owned()
     })?;
     judge_statement(sealing, opened, findings)
 }

@@ -2,6 +2,10 @@
 #![cfg(feature = "verifier")]
 
 mod acceptance;
+mod admitted;
+#[path = "../support/boot_log.rs"]
+mod boot_log;
+mod event_log;
 mod flips;
 mod free;
 mod judging;

@@ -239,6 +239,27 @@ fn configuration_registers_of_another_configuration_are_refused() {
 }
 
 #[test]
+fn an_image_below_the_svn_that_its_intent_asks_for_is_refused_and_the_agents_svn_does_not_stand_in_for_it() {
+    const NAME: &str = "image svn is what the intent asks for";
+    let at: [fn(&mut ImageManifest); 2] = [|manifest| manifest.svn = 5, |manifest| manifest.svn = 6];
+    for manifest in at {
+        // The agent's own svn is lower than what is asked of the image.
+        let recipe = Recipe { manifest, intent: |intent| intent.minimum_svn = 5, ..Recipe::default() };
+        let report = verify(&recipe);
+        assert_eq!((report.verdict, report.accepted), (Verdict::Sealed, Accepted::Yes), "{}", report.human());
+    }
+    let below = Recipe {
+        manifest: |manifest| manifest.svn = 4,
+        intent: |intent| intent.minimum_svn = 5,
+        open: |open| open.agent_svn = 9,
+        ..Recipe::default()
+    };
+    let report = verify(&below);
+    refused(&report, Rule::R8, NAME);
+    assert!(report.human().contains("at least 5 is asked for, the image has 4"));
+}
+
+#[test]
 fn an_open_map_that_is_not_the_quotes_or_not_the_configurations_is_refused() {
     let mut parts = sealed_parts();
     let mut open = opening(&Recipe::default()).open;
@@ -246,8 +267,6 @@ fn an_open_map_that_is_not_the_quotes_or_not_the_configurations_is_refused() {
     parts.open_map = open.to_bytes();
     refused(&verify_parts(&parts), Rule::R9, "opening report data binds the open map");
     let recipe = Recipe { open: |open| open.session = SessionId::new([1; 16]), ..Recipe::default() };
-    refused(&verify(&recipe), Rule::R9, "open map fits the configuration");
-    let recipe = Recipe { open: |open| open.agent_svn = 0, ..Recipe::default() };
     refused(&verify(&recipe), Rule::R9, "open map fits the configuration");
     let recipe = Recipe { opening_td: |td| td.rtmr[3] = [0; 48], ..Recipe::default() };
     refused(&verify(&recipe), Rule::R9, "opening RTMR3 is the replay of event 0");

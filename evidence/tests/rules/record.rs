@@ -6,7 +6,7 @@ use coffer_evidence::ids::{CallId, Digest256, Digest384, InstanceId, SessionId};
 use coffer_evidence::intent::{Authority, Durability};
 use coffer_evidence::leaf::{CauseClass, Leaf, LimitKind, Method, Public};
 use coffer_evidence::rtmr::{Rtmr, Rtmr3Event};
-use coffer_evidence::seal::{Reason, SealMap};
+use coffer_evidence::seal::{ClosedBy, Reason, SealMap};
 use coffer_evidence::verify::{AcceptPrefix, Accepted, Options, Rule, Verdict, verify_bundle};
 
 use crate::judging::{decided, options, refused, sealed_parts, unaccepted, verify, verify_parts};
@@ -159,6 +159,21 @@ fn each_field_of_the_seal_is_recomputed() {
         let report = verify(&Recipe { seal, ..Recipe::default() });
         refused(&report, Rule::R14, "seal is the one recomputed");
         assert!(report.obstacles().any(|check| check.reason.ends_with(field)), "{field}");
+    }
+}
+
+#[test]
+fn a_seal_that_names_a_client_without_its_signed_close_is_refused() {
+    let by = |seal: fn(&mut SealMap)| verify(&Recipe { seal, ..Recipe::default() });
+    let report = by(|map| map.closed_by = ClosedBy::Client);
+    refused(&report, Rule::R14, "who closed it is shown");
+    assert_eq!(report.closed_by, None, "nothing that was refused is reported");
+    for (seal, word) in [
+        ((|map| map.closed_by = ClosedBy::Agent) as fn(&mut SealMap), "agent"),
+        (|map| map.closed_by = ClosedBy::Host, "host"),
+    ] {
+        let report = by(seal);
+        assert_eq!((report.verdict, report.closed_by.as_deref()), (Verdict::Sealed, Some(word)), "{}", report.human());
     }
 }
 

@@ -6,6 +6,8 @@ use coffer_evidence::policy_text::PERMIT_ALL;
 use coffer_evidence::sign::PublicKey;
 use coffer_evidence::verify::{OpeningError, Platform, Rule, TrustAnchor, VerifiedOpening, verify_opening};
 
+use crate::boot_log::{log, small_boot};
+use crate::event_log::{booted, named};
 use crate::platform::{self, DECEMBER, Dates, Tcb};
 use crate::session::{AT, Opening, Recipe, key, log_key, opening, publisher};
 use crate::vectors::{collateral, not_run, vector};
@@ -77,6 +79,19 @@ fn a_publisher_that_is_not_pinned_and_stale_collateral_are_refused() {
     assert!(check(&opening, &[], AT).is_ok(), "none is pinned, and anyone can forge this anyway");
     let stale = check(&opening, &[], DECEMBER).expect_err("stale collateral");
     assert_eq!((stale.rule, stale.name), (Rule::R4, "collateral is current"));
+}
+
+#[test]
+fn the_event_log_of_an_opening_may_be_absent_on_the_simulated_platform_and_must_be_true() {
+    let verified = check(&opening(&Recipe::default()), &[], AT).expect("a genuine opening");
+    assert_eq!(verified.judge_event_log(None), Ok(()));
+    for ccel in [b"garbage".to_vec(), log(&small_boot())] {
+        let error = verified.judge_event_log(Some(&ccel)).expect_err("another boot");
+        assert_eq!((error.rule, error.name), (Rule::R7, "event log (CCEL) replays"));
+    }
+    let with = Recipe { manifest: named, opening_td: booted, ..Recipe::default() };
+    let verified = check(&opening(&with), &[], AT).expect("a genuine opening");
+    assert_eq!(verified.judge_event_log(Some(&log(&small_boot()))), Ok(()));
 }
 
 #[test]
