@@ -79,7 +79,8 @@ async fn serve(config: Config, state: Option<PathBuf>, socket: Option<PathBuf>) 
         None => state_dir::default_state()?,
     };
     let state = state_dir::StateDir::open(&state)?;
-    let store = Arc::new(EmbeddedStore::open_file(&state.store())?);
+    let boot_id = process::boot_id().context("read the host's boot id")?;
+    let store = Arc::new(EmbeddedStore::open_file(&state.store(), &boot_id)?);
     let launcher = std::env::current_exe().context("find this executable")?;
     let beside = |name: &str| launcher.with_file_name(name);
     let simulator = config.simulator.command.clone().unwrap_or_else(|| beside("coffer-tdx-sim"));
@@ -113,7 +114,7 @@ async fn serve(config: Config, state: Option<PathBuf>, socket: Option<PathBuf>) 
         cgroups: prepare_cgroups(),
         uids: is_root.then_some(UidRange { first: config.vmm.uid_first, count: config.vmm.uid_count }),
         key: key::load_or_make(&state.host_key())?,
-        boot_id: process::boot_id().context("read the host's boot id")?,
+        boot_id,
         sessions: state.sessions(),
         assembling: Semaphore::new(ASSEMBLING_MAX),
     });

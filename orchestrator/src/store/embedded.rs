@@ -6,7 +6,9 @@ use std::sync::{Arc, mpsc};
 
 use coffer_evidence::ids::SessionId;
 use futures_util::future::BoxFuture;
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition, WriteTransaction};
+use redb::{
+    Database, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _, TableDefinition, WriteTransaction,
+};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
@@ -19,6 +21,10 @@ const SESSIONS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("sessio
 const JOURNAL: TableDefinition<'_, (&[u8], u64), &[u8]> = TableDefinition::new("journal");
 /// Sessions that are not closed → uid, 0 for none.
 const OPEN: TableDefinition<'_, &[u8], u32> = TableDefinition::new("open");
+/// (moment of its end, session) → nothing: what to forget next.
+const CLOSED: TableDefinition<'_, (u64, &[u8]), ()> = TableDefinition::new("closed");
+/// uid → host boot in which it was left with something of a session: not handed out again in that boot.
+const QUARANTINE: TableDefinition<'_, u32, &str> = TableDefinition::new("quarantine");
 const REQUESTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("requests");
 /// (moment, request id) → nothing: what to forget next.
 const REQUEST_AGE: TableDefinition<'_, (u64, &str), ()> = TableDefinition::new("request_age");
@@ -28,6 +34,8 @@ const NUMBERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("numbers"
 const CID_FIRST: u32 = 4_096;
 /// Starts are drawn below this, so that more CIDs follow than a host can use in one boot.
 const CID_START_MAX: u32 = 1 << 30;
+/// Closed sessions that are remembered; older ones are forgotten with their journal. Their evidence stays where it is.
+pub(crate) const CLOSED_MAX: u64 = 10_000;
 /// The most writes in one transaction.
 const BATCH_MAX: usize = 256;
 
@@ -56,6 +64,8 @@ struct Cids {
 pub(crate) struct EmbeddedStore {
     database: Arc<Database>,
     jobs: mpsc::Sender<Job>,
+    boot_id: Arc<str>,
+    closed_max: u64,
 }
 
 fn backend(error: impl Into<redb::Error>) -> StoreError {
@@ -72,14 +82,20 @@ fn encode<T: Serialize>(value: &T) -> Vec<u8> {
 }
 
 impl EmbeddedStore {
-    /// Opens the file, or makes it.
-    pub(crate) fn open_file(path: &Path) -> Result<Self, StoreError> {
+    /// Opens the file, or makes it. `boot_id` names this boot of the host.
+    pub(crate) fn open_file(path: &Path, boot_id: &str) -> Result<Self, StoreError> {
+        Self::open_bounded(path, boot_id, CLOSED_MAX)
+    }
+
+    fn open_bounded(path: &Path, boot_id: &str, closed_max: u64) -> Result<Self, StoreError> {
         let database = Arc::new(Database::create(path).map_err(backend)?);
         let transaction = database.begin_write().map_err(backend)?;
         {
             transaction.open_table(SESSIONS).map_err(backend)?;
             transaction.open_table(JOURNAL).map_err(backend)?;
             transaction.open_table(OPEN).map_err(backend)?;
+            transaction.open_table(CLOSED).map_err(backend)?;
+            transaction.open_table(QUARANTINE).map_err(backend)?;
             transaction.open_table(REQUESTS).map_err(backend)?;
             transaction.open_table(REQUEST_AGE).map_err(backend)?;
             transaction.open_table(NUMBERS).map_err(backend)?;
@@ -91,7 +107,7 @@ impl EmbeddedStore {
             .name("store-writer".to_owned())
             .spawn(move || write_batches(&writer, &queue))
             .map_err(|error| StoreError::Backend(Box::new(error)))?;
-        Ok(Self { database, jobs })
+        Ok(Self { database, jobs, boot_id: boot_id.into(), closed_max })
     }
 
     /// Queues one write and waits for the transaction it ends up in.
@@ -191,6 +207,31 @@ fn put_session(transaction: &WriteTransaction, record: &SessionRecord, step: Opt
     Ok(())
 }
 
+/// Keeps the uid of a session that could not be cleaned up, and forgets the sessions that ended longest ago.
+fn end_session(
+    transaction: &WriteTransaction,
+    record: &SessionRecord,
+    at: Timestamp,
+    boot_id: &str,
+    closed_max: u64,
+) -> Result<(), StoreError> {
+    if let Some(uid) = record.uid.filter(|_| !record.machine.scrub_failures().is_empty()) {
+        let mut quarantine = transaction.open_table(QUARANTINE).map_err(backend)?;
+        quarantine.insert(uid, boot_id).map_err(backend)?;
+    }
+    let mut closed = transaction.open_table(CLOSED).map_err(backend)?;
+    closed.insert((at.0, record.id.as_bytes().as_slice()), ()).map_err(backend)?;
+    let mut sessions = transaction.open_table(SESSIONS).map_err(backend)?;
+    let mut journal = transaction.open_table(JOURNAL).map_err(backend)?;
+    while closed.len().map_err(backend)? > closed_max {
+        let Some((key, _)) = closed.pop_first().map_err(backend)? else { break };
+        let (_, id) = key.value();
+        sessions.remove(id).map_err(backend)?;
+        journal.retain_in((id, 0)..=(id, u64::MAX), |_, _| false).map_err(backend)?;
+    }
+    Ok(())
+}
+
 fn seen(transaction: &WriteTransaction, request: &RequestKey, now: Timestamp) -> Result<Seen, StoreError> {
     forget_old(transaction, now)?;
     let requests = transaction.open_table(REQUESTS).map_err(backend)?;
@@ -250,11 +291,19 @@ fn next_cid(transaction: &WriteTransaction, boot_id: &str, seed: u32) -> Result<
 }
 
 /// The next uid after the last one handed out that no open session has.
-fn next_uid(transaction: &WriteTransaction, range: UidRange) -> Result<u32, StoreError> {
+fn next_uid(transaction: &WriteTransaction, range: UidRange, boot_id: &str) -> Result<u32, StoreError> {
     let open = transaction.open_table(OPEN).map_err(backend)?;
     let mut taken = std::collections::BTreeSet::new();
     for entry in open.iter().map_err(backend)? {
         taken.insert(entry.map_err(backend)?.1.value());
+    }
+    let quarantine = transaction.open_table(QUARANTINE).map_err(backend)?;
+    for entry in quarantine.iter().map_err(backend)? {
+        let (uid, boot) = entry.map_err(backend)?;
+        // What was left of an earlier boot is gone with it.
+        if boot.value() == boot_id {
+            taken.insert(uid.value());
+        }
     }
     let mut numbers = transaction.open_table(NUMBERS).map_err(backend)?;
     let last: u32 = match numbers.get("uid").map_err(backend)? {
@@ -291,10 +340,7 @@ impl Store for EmbeddedStore {
             if known {
                 return Ok(Created::SessionKnown);
             }
-            let open = {
-                use redb::ReadableTableMetadata as _;
-                transaction.open_table(OPEN).map_err(backend)?.len().map_err(backend)?
-            };
+            let open = { transaction.open_table(OPEN).map_err(backend)?.len().map_err(backend)? };
             if open >= open_max as u64 {
                 return Ok(Created::Full);
             }
@@ -305,7 +351,14 @@ impl Store for EmbeddedStore {
     }
 
     fn commit(&self, record: SessionRecord, step: Step) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.write(move |transaction| put_session(transaction, &record, Some(&step)))
+        let (boot_id, closed_max) = (Arc::clone(&self.boot_id), self.closed_max);
+        self.write(move |transaction| {
+            put_session(transaction, &record, Some(&step))?;
+            if record.is_closed() {
+                end_session(transaction, &record, step.at, &boot_id, closed_max)?;
+            }
+            Ok(())
+        })
     }
 
     fn reserve(
@@ -318,7 +371,7 @@ impl Store for EmbeddedStore {
         self.write(move |transaction| {
             let uid = match uids {
                 // A full range must not fail the others in this transaction: it is an answer.
-                Some(range) => match next_uid(transaction, range) {
+                Some(range) => match next_uid(transaction, range, &boot_id) {
                     Ok(uid) => Some(uid),
                     Err(StoreError::NoUid) => return Ok(Err(StoreError::NoUid)),
                     Err(error) => return Err(error),
@@ -359,7 +412,10 @@ impl Store for EmbeddedStore {
     }
 
     fn list(&self) -> BoxFuture<'_, Result<Vec<SessionRecord>, StoreError>> {
-        let found = self.read(|transaction| {
+        let database = Arc::clone(&self.database);
+        // Thousands of records are read: not on a thread that others wait for.
+        let reading = tokio::task::spawn_blocking(move || {
+            let transaction = database.begin_read().map_err(backend)?;
             let sessions = transaction.open_table(SESSIONS).map_err(backend)?;
             let mut all: Vec<SessionRecord> = Vec::new();
             for entry in sessions.iter().map_err(backend)? {
@@ -368,7 +424,7 @@ impl Store for EmbeddedStore {
             all.sort_by_key(|record| (record.created_at, record.id));
             Ok(all)
         });
-        Box::pin(std::future::ready(found))
+        Box::pin(async { reading.await.map_err(|_| StoreError::Stopped)? })
     }
 
     fn open(&self) -> BoxFuture<'_, Result<Vec<SessionRecord>, StoreError>> {

@@ -4,14 +4,18 @@ use super::*;
 use crate::session::admission::fixtures::NOW;
 use crate::session::machine::{Effect, Event};
 use crate::session::record::fixtures::record;
+use crate::session::types::Ending;
+use coffer_evidence::seal::Reason;
 
 fn key(id: &str, digest: &str) -> RequestKey {
     RequestKey { id: id.to_owned(), digest: digest.to_owned() }
 }
 
+const BOOT: &str = "b";
+
 fn store() -> (tempfile::TempDir, EmbeddedStore) {
     let dir = tempfile::tempdir().expect("a directory");
-    let store = EmbeddedStore::open_file(&dir.path().join("coffer.redb")).expect("open");
+    let store = EmbeddedStore::open_file(&dir.path().join("coffer.redb"), BOOT).expect("open");
     (dir, store)
 }
 
@@ -59,7 +63,7 @@ async fn a_step_is_there_after_the_file_is_opened_again() {
     // The writer thread drops its half of the file when the queue closes.
     let path = dir.path().join("coffer.redb");
     let store = loop {
-        match EmbeddedStore::open_file(&path) {
+        match EmbeddedStore::open_file(&path, BOOT) {
             Ok(store) => break store,
             Err(_) => std::thread::yield_now(),
         }
@@ -116,4 +120,47 @@ async fn many_writers_at_once_are_all_durable() {
         assert_eq!(task.await.expect("task").expect("create"), Created::New);
     }
     assert_eq!(store.list().await.expect("list").len(), 100);
+}
+
+/// A session at its end, with what could not be removed.
+fn ended(n: u8, uid: u32, failures: Vec<String>) -> (SessionRecord, Step) {
+    let mut record = record(n);
+    record.uid = Some(uid);
+    let at = NOW.after(u64::from(n));
+    record.apply(Event::CloseRequested(Ending::by_host(Reason::UserClosed)), at);
+    let step = record.apply(Event::Scrubbed(failures), at);
+    assert!(record.is_closed());
+    (record, step)
+}
+
+#[tokio::test]
+async fn a_uid_with_something_left_is_not_handed_out_again_in_this_boot() {
+    let (_dir, store) = store();
+    let range = UidRange { first: 200_000, count: 2 };
+    for (n, uid, failures) in [(1, 200_000, vec![]), (2, 200_001, vec!["a process".to_owned()])] {
+        store.create(record(n), key(&format!("r{n}"), "a"), 64, NOW).await.expect("create");
+        let (record, step) = ended(n, uid, failures);
+        store.commit(record, step).await.expect("commit");
+    }
+    let reserve = |n: u8, boot: &str| store.reserve(SessionId::new([n; 16]), Some(range), boot.to_owned(), 0);
+    assert_eq!(reserve(3, BOOT).await.expect("the clean one").uid, Some(200_000));
+    assert!(matches!(reserve(4, BOOT).await, Err(StoreError::NoUid)));
+    assert_eq!(reserve(5, "after a reboot").await.expect("nothing is left").uid, Some(200_001));
+}
+
+#[tokio::test]
+async fn the_sessions_that_ended_longest_ago_are_forgotten_with_their_journal() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = EmbeddedStore::open_bounded(&dir.path().join("coffer.redb"), BOOT, 3).expect("open");
+    for n in 1..=5_u8 {
+        store.create(record(n), key(&format!("r{n}"), "a"), 64, NOW).await.expect("create");
+        let (record, step) = ended(n, 200_000, vec![]);
+        store.commit(record, step).await.expect("commit");
+    }
+    store.create(record(9), key("r9", "a"), 64, NOW).await.expect("an open one stays, however old");
+    let left: Vec<SessionId> = store.list().await.expect("list").iter().map(|r| r.id).collect();
+    assert_eq!(left, [3, 4, 5, 9].map(|n| SessionId::new([n; 16])));
+    let journaled =
+        store.read(|transaction| Ok(transaction.open_table(JOURNAL).map_err(backend)?.len().map_err(backend)?));
+    assert_eq!(journaled.expect("count"), 3);
 }
