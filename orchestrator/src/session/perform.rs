@@ -345,6 +345,7 @@ async fn verified_instance(
             &anchor,
         )
         .map_err(|error| error.to_string())?;
+        verified.judge_event_log(opening.ccel.as_deref()).map_err(|error| error.to_string())?;
         evidence::keep_opening(&host.directory(&record), &opening, &verified.quote, &collateral)
             .map_err(|error| error.to_string())?;
         Ok(verified.instance)
