@@ -35,6 +35,8 @@ pub const FD_NOTARY_REGISTERS: i32 = 7;
 pub const FD_AGENT_INIT: i32 = 3;
 /// The agent's socket to the notary.
 pub const FD_AGENT_NOTARY: i32 = 4;
+/// The firmware's event log; empty where there is none.
+pub const FD_AGENT_CCEL: i32 = 5;
 
 /// Where tools work; also their HOME.
 pub const WORKSPACE: &str = "/workspace";
@@ -49,6 +51,9 @@ pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
 pub const MEASUREMENTS: &str = "/sys/devices/virtual/misc/tdx_guest/measurements";
 /// Where report directories are made.
 pub const TSM_REPORTS: &str = "/sys/kernel/config/tsm/report";
+
+/// Where the initramfs holds the image's version and shapes.
+pub const IMAGE: &str = "/etc/coffer";
 
 /// Serial of the disk that holds the erofs root.
 pub const DISK_ROOT: &str = "coffer-root";

@@ -15,5 +15,6 @@ pub mod fixed;
 pub mod frames;
 mod inherited;
 pub mod init;
+pub mod machine;
 pub mod notary;
 pub mod tool;

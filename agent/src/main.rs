@@ -9,7 +9,7 @@ fn main() -> ExitCode {
         coffer_agent::init::run()
     }
     match arguments.split_first() {
-        Some((role, [])) if role == "notary" => coffer_agent::notary::run(),
+        Some((role, machine)) if role == "notary" => coffer_agent::notary::run(machine),
         Some((role, [])) if role == "agent" => coffer_agent::agent::run(),
         Some((role, rest)) if role == "tool" => ExitCode::from(coffer_agent::tool::run(rest)),
         _ => {

@@ -11,12 +11,12 @@ use coffer_image::debian::apt::Expiry;
 use coffer_image::debian::lock::{Lock, Set};
 use coffer_image::debian::store::Store;
 use coffer_image::image::Parts;
-use coffer_image::initramfs::{self, Init};
+use coffer_image::initramfs::{self, About, Init};
 use coffer_image::kernel::Unpacked;
 use coffer_image::kit::{self, Kit, Made};
-use coffer_image::manifest::Builds;
+use coffer_image::manifest::{Builds, SVN};
 use coffer_image::{firmware, rootfs};
-use coffer_measurement::AcpiTables;
+use coffer_measurement::{AcpiTables, Shape};
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -115,7 +115,9 @@ impl Ingredients {
             }
         };
         let modules = kernel.modules(&tools, *profile)?;
-        let initrd = compress(&tools, &initramfs::build(agent, init, &modules)?)?;
+        let shapes: Vec<&str> = Shape::ALL.iter().map(|shape| shape.name()).collect();
+        let about = About { svn: SVN, shapes: &shapes };
+        let initrd = compress(&tools, &initramfs::build(agent, init, about, &modules)?)?;
         if initrd.len() > initramfs::COMPRESSED_MAX {
             bail!(
                 "expected an initramfs of at most {} bytes, found {}: build agent and shim with the guest profile",

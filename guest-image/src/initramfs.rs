@@ -26,8 +26,17 @@ pub enum Init<'a> {
     Shim(&'a [u8]),
 }
 
+/// What the guest is told of its image, below `/etc/coffer`. It is measured with the archive.
+#[derive(Debug, Clone, Copy)]
+pub struct About<'a> {
+    /// Version, compared with the intent's minimum.
+    pub svn: u64,
+    /// Names of the shapes that the manifest has registers for.
+    pub shapes: &'a [&'a str],
+}
+
 /// The archive, uncompressed.
-pub fn build(agent: &[u8], init: Init<'_>, modules: &[Module]) -> io::Result<Vec<u8>> {
+pub fn build(agent: &[u8], init: Init<'_>, about: About<'_>, modules: &[Module]) -> io::Result<Vec<u8>> {
     let mut entries: BTreeMap<String, (u32, Vec<u8>)> = BTreeMap::new();
     for name in DIRECTORIES {
         entries.insert(name.into(), (DIRECTORY, Vec::new()));
@@ -42,6 +51,9 @@ pub fn build(agent: &[u8], init: Init<'_>, modules: &[Module]) -> io::Result<Vec
         entries.insert(path_of(module), (FILE, module.bytes.clone()));
     }
     entries.insert("etc/coffer/modules".into(), (FILE, list(modules).into_bytes()));
+    entries.insert("etc/coffer/svn".into(), (FILE, format!("{}\n", about.svn).into_bytes()));
+    let shapes: String = about.shapes.iter().map(|shape| format!("{shape}\n")).collect();
+    entries.insert("etc/coffer/shapes".into(), (FILE, shapes.into_bytes()));
     write(&entries)
 }
 
@@ -88,6 +100,8 @@ mod tests {
         ]
     }
 
+    const ABOUT: About<'_> = About { svn: 7, shapes: &["s1", "m4"] };
+
     /// Name, mode, modification time and content of each entry.
     fn read(archive: &[u8]) -> Vec<(String, u32, u32, Vec<u8>)> {
         let mut found = Vec::new();
@@ -107,8 +121,8 @@ mod tests {
 
     #[test]
     fn the_archive_is_sorted_timeless_and_the_same_each_time() {
-        let archive = build(b"agent", Init::Shim(b"shim"), &modules()).unwrap();
-        assert_eq!(archive, build(b"agent", Init::Shim(b"shim"), &modules()).unwrap());
+        let archive = build(b"agent", Init::Shim(b"shim"), ABOUT, &modules()).unwrap();
+        assert_eq!(archive, build(b"agent", Init::Shim(b"shim"), ABOUT, &modules()).unwrap());
         let entries = read(&archive);
         assert!(entries.is_sorted_by_key(|(name, ..)| name.clone()));
         assert!(entries.iter().all(|(_, _, mtime, _)| *mtime == 0));
@@ -122,12 +136,14 @@ mod tests {
             b"/lib/modules/vsock.ko\n\n/lib/modules/dm_mod.ko\n?/lib/modules/tdx_guest.ko\n"
         );
         assert_eq!(content("lib/modules/vsock.ko"), b"vsock");
+        assert_eq!(content("etc/coffer/svn"), b"7\n");
+        assert_eq!(content("etc/coffer/shapes"), b"s1\nm4\n");
     }
 
     #[test]
     fn without_a_shim_init_is_a_link_to_the_agent_and_nothing_else_differs() {
-        let tdx = read(&build(b"agent", Init::Agent, &modules()).unwrap());
-        let simulated = read(&build(b"agent", Init::Shim(b"shim"), &modules()).unwrap());
+        let tdx = read(&build(b"agent", Init::Agent, ABOUT, &modules()).unwrap());
+        let simulated = read(&build(b"agent", Init::Shim(b"shim"), ABOUT, &modules()).unwrap());
         let differing: Vec<_> = tdx.iter().zip(&simulated).filter(|(one, other)| one != other).collect();
         assert_eq!(differing.len(), 1);
         assert_eq!(*differing[0].0, ("init".to_owned(), LINK, 0, b"/coffer-agent".to_vec()));

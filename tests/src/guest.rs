@@ -221,6 +221,7 @@ impl Guest {
 /// A signed intent for the image, and the host's part to it.
 fn configure(plan: &Plan) -> anyhow::Result<(Vec<u8>, Intent)> {
     let envelope = Envelope::parse(&std::fs::read(plan.image.join("image.dsse"))?).context("parse image.dsse")?;
+    let manifest = ImageManifest::parse(envelope.unverified_payload()).context("parse the manifest")?;
     let key = |seed: u8| SigningKey::from_bytes(&[seed; 32]);
     let intent = Intent {
         audience: "local".into(),
@@ -237,7 +238,7 @@ fn configure(plan: &Plan) -> anyhow::Result<(Vec<u8>, Intent)> {
         witnesses: Vec::new(),
         limits: plan.limits,
         recipients: Vec::new(),
-        minimum_svn: 0,
+        minimum_svn: manifest.svn,
         issued_at: now() - 10,
         not_after: now() + 600,
         shape: Shape::S1,

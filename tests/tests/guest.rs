@@ -79,7 +79,10 @@ fn open(guest: &Guest, image: &Path) -> anyhow::Result<Opened> {
         other => bail!("expected hello, found {other:?}"),
     }
     let hello = guest.started.elapsed();
-    let ToHost::Ready { open_map: map, opening_quote: quote, .. } = guest.hear(BOOT)? else { bail!("expected ready") };
+    let ToHost::Ready { open_map: map, opening_quote: quote, ccel } = guest.hear(BOOT)? else {
+        bail!("expected ready")
+    };
+    assert_eq!(ccel, None, "the simulated platform has no event log");
     println!("hello after {hello:.2?}, ready after {:.2?}", guest.started.elapsed());
     let collateral = coffer_tdx_sim::collateral::collateral(now() - 60)?;
     let dsse = std::fs::read(image.join("image.dsse"))?;
@@ -221,6 +224,70 @@ async fn programs(tools: &Tools) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What a tool could leave behind for a later call, or for whoever finds the memory: it can write to three places, all of
+/// which the scrub unmounts, and can make nothing in the kernel that lives on without a process.
+async fn nothing_stays(tools: &Tools) -> anyhow::Result<()> {
+    let writable = "find / -path /proc -prune -o -path '/workspace/*' -prune -o \\( -type d -o -type b -o -type p \\) -writable -print 2>/dev/null";
+    let mut found: Vec<String> = sh(tools, writable).await?.lines().map(str::to_owned).collect();
+    found.sort();
+    assert_eq!(found, ["/dev/shm", "/tmp", "/workspace"]);
+    let write = "for d in / /etc /usr/bin /var /var/lib /run /run/lock /root /dev /sys/fs/cgroup; do \
+                 echo x >$d/left 2>/dev/null && echo $d; done; echo x >/var/tmp/left && ls /tmp/left && rm /tmp/left; true";
+    assert_eq!(sh(tools, write).await?, "/tmp/left\n");
+    // Numbers of x86-64. Control: the same calls with other arguments are answered, so it is not a filter that refuses.
+    let make = "import ctypes, errno\n\
+                c = ctypes.CDLL(None, use_errno=True)\n\
+                def call(name, *a):\n \
+                 r = c.syscall(*a)\n \
+                 print(name, 'made' if r >= 0 else errno.errorcode[ctypes.get_errno()])\n\
+                call('shm', 29, 7, 4096, 0o1600)\n\
+                call('sem', 64, 7, 1, 0o1600)\n\
+                call('msg', 68, 7, 0o1600)\n\
+                call('queue', 240, b'left', 0o102, 0o600, None)\n\
+                call('own key', 248, b'user', b'left', b'x', 1, ctypes.c_int(-2))\n\
+                call('key', 248, b'user', b'left', b'x', 1, ctypes.c_int(-4))\n\
+                call('no shm', 29, 7, 4096, 0o600)\n\
+                call('no queue', 240, b'left', 2, 0, None)";
+    let (_, out, err) = exec(tools, &["python3", "-c", make], None, b"").await?;
+    let expected = "shm ENOSPC\nsem EINVAL\nmsg ENOSPC\nqueue ENOSPC\nown key EDQUOT\nkey ENOKEY\nno shm ENOENT\nno queue ENOENT\n";
+    assert_eq!(out, expected, "{err}");
+    Ok(())
+}
+
+/// A call that takes all it can get ends, or is ended; the session and every other call go on.
+async fn greed(tools: &Tools) -> anyhow::Result<()> {
+    let hog = "b = []\nwhile True: b.append(bytearray(16 << 20))";
+    let begin = Instant::now();
+    let (exited, ..) = exec(tools, &["sh", "-c", "python3 -c \"$0\"; sleep 600", hog], None, b"").await?;
+    println!("memory: {:?} after {:.1?}", exited.cause(), begin.elapsed());
+    assert_eq!(exited.cause(), pb::ExitCause::OutOfMemory);
+
+    // Every process makes others as fast as it can, and none of them ever ends by itself.
+    let bomb = "import os\nwhile True:\n try: os.fork()\n except OSError: pass";
+    let (begun, has_begun) = std::sync::mpsc::channel();
+    let bombing = {
+        let tools = tools.clone();
+        let limit = Some(Duration::from_secs(5));
+        tokio::spawn(async move { exec_telling(&tools, &["python3", "-c", bomb], limit, b"", Some(begun)).await })
+    };
+    tokio::task::spawn_blocking(move || has_begun.recv_timeout(SOON)).await??;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let begin = Instant::now();
+    let count = "ls /proc | grep -c '^[0-9]'; cat /sys/fs/cgroup/calls/default/*/pids.max | sort -u";
+    let meanwhile = sh(tools, count).await?;
+    println!("processes and limits of calls beside the bomb: {meanwhile:?} in {:.1?}", begin.elapsed());
+    assert!(meanwhile.ends_with("\n512\n"), "{meanwhile}");
+    let (exited, ..) = bombing.await??;
+    assert_eq!(exited.cause(), pb::ExitCause::TimedOut);
+    let (exited, ..) = exec(tools, &["true"], None, b"").await?;
+    assert_eq!((exited.cause(), exited.code), (pb::ExitCause::Exited, 0));
+    let shares = "cd /sys/fs/cgroup; cat coffer/cpu.weight calls/cpu.weight calls/pids.max coffer/memory.min; \
+                  for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline 2>/dev/null | grep -q '^coffer-agent' && cat $p/oom_score_adj; done";
+    let shares = sh(tools, shares).await?;
+    assert_eq!(shares, "1000\n100\n4096\n536870912\n-1000\n-1000\n-1000\n", "own, calls, and three processes");
+    Ok(())
+}
+
 async fn files(tools: &mut Tools) -> anyhow::Result<()> {
     let data: Vec<u8> = (0..200_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
     sh(tools, "mkdir deep").await?;
@@ -316,6 +383,8 @@ fn a_guest_says_hello_and_ready_runs_tools_seals_and_powers_off() -> anyhow::Res
             let mut tools = connect(&guest).await?;
             programs(&tools).await?;
             files(&mut tools).await?;
+            nothing_stays(&tools).await?;
+            greed(&tools).await?;
             anyhow::Ok(tools)
         })
         .with_context(|| guest.console())?;

@@ -255,7 +255,7 @@ fn verdict(exit: &Exit, told: &Told, fed: Result<(), Status>) -> Result<(), Fail
         (Cause::Ended, End::Failed { stage, errno }) => {
             let text = std::io::Error::from_raw_os_error(*errno);
             let status = Reason::of_errno(Errno::from_raw_os_error(*errno)).status(format!("at `{stage}`: {text}"));
-            let (errno, stage) = (Some(u64::from(errno.unsigned_abs())), Some(stage.chars().take(64).collect()));
+            let (errno, stage) = (Some(u64::from(errno.unsigned_abs())), Some(call::stage(stage)));
             Err(Failure { cause: CauseClass::Failed, errno, stage, status })
         }
         (Cause::Ended, _) => Err(failure(

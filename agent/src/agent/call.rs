@@ -162,11 +162,19 @@ pub fn cause(exit: &Exit) -> CauseClass {
     }
 }
 
+/// Bytes of a stage that the log takes; an outcome with a longer one would end the session.
+const STAGE_MAX: usize = 64;
+
+/// A stage as it is logged. A tool's words are an identity's: they may be as long as it likes.
+pub fn stage(words: &str) -> String {
+    words[..words.floor_char_boundary(STAGE_MAX)].to_owned()
+}
+
 /// The outcome of a program that did not start.
 pub fn not_started(error: &NotStarted) -> OutcomePrivate {
     OutcomePrivate {
         errno: Some(u64::from(error.errno.unsigned_abs())),
-        stage: Some(error.stage.clone()),
+        stage: Some(stage(&error.stage)),
         ..OutcomePrivate::new(CauseClass::FailedToStart)
     }
 }
@@ -195,6 +203,17 @@ mod tests {
         call_id[6] = 0x47;
         call_id[8] = 0x87;
         pb::CallHeader { call_id: call_id.to_vec().into(), identity: String::new(), salt: vec![9; 32].into() }
+    }
+
+    #[test]
+    fn whatever_a_tool_calls_its_stage_the_outcome_is_one_that_the_log_takes() {
+        for words in ["", "read", &"a".repeat(64), &"a".repeat(65), &"ä".repeat(64), &"€".repeat(40), &"𝄞".repeat(99)]
+        {
+            let outcome = OutcomePrivate { stage: Some(stage(words)), ..OutcomePrivate::new(CauseClass::Failed) };
+            assert_eq!(OutcomePrivate::parse(&outcome.to_bytes()).as_ref(), Ok(&outcome), "{words}");
+            assert!(words.starts_with(outcome.stage.as_deref().unwrap()));
+        }
+        assert_eq!(stage(&"€".repeat(40)).len(), 63);
     }
 
     #[test]

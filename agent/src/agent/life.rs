@@ -84,10 +84,14 @@ pub fn listen_vsock() -> std::io::Result<tokio_vsock::Incoming> {
     Ok(tokio_vsock::VsockListener::bind(address)?.incoming())
 }
 
-/// Lives the whole life. `listen` is called once, before the host is told that the session is ready.
+/// The sockets to init and to the notary.
+pub type Links = (Channel<start::ToInit, start::ToAgent>, Channel<log::ToNotary, log::ToAgent>);
+
+/// Lives the whole life. The host is told `ccel`, the firmware's event log, with the opening; `listen` is called once,
+/// before the host is told that the session is ready.
 pub async fn live<C, M, L, I, IO>(
-    init: Channel<start::ToInit, start::ToAgent>,
-    notary: Channel<log::ToNotary, log::ToAgent>,
+    (init, notary): Links,
+    ccel: Option<Vec<u8>>,
     control: C,
     mirror: M,
     listen: L,
@@ -117,7 +121,7 @@ where
 
     let of_init = |fatal: Result<Fatal, _>| fatal.map_or_else(|error| Failure::new("init", error), Failure::from);
     let result = tokio::select! {
-        result = inner(&mut host, starter.clone(), notary, mirror, listen) => match result {
+        result = inner(&mut host, (starter.clone(), notary), ccel, mirror, listen) => match result {
             Ok(()) => Ok(()),
             Err(failure) => Err(timeout(REASON, &mut fatal).await.map_or(failure, of_init)),
         },
@@ -146,8 +150,8 @@ async fn last_words(host: &Host) {
 
 async fn inner<M, L, I, IO>(
     host: &mut Host,
-    starter: Starter,
-    notary: Link<log::ToNotary, log::ToAgent>,
+    (starter, notary): (Starter, Link<log::ToNotary, log::ToAgent>),
+    ccel: Option<Vec<u8>>,
     mirror: M,
     listen: L,
 ) -> Result<(), Failure>
@@ -183,7 +187,7 @@ where
 
     // Listening before the host hears of it: its first connection may come at once.
     let incoming = listen().map_err(|error| Failure::new("listen", error))?;
-    host.say(&ToHost::Ready { open_map, opening_quote, ccel: None })?;
+    host.say(&ToHost::Ready { open_map, opening_quote, ccel })?;
     timeout(FIRST_CONTACT, host.heard()).await.map_err(|_| Failure::new("control", "the host cannot be reached"))?;
     let stop = CancellationToken::new();
     let serving = tokio::spawn(serve(session.clone(), incoming, stop.clone()));

@@ -26,14 +26,24 @@ pub mod vanish;
 
 use crate::channel::Channel;
 use crate::fixed;
+use std::fs::File;
+use std::io::Read as _;
 use std::process::ExitCode;
 
-/// Runs as the agent: started by init, with its two sockets in place.
+/// Runs as the agent: started by init, with its two sockets and the event log in place.
 pub fn run() -> ExitCode {
     crate::inherited::harden();
-    let Ok([init, notary]) = crate::inherited::take([fixed::FD_AGENT_INIT, fixed::FD_AGENT_NOTARY]) else {
-        eprintln!("coffer-agent: expected the sockets of init; this role is started by init only");
+    let numbers = [fixed::FD_AGENT_INIT, fixed::FD_AGENT_NOTARY, fixed::FD_AGENT_CCEL];
+    let Ok([init, notary, ccel]) = crate::inherited::take(numbers) else {
+        eprintln!("coffer-agent: expected the descriptors of init; this role is started by init only");
         return ExitCode::from(64);
+    };
+    let ccel = match event_log(File::from(ccel)) {
+        Ok(ccel) => ccel,
+        Err(error) => {
+            eprintln!("coffer-agent: the event log cannot be read: {error}");
+            return ExitCode::FAILURE;
+        }
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = match runtime {
@@ -45,8 +55,8 @@ pub fn run() -> ExitCode {
     };
     let outcome = runtime.block_on(async {
         life::live(
-            Channel::new(init),
-            Channel::new(notary),
+            (Channel::new(init), Channel::new(notary)),
+            ccel,
             outlet::HostPort(fixed::PORT_CONTROL),
             outlet::HostPort(fixed::PORT_MIRROR),
             life::listen_vsock,
@@ -58,6 +68,28 @@ pub fn run() -> ExitCode {
         Err(failure) => {
             eprintln!("coffer-agent: {failure}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// The firmware's event log as init read it; empty means that the platform has none.
+fn event_log(mut file: File) -> std::io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok((!bytes.is_empty()).then_some(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_event_log_is_none_and_any_other_is_told_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        for (bytes, expected) in [(&b""[..], None), (b"\0", Some(&b"\0"[..])), (b"log", Some(b"log"))] {
+            std::fs::write(dir.path().join("ccel"), bytes).unwrap();
+            let log = event_log(File::open(dir.path().join("ccel")).unwrap()).unwrap();
+            assert_eq!(log.as_deref(), expected);
         }
     }
 }

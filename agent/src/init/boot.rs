@@ -11,8 +11,9 @@ use super::disks::{self, Arrivals};
 use super::error::{BootError, Context as _};
 use super::spawn::{self, Born, Class, Directory, Launch};
 use super::supervise::{Child, Supervisor};
-use super::{console, harden, modules, mounts, root};
+use super::{ccel, console, harden, modules, mounts, root};
 use crate::channel::{self, Channel};
+use crate::machine::Machine;
 use crate::{fixed, frames};
 use coffer_evidence::boot_disk;
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
@@ -23,6 +24,8 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 const STAGE: &str = "boot";
+/// The kernel's list of the processors that are there.
+const PROCESSORS: &str = "/sys/devices/system/cpu/present";
 
 /// Boots, and supervises until there is a reason to power off; answers that reason.
 pub(super) fn boot() -> Result<String, BootError> {
@@ -34,19 +37,24 @@ pub(super) fn boot() -> Result<String, BootError> {
     mounts::configfs()?;
     let boot_disk = disks::find(&arrivals, fixed::DISK_BOOT)?;
     let boot_disk = disks::read_once(&boot_disk, boot_disk::BYTES_MAX)?;
+    // The image's own words lie in the initramfs, which the new root hides.
+    let machine = Machine::read(Path::new(fixed::IMAGE), Path::new(PROCESSORS), root::memory_bytes()?)
+        .context(STAGE, || "see what image and machine this is".into())?;
+    let ccel = ccel::read(Path::new(ccel::FILE))?;
     let hierarchy = Hierarchy::at("/sys/fs/cgroup");
     // Side by side: both wait for the kernel more than they work. Nothing of a tenant runs before both are done.
     let (root, locked) = std::thread::scope(|scope| {
         let lock_down = scope.spawn(|| lock_down(&hierarchy));
         (root::prepare(&arrivals), lock_down.join())
     });
-    root?;
+    let upper = root?;
     locked.unwrap_or_else(|_| {
         Err(BootError::Unexpected { stage: STAGE, expected: "a lock-down".into(), found: "a panic".into() })
     })?;
     root::switch()?;
     mounts::device_extras()?;
     root::writable_places()?;
+    root::read_only()?;
     let reports = report_directory()?;
 
     let (to_notary, notary_end) = link()?;
@@ -56,19 +64,22 @@ pub(super) fn boot() -> Result<String, BootError> {
         (fixed::FD_NOTARY_INIT, notary_end.into_inner()),
         (fixed::FD_NOTARY_AGENT, notary_agent.into_inner()),
         (fixed::FD_NOTARY_RTMR3, measurement("rtmr3:sha384", OFlags::RDWR)?),
-        (fixed::FD_NOTARY_BOOT, sealed_memory(&boot_disk)?),
+        (fixed::FD_NOTARY_BOOT, sealed_memory("boot", &boot_disk)?),
     ];
     for (number, name) in (fixed::FD_NOTARY_REGISTERS..).zip(crate::notary::registers::FILES) {
         descriptors.push((number, measurement(name, OFlags::RDONLY)?));
     }
     drop(boot_disk);
-    let notary = start_own(&hierarchy, "notary", fixed::UID_NOTARY, descriptors)?;
-    let descriptors =
-        vec![(fixed::FD_AGENT_INIT, agent_end.into_inner()), (fixed::FD_AGENT_NOTARY, agent_notary.into_inner())];
-    let agent = start_own(&hierarchy, "agent", fixed::UID_AGENT, descriptors)?;
+    let notary = start_own(&hierarchy, "notary", machine.to_arguments(), fixed::UID_NOTARY, descriptors)?;
+    let descriptors = vec![
+        (fixed::FD_AGENT_INIT, agent_end.into_inner()),
+        (fixed::FD_AGENT_NOTARY, agent_notary.into_inner()),
+        (fixed::FD_AGENT_CCEL, sealed_memory("ccel", &ccel)?),
+    ];
+    let agent = start_own(&hierarchy, "agent", Vec::new(), fixed::UID_AGENT, descriptors)?;
     let notary = Child { pid: started("notary", notary)?, link: to_notary };
     let agent = Child { pid: started("agent", agent)?, link: to_agent };
-    Supervisor::new(hierarchy, reports, notary, agent)?.run()
+    Supervisor::new(hierarchy, upper, reports, notary, agent)?.run()
 }
 
 /// What must hold before anything that a tenant wrote can run, and needs no root file system.
@@ -99,11 +110,11 @@ fn report_directory() -> Result<PathBuf, BootError> {
     Ok(path)
 }
 
-/// The boot disk's bytes as a file that nobody can change any more.
-fn sealed_memory(bytes: &[u8]) -> Result<OwnedFd, BootError> {
-    let what = || "pass the boot disk on".to_owned();
+/// Bytes as a file that nobody can change any more.
+fn sealed_memory(name: &str, bytes: &[u8]) -> Result<OwnedFd, BootError> {
+    let what = || format!("pass {name} on");
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let mut file = File::from(rustix::fs::memfd_create("boot", flags).context(STAGE, what)?);
+    let mut file = File::from(rustix::fs::memfd_create(name, flags).context(STAGE, what)?);
     file.write_all(bytes).and_then(|()| file.rewind()).context(STAGE, what)?;
     rustix::fs::fcntl_add_seals(&file, SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE)
         .context(STAGE, what)?;
@@ -113,6 +124,7 @@ fn sealed_memory(bytes: &[u8]) -> Result<OwnedFd, BootError> {
 fn start_own(
     hierarchy: &Hierarchy,
     name: &str,
+    words: Vec<CString>,
     uid: u32,
     mut descriptors: Vec<(i32, OwnedFd)>,
 ) -> Result<Born, BootError> {
@@ -123,7 +135,7 @@ fn start_own(
     descriptors.extend([(0, null.into()), (1, console.into()), (2, other)]);
     let launch = Launch {
         program: c"/proc/self/exe".into(),
-        arguments: vec![c"coffer-agent".into(), CString::new(name).unwrap_or_default()],
+        arguments: [c"coffer-agent".into(), CString::new(name).unwrap_or_default()].into_iter().chain(words).collect(),
         environment: Vec::new(),
         directory: Directory::Root,
         uid,

@@ -14,8 +14,14 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 const STAGE: &str = "cgroup";
-/// Memory that calls, and the files they leave in memory, may not take: it is for the guest's own processes.
-const RESERVED_BYTES: u64 = 192 << 20;
+/// Memory that calls, and the files they leave in memory, may not take: it is for the kernel and the guest's own
+/// processes, whose largest part is the record, with its cap of 384 MiB.
+const RESERVED_BYTES: u64 = 512 << 20;
+/// Processes and threads of one call, and of all calls together.
+const CALL_PIDS_MAX: &str = "512";
+const CALLS_PIDS_MAX: &str = "4096";
+/// Share of the CPU of the guest's own processes, where all calls together have the default of 100.
+const OWN_WEIGHT: &str = "1000";
 
 /// The mounted hierarchy.
 #[derive(Debug, Clone)]
@@ -36,12 +42,14 @@ impl Hierarchy {
             let path = self.root.join(directory);
             fs::create_dir_all(&path).context(STAGE, || format!("make {}", path.display()))?;
         }
-        delegate(&self.root.join("calls"))?;
-        let calls = self.root.join("calls");
+        let (own, calls) = (self.root.join("coffer"), self.root.join("calls"));
+        delegate(&calls)?;
+        // Weights and protection count among siblings only: these two are the siblings.
+        write_if_there(&own.join("cpu.weight"), OWN_WEIGHT)?;
+        write_if_there(&own.join("memory.min"), &RESERVED_BYTES.to_string())?;
         let most = memory_bytes.saturating_sub(RESERVED_BYTES).to_string();
         write_if_there(&calls.join("memory.max"), &most)?;
-        write_if_there(&self.root.join("coffer/agent/cpu.weight"), "1000")?;
-        write_if_there(&self.root.join("coffer/notary/cpu.weight"), "1000")
+        write_if_there(&calls.join("pids.max"), CALLS_PIDS_MAX)
     }
 
     /// The directory of one of the guest's own processes, open.
@@ -68,10 +76,13 @@ impl Hierarchy {
         fs::create_dir(&path)?;
         // Out of memory ends the call whole, not a random process of it.
         let group = CallGroup { path };
-        match put(group.path.join("memory.oom.group"), "1") {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(group),
+        for (file, value) in [("memory.oom.group", "1"), ("pids.max", CALL_PIDS_MAX)] {
+            match put(group.path.join(file), value) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
         }
+        Ok(group)
     }
 
     /// Ends every process of every call. True when nobody is left.

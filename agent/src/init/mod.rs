@@ -3,12 +3,14 @@
 
 pub mod boot;
 pub mod calls;
+pub mod ccel;
 pub mod cgroup;
 pub mod command;
 pub mod console;
 pub mod disks;
 pub mod error;
 pub mod harden;
+pub mod leftovers;
 pub mod mapper;
 pub mod modules;
 pub mod mounts;

@@ -3,6 +3,7 @@
 //! ```text
 //!   coffer-root (erofs) ─ dm-verity ─┐ lower, read-only
 //!   tmpfs, 64 MiB ───────────────────┴ overlay ─ /newroot ── becomes / ── /workspace, /tmp: tmpfs of their own
+//!                                                                     └─ then read-only itself
 //! ```
 
 use super::disks::{self, Arrivals};
@@ -10,8 +11,10 @@ use super::error::{BootError, Context as _};
 use super::{mapper, verity};
 use crate::fixed;
 use nix::mount::{MsFlags, mount};
+use rustix::fs::{Dir, Mode, OFlags};
 use std::fs::{self, File};
 use std::io::Read as _;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 
 const STAGE: &str = "root";
@@ -22,8 +25,30 @@ const NONE: Option<&str> = None;
 /// Directories that the new root must have, whatever the image holds.
 const NEEDED: [&str; 6] = ["dev", "proc", "sys", "run", "tmp", "workspace"];
 
-/// Mounts the verified root with a writable layer on it. [`switch`] makes it `/`.
-pub fn prepare(arrivals: &Arrivals) -> Result<(), BootError> {
+/// The layer over the verified root, open: the new root hides its path.
+#[derive(Debug)]
+pub struct Upper(OwnedFd);
+
+impl Upper {
+    /// Opens the directory of the layer.
+    fn open(path: &str) -> rustix::io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open(path, flags, Mode::empty()).map(Self)
+    }
+
+    /// Whether anything was ever written over the root.
+    pub fn is_written(&self) -> rustix::io::Result<bool> {
+        for entry in Dir::read_from(&self.0)? {
+            if !matches!(entry?.file_name().to_bytes(), b"." | b"..") {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// Mounts the verified root with a layer on it. [`switch`] makes it `/`, [`read_only`] ends writing to it.
+pub fn prepare(arrivals: &Arrivals) -> Result<Upper, BootError> {
     let data = disks::find(arrivals, fixed::DISK_ROOT)?;
     let hash = disks::find(arrivals, fixed::DISK_VERITY)?;
     let line = fs::read_to_string("/proc/cmdline").context(STAGE, || "read /proc/cmdline".into())?;
@@ -54,7 +79,13 @@ pub fn prepare(arrivals: &Arrivals) -> Result<(), BootError> {
         let path = format!("{NEW}/{directory}");
         fs::create_dir_all(&path).context(STAGE, || format!("make {path}"))?;
     }
-    Ok(())
+    Upper::open(&changes).context(STAGE, || format!("open {changes}"))
+}
+
+/// Ends writing to the root, for root as for everybody: tools write to [`writable_places`] and nowhere else.
+pub fn read_only() -> Result<(), BootError> {
+    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | MsFlags::MS_NODEV;
+    mount(NONE, "/", NONE, flags, NONE).context(STAGE, || "make the root read-only".into())
 }
 
 /// Moves the kernel's file systems over and makes the new root the root of this and every later process.
@@ -97,4 +128,20 @@ pub fn memory_bytes() -> Result<u64, BootError> {
             expected: "MemTotal in /proc/meminfo".into(),
             found: "none".into(),
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layer_that_holds_anything_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let upper = Upper::open(dir.path().to_str().unwrap()).unwrap();
+        assert!(!upper.is_written().unwrap());
+        fs::write(dir.path().join("x"), "").unwrap();
+        assert!(upper.is_written().unwrap());
+        fs::remove_file(dir.path().join("x")).unwrap();
+        assert!(!upper.is_written().unwrap(), "the second look must not see the first");
+    }
 }

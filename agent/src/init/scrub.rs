@@ -3,21 +3,22 @@
 //! ```text
 //!  calls_ended ─ tool_secrets ─ workspace_unmounted ─ tmp_unmounted ─ self_check
 //! ```
-//! Every step is taken whatever became of the one before, and its result is told to the notary as it is.
+//! Every step is taken whatever became of the one before, and its result is told to the notary as it is: a step that
+//! failed stands in the scrub leaf, and the verifier then says nothing of an erasure.
 
 use super::cgroup::Hierarchy;
+use super::leftovers;
 use super::mounts;
+use super::root::Upper;
 use crate::fixed;
 use coffer_evidence::leaf::{ScrubStep, StepResult};
 use nix::mount::{MntFlags, umount2};
-use std::fs;
-use std::os::unix::fs::MetadataExt as _;
 
 /// Memory file systems that tools can write to, besides the workspace.
 const TEMPORARY: [&str; 2] = [fixed::TMP, "/dev/shm"];
 
 /// Scrubs; answers each step and its result as the numbers of the action log.
-pub(super) fn scrub(hierarchy: &Hierarchy) -> Vec<[u64; 2]> {
+pub(super) fn scrub(hierarchy: &Hierarchy, upper: &Upper) -> Vec<[u64; 2]> {
     let ended = hierarchy.kill_calls().is_ok() && hierarchy.calls_populated().is_ok_and(|populated| !populated);
     let workspace = unmount(fixed::WORKSPACE);
     let temporary = TEMPORARY.map(unmount).iter().all(|unmounted| *unmounted);
@@ -28,7 +29,7 @@ pub(super) fn scrub(hierarchy: &Hierarchy) -> Vec<[u64; 2]> {
         (ScrubStep::ToolSecrets, StepResult::NothingToDo),
         (ScrubStep::Workspace, result(workspace)),
         (ScrubStep::Temporary, result(temporary)),
-        (ScrubStep::SelfCheck, result(self_check())),
+        (ScrubStep::SelfCheck, result(self_check(upper))),
     ]
     .map(|(step, result)| [step.number(), result.number()])
     .to_vec()
@@ -44,19 +45,14 @@ fn unmount(target: &str) -> bool {
     false
 }
 
-/// Nothing is mounted any more where tools could write, and no process of an identity is left.
-fn self_check() -> bool {
-    let unmounted =
-        !mounts::is_mount_point(fixed::WORKSPACE) && !TEMPORARY.iter().any(|path| mounts::is_mount_point(path));
-    unmounted && no_process_of_an_identity()
-}
-
-fn no_process_of_an_identity() -> bool {
-    let Ok(processes) = fs::read_dir("/proc") else { return false };
-    processes
-        .flatten()
-        .filter(|entry| entry.file_name().to_str().is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit())))
-        // A process that ends meanwhile is as good as gone.
-        .filter_map(|entry| entry.metadata().ok())
-        .all(|process| process.uid() < fixed::UID_IDENTITY)
+/// Nothing is mounted any more where tools could write, and they left nothing anywhere else: no process, no file in
+/// the layer over the root, nothing in the kernel that lives on without a process. What is found is said on the
+/// console, by kind alone.
+fn self_check(upper: &Upper) -> bool {
+    let mounted = mounts::is_mount_point(fixed::WORKSPACE) || TEMPORARY.iter().any(|path| mounts::is_mount_point(path));
+    let found = mounted.then_some("a mount").or_else(|| leftovers::find(upper));
+    if let Some(kind) = found {
+        super::console::say(&format!("self-check: {kind} is left"));
+    }
+    found.is_none()
 }

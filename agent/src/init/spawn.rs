@@ -309,6 +309,8 @@ unsafe fn tool_limits() -> Result<(), (Stage, i32)> {
         libc::close(adjust);
         let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         check(libc::setrlimit(libc::RLIMIT_CORE, &raw const none), own)?;
+        // A POSIX message queue outlives its processes, and no scrub would find it.
+        check(libc::setrlimit(libc::RLIMIT_MSGQUEUE, &raw const none), own)?;
         let mut files = none;
         check(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut files), own)?;
         let files = libc::rlimit { rlim_cur: FILES_USUAL.min(files.rlim_max), rlim_max: FILES_MAX.min(files.rlim_max) };

@@ -13,6 +13,7 @@ use super::cgroup::Hierarchy;
 use super::command::{self, Identities};
 use super::error::{BootError, Context as _};
 use super::reap::{self, Who};
+use super::root::Upper;
 use super::{console, scrub};
 use crate::channel::{Channel, ChannelError, Wait};
 use crate::fixed;
@@ -44,6 +45,7 @@ pub(super) struct Child<S, R> {
 /// Everything PID 1 knows.
 pub(super) struct Supervisor {
     hierarchy: Hierarchy,
+    upper: Upper,
     reports: PathBuf,
     notary: Child<warrant::ToNotary, warrant::ToInit>,
     agent: Child<start::ToAgent, start::ToInit>,
@@ -71,6 +73,7 @@ enum Turn {
 impl Supervisor {
     pub(super) fn new(
         hierarchy: Hierarchy,
+        upper: Upper,
         reports: PathBuf,
         notary: Child<warrant::ToNotary, warrant::ToInit>,
         agent: Child<start::ToAgent, start::ToInit>,
@@ -80,6 +83,7 @@ impl Supervisor {
             .context(STAGE, || format!("open {}", fixed::WORKSPACE))?;
         Ok(Self {
             hierarchy,
+            upper,
             reports,
             notary,
             agent,
@@ -265,7 +269,7 @@ impl Supervisor {
         }
         self.permits.clear();
         self.workspace = None;
-        let steps = scrub::scrub(&self.hierarchy);
+        let steps = scrub::scrub(&self.hierarchy, &self.upper);
         self.notary
             .link
             .send(&warrant::ToNotary::Scrubbed { steps }, &[], Wait::Never)

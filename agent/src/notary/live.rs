@@ -9,6 +9,7 @@ use super::sealing::{self, Bound};
 use crate::channel::{Channel, ChannelError, Wait};
 use crate::fixed;
 use crate::frames::{log, warrant};
+use crate::machine::Machine;
 use coffer_evidence::call::{IntentPrivate, OutcomePrivate, Request};
 use coffer_evidence::fields::Canonical as _;
 use coffer_evidence::ids::{CallId, Digest256, Identity};
@@ -95,11 +96,11 @@ pub fn live<R: Registers, Q: QuoteSource>(
     agent: &Agent,
     registers: R,
     source: Q,
-    boot_disk: &[u8],
+    (boot_disk, machine): (&[u8], &Machine),
     clock: impl Fn() -> Moment,
 ) -> Result<(), NotaryError> {
     let snapshot = registers.snapshot().map_err(|error| NotaryError::chain("registers", &error))?;
-    let admitted = admission::admit(boot_disk, &snapshot)?;
+    let admitted = admission::admit(boot_disk, &snapshot, machine)?;
     let identities: Vec<String> = admitted.intent.identities.keys().map(ToString::to_string).collect();
     init.send(&warrant::ToInit::Admitted { identities }, &[], Wait::Block)?;
     let (config, policy) = (admitted.config_bytes.clone(), admitted.policy.clone());
@@ -323,7 +324,7 @@ impl<R: Registers, Q: QuoteSource, C: Fn() -> Moment> Notary<'_, R, Q, C> {
     fn seal(&mut self, reason: u64, closed_by: u64) -> Result<log::ToAgent, NotaryError> {
         let protocol = |what| NotaryError::new("agent", what);
         let reason = Reason::from_number(reason).ok_or_else(|| protocol("an unknown reason"))?;
-        let closed_by = ClosedBy::from_number(closed_by).ok_or_else(|| protocol("an unknown closer"))?;
+        let closed_by = closer(closed_by)?;
         if !self.running.is_empty() {
             return Err(protocol("it seals while calls are running"));
         }
@@ -357,6 +358,18 @@ impl<R: Registers, Q: QuoteSource, C: Fn() -> Moment> Notary<'_, R, Q, C> {
     }
 }
 
+/// Who closes, as far as the agent's word goes. That a client did is a matter of its signed close, which this version
+/// has no channel to take: the agent alone cannot claim one.
+fn closer(number: u64) -> Result<ClosedBy, NotaryError> {
+    match ClosedBy::from_number(number) {
+        Some(closer @ (ClosedBy::Agent | ClosedBy::Host)) => Ok(closer),
+        Some(ClosedBy::Client) => {
+            Err(NotaryError::new("agent", "it claims that a client closed, without a signed close"))
+        }
+        None => Err(NotaryError::new("agent", "an unknown closer")),
+    }
+}
+
 fn refused(refusal: log::Refusal) -> log::ToAgent {
     log::ToAgent::Refused { refusal }
 }
@@ -364,4 +377,17 @@ fn refused(refusal: log::Refusal) -> log::ToAgent {
 fn private(call: log::Call) -> Vec<u8> {
     let log::Call { client_salt, request, program, paths, .. } = call;
     IntentPrivate { client_salt, request, program, paths }.to_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_agents_word_alone_never_says_that_a_client_closed() {
+        assert_eq!(closer(ClosedBy::Agent.number()), Ok(ClosedBy::Agent));
+        assert_eq!(closer(ClosedBy::Host.number()), Ok(ClosedBy::Host));
+        assert!(closer(ClosedBy::Client.number()).is_err());
+        assert!(closer(3).is_err());
+    }
 }

@@ -21,13 +21,15 @@ pub mod sealing;
 use crate::channel::{Channel, Wait};
 use crate::fixed;
 use crate::frames::warrant;
+use crate::machine::Machine;
 use registers::MeasurementFiles;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read as _;
 use std::process::ExitCode;
 
-/// Runs as the notary: started by init, with its descriptors in place.
-pub fn run() -> ExitCode {
+/// Runs as the notary: started by init, with its descriptors in place, told what the machine is.
+pub fn run(machine: &[OsString]) -> ExitCode {
     crate::inherited::harden();
     let first = fixed::FD_NOTARY_REGISTERS;
     let numbers = [first, first + 1, first + 2, first + 3, first + 4, first + 5, first + 6];
@@ -40,15 +42,22 @@ pub fn run() -> ExitCode {
     };
     let init = Channel::new(init);
     let registers = MeasurementFiles { fixed: fixed.map(File::from), rtmr3: File::from(rtmr3) };
-    let mut bytes = Vec::new();
-    let result = match File::from(disk).read_to_end(&mut bytes) {
-        Ok(_) => live::live(&init, &Channel::new(agent), registers, quotes::Reports(&init), &bytes, live::now),
-        Err(error) => Err(live::NotaryError::new("boot disk", error)),
-    };
+    let agent = Channel::new(agent);
+    let result = start(machine, File::from(disk)).and_then(|(machine, disk)| {
+        live::live(&init, &agent, registers, quotes::Reports(&init), (&disk, &machine), live::now)
+    });
     let Err(error) = result else { return ExitCode::SUCCESS };
     eprintln!("coffer-agent: notary: {error}");
     let failed = warrant::ToInit::Failed { stage: error.stage.to_owned(), detail: error.detail };
     // Init sees the end of this process in any case.
     drop(init.send(&failed, &[], Wait::Block));
     ExitCode::FAILURE
+}
+
+/// What the notary is started with besides its links.
+fn start(machine: &[OsString], mut disk: File) -> Result<(Machine, Vec<u8>), live::NotaryError> {
+    let machine = Machine::from_arguments(machine).map_err(|error| live::NotaryError::new("machine", error))?;
+    let mut bytes = Vec::new();
+    disk.read_to_end(&mut bytes).map_err(|error| live::NotaryError::new("boot disk", error))?;
+    Ok((machine, bytes))
 }

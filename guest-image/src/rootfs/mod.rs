@@ -14,7 +14,7 @@ use std::io::{self, BufReader, BufWriter};
 use std::path::{Path, PathBuf};
 
 /// Raised whenever the same packages would give another root: it is part of the cache key.
-const RECIPE: &str = "2";
+const RECIPE: &str = "3";
 const MKFS: &str = "usr/bin/mkfs.erofs";
 /// The file system's UUID, fixed so that the bytes are.
 const UUID: &str = "636f6666-6572-2d72-6f6f-742d76310000";

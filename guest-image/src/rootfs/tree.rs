@@ -73,7 +73,7 @@ const DROPPED: [&str; 61] = [
     "var/spool",
 ];
 /// Mount points and directories of the running system.
-const MADE: [&str; 13] = [
+const MADE: [&str; 12] = [
     "dev",
     "etc",
     "proc",
@@ -84,14 +84,11 @@ const MADE: [&str; 13] = [
     "var/cache",
     "var/lib",
     "var/log",
-    "var/tmp",
     "workspace",
     "usr/local/bin",
 ];
-/// Directories everybody may write to.
-const STICKY: [&str; 2] = ["tmp", "var/tmp"];
 /// Links that update-alternatives or a maintainer script would make: name, target, and the file that must exist for it.
-const LINKS: [(&str, &str, &str); 9] = [
+const LINKS: [(&str, &str, &str); 10] = [
     ("usr/bin/sh", "dash", "usr/bin/dash"),
     ("usr/bin/awk", "gawk", "usr/bin/gawk"),
     ("usr/bin/nawk", "gawk", "usr/bin/gawk"),
@@ -101,6 +98,8 @@ const LINKS: [(&str, &str, &str); 9] = [
     ("etc/ssl/cert.pem", "certs/ca-certificates.crt", "etc/ssl/certs"),
     ("var/lock", "../run/lock", "run"),
     ("var/run", "../run", "run"),
+    // What tools write must lie where the scrub unmounts it.
+    ("var/tmp", "../tmp", "tmp"),
 ];
 /// The directories that are links into /usr.
 const MERGED: [&str; 4] = ["bin", "lib", "lib64", "sbin"];
@@ -156,9 +155,6 @@ pub fn finish(root: &Path) -> Result<(), TreeError> {
         symlink(target, &path).map_err(io_error(&path))?;
     }
     set_modes(root)?;
-    for name in STICKY {
-        set_mode(&root.join(name), 0o1777)?;
-    }
     set_mode(&root.join("root"), 0o700)
 }
 
@@ -212,7 +208,8 @@ fn write_certificates(root: &Path) -> Result<(), TreeError> {
     remove(&directory)
 }
 
-/// Directories 0755, programs 0755, other files 0644: no set-uid, no set-gid, nothing that a group may write.
+/// Directories 0755, programs 0755, other files 0644: no set-uid, no set-gid, nothing that anybody but root may write.
+/// The places where tools may write are mounted by the guest itself.
 fn set_modes(root: &Path) -> Result<(), TreeError> {
     set_mode(root, 0o755)?;
     walk(root, &mut |path, kind| {
@@ -287,6 +284,10 @@ mod tests {
             set_mode(&root.join("usr/bin").join(name), 0o755).unwrap();
         }
         set_mode(&root.join("usr/bin/su"), 0o4755).unwrap();
+        for name in ["var/tmp", "tmp", "run/lock"] {
+            fs::create_dir_all(root.join(name)).unwrap();
+            set_mode(&root.join(name), 0o1777).unwrap();
+        }
         fs::write(root.join("usr/share/ca-certificates/mozilla/b.crt"), "B\n\n").unwrap();
         fs::write(root.join("usr/share/ca-certificates/mozilla/a.crt"), "A\n").unwrap();
         symlink("usr/bin", root.join("bin")).unwrap();
@@ -299,7 +300,7 @@ mod tests {
         finish(dir.path()).unwrap();
         let mode = |name: &str| fs::metadata(dir.path().join(name)).unwrap().permissions().mode() & 0o7777;
         assert_eq!(mode("usr/bin/su"), 0o755);
-        assert_eq!(mode("tmp"), 0o1777);
+        assert_eq!(fs::read_link(dir.path().join("var/tmp")).unwrap(), Path::new("../tmp"));
         assert_eq!(mode("etc/passwd"), 0o644);
         assert_eq!(fs::read_link(dir.path().join("usr/bin/sh")).unwrap(), Path::new("dash"));
         assert_eq!(fs::read_link(dir.path().join("lib64")).unwrap(), Path::new("usr/lib64"));
@@ -307,6 +308,12 @@ mod tests {
         assert!(dir.path().join("workspace").is_dir());
         assert!(dir.path().join("usr/lib/locale/C.utf8").is_dir());
         assert!(!dir.path().join("usr/share/doc").exists());
+        walk(dir.path(), &mut |path, kind| {
+            let mode = fs::symlink_metadata(path).unwrap().permissions().mode();
+            assert!(kind.is_symlink() || mode & 0o022 == 0, "{} has mode {mode:o}", path.display());
+            Ok(())
+        })
+        .unwrap();
     }
 
     #[test]
