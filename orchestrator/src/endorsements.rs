@@ -3,10 +3,12 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use coffer_evidence::collateral::{COLLATERAL_MAX, Collateral, CollateralError};
 use coffer_evidence::manifest::Profile;
+use futures_util::future::BoxFuture;
 use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
 
@@ -32,30 +34,56 @@ pub(crate) enum EndorsementsError {
     Form(#[from] CollateralError),
 }
 
-/// The two sources.
-#[derive(Clone, Debug, Default)]
+/// Gives collateral that is current.
+pub(crate) trait Source: Send + Sync {
+    /// The set that is current now.
+    fn current(&self) -> BoxFuture<'_, Result<Collateral, EndorsementsError>>;
+}
+
+/// For each kind of image its source, where this host has one.
+#[derive(Clone, Default)]
 pub(crate) struct Endorsements {
-    /// `coffer-tdx-sim`.
-    pub(crate) simulator: Option<PathBuf>,
-    /// JSON with the fields of QuoteCollateralV3.
-    pub(crate) file: Option<PathBuf>,
+    pub(crate) simulated: Option<Arc<dyn Source>>,
+    pub(crate) tdx: Option<Arc<dyn Source>>,
 }
 
 impl Endorsements {
     /// The set that is current now.
     pub(crate) async fn current(&self, profile: Profile) -> Result<Collateral, EndorsementsError> {
-        let json = match (profile, &self.simulator, &self.file) {
-            (Profile::Simulated, Some(program), _) => printed(program).await?,
-            (Profile::Tdx, _, Some(file)) => {
-                let read = || EndorsementsError::Read { path: file.clone(), source: too_large() };
-                let bytes = tokio::fs::read(file)
-                    .await
-                    .map_err(|source| EndorsementsError::Read { path: file.clone(), source })?;
-                if bytes.len() as u64 > JSON_MAX { Err(read()) } else { Ok(bytes) }?
-            }
-            (Profile::Simulated, None, _) | (Profile::Tdx, _, None) => return Err(EndorsementsError::NotConfigured),
+        let source = match profile {
+            Profile::Simulated => &self.simulated,
+            Profile::Tdx => &self.tdx,
         };
-        Ok(Collateral::from_json(&json)?)
+        source.as_ref().ok_or(EndorsementsError::NotConfigured)?.current().await
+    }
+}
+
+/// JSON with the fields of QuoteCollateralV3, kept current by the operator.
+#[derive(Clone, Debug)]
+pub(crate) struct CollateralFile(pub(crate) PathBuf);
+
+impl Source for CollateralFile {
+    fn current(&self) -> BoxFuture<'_, Result<Collateral, EndorsementsError>> {
+        Box::pin(async {
+            let failed = |source| EndorsementsError::Read { path: self.0.clone(), source };
+            let file = tokio::fs::File::open(&self.0).await.map_err(failed)?;
+            let mut bytes = Vec::new();
+            file.take(JSON_MAX + 1).read_to_end(&mut bytes).await.map_err(failed)?;
+            if bytes.len() as u64 > JSON_MAX {
+                return Err(failed(too_large()));
+            }
+            Ok(Collateral::from_json(&bytes)?)
+        })
+    }
+}
+
+/// SIMULATED: `coffer-tdx-sim` makes it.
+#[derive(Clone, Debug)]
+pub(crate) struct SimulatorProgram(pub(crate) PathBuf);
+
+impl Source for SimulatorProgram {
+    fn current(&self) -> BoxFuture<'_, Result<Collateral, EndorsementsError>> {
+        Box::pin(async { Ok(Collateral::from_json(&printed(&self.0).await?)?) })
     }
 }
 
@@ -96,10 +124,17 @@ mod tests {
     async fn collateral_that_is_not_there_is_named() {
         let none = Endorsements::default();
         assert!(matches!(none.current(Profile::Tdx).await, Err(EndorsementsError::NotConfigured)));
-        let missing = Endorsements { simulator: Some("/no/such".into()), file: Some("/no/such".into()) };
+        let missing = Endorsements {
+            simulated: Some(Arc::new(SimulatorProgram("/no/such".into()))),
+            tdx: Some(Arc::new(CollateralFile("/no/such".into()))),
+        };
         assert!(matches!(missing.current(Profile::Tdx).await, Err(EndorsementsError::Read { .. })));
         assert!(matches!(missing.current(Profile::Simulated).await, Err(EndorsementsError::Program { .. })));
-        let silent = Endorsements { simulator: Some("/bin/true".into()), file: None };
-        assert!(matches!(silent.current(Profile::Simulated).await, Err(EndorsementsError::Form(_))));
+        let silent = SimulatorProgram("/bin/true".into());
+        assert!(matches!(silent.current().await, Err(EndorsementsError::Form(_))));
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("collateral.json");
+        std::fs::File::create(&path).and_then(|file| file.set_len(JSON_MAX + 1)).expect("a large file");
+        assert!(matches!(CollateralFile(path).current().await, Err(EndorsementsError::Read { .. })));
     }
 }

@@ -18,7 +18,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::api;
 use crate::config::{Accelerator, Config, LinkKind, Telemetry, TelemetryFormat};
-use crate::endorsements::Endorsements;
+use crate::endorsements::{CollateralFile, Endorsements, SimulatorProgram, Source};
 use crate::host::cgroup::CgroupRoot;
 use crate::host::{key, process, state_dir};
 use crate::image::Catalogue;
@@ -106,10 +106,13 @@ async fn serve(config: Config, state: Option<PathBuf>, socket: Option<PathBuf>) 
             kit: config.vmm.kit.clone(),
             cpu,
             quote_socket: config.vmm.quote_socket.clone(),
+            stand_in: simulator.clone().map(|program| StandIn { launcher: launcher.clone(), program }),
         }),
         link: choose_link(config.vmm.link, &launcher, device),
-        stand_in: simulator.clone().map(|program| StandIn { launcher, program }),
-        endorsements: Endorsements { simulator, file: config.vmm.collateral.clone() },
+        endorsements: Endorsements {
+            simulated: simulator.map(|program| Arc::new(SimulatorProgram(program)) as Arc<dyn Source>),
+            tdx: config.vmm.collateral.clone().map(|file| Arc::new(CollateralFile(file)) as Arc<dyn Source>),
+        },
         images: Catalogue::new(images, config.publishers()?),
         cgroups: prepare_cgroups(),
         uids: is_root.then_some(UidRange { first: config.vmm.uid_first, count: config.vmm.uid_count }),

@@ -105,16 +105,15 @@ fn is_zombie(process: &Path) -> bool {
 mod tests {
     use super::*;
 
-    const ID: SessionId = SessionId::new([0xee; 16]);
-
-    fn holdings(sessions: &Path) -> Holdings {
-        Holdings { session: ID, directory: SessionDir::at(sessions, ID, None), cgroup: None, uid: None }
+    /// Each test has a session of its own: the second look sees the whole host.
+    fn holdings(sessions: &Path, session: SessionId) -> Holdings {
+        Holdings { session, directory: SessionDir::at(sessions, session, None), cgroup: None, uid: None }
     }
 
     #[tokio::test]
     async fn a_recorded_process_and_the_directory_go_and_the_second_look_agrees() {
         let dir = tempfile::tempdir().expect("a directory");
-        let held = holdings(dir.path());
+        let held = holdings(dir.path(), SessionId::new([0xee; 16]));
         held.directory.create().expect("create");
         let mut child = tokio::process::Command::new("sleep").arg("1000").spawn().expect("sleep");
         let pid = i32::try_from(child.id().expect("running")).expect("a pid");
@@ -130,9 +129,10 @@ mod tests {
     #[tokio::test]
     async fn what_is_left_is_named() {
         let dir = tempfile::tempdir().expect("a directory");
-        let socket = dir.path().join(format!("{ID}.sock"));
+        let session = SessionId::new([0xef; 16]);
+        let socket = dir.path().join(format!("{session}.sock"));
         let _listener = std::os::unix::net::UnixListener::bind(&socket).expect("listen");
-        let steps = scrub(&holdings(dir.path())).await;
+        let steps = scrub(&holdings(dir.path(), session)).await;
         let last = steps.last().expect("steps").result.clone().expect_err("a socket is left");
         assert!(last.contains("/proc/net/unix"), "{last}");
     }

@@ -241,16 +241,14 @@ pub(crate) mod fixtures {
     }
 
     pub(crate) fn write_image(images: &Path) -> Digest256 {
+        write_image_of(images, [[0; 48]; 4])
+    }
+
+    /// An image that boots to these MRTD and RTMR0-2.
+    pub(crate) fn write_image_of(images: &Path, registers: [[u8; 48]; 4]) -> Digest256 {
         let hex_of = |name: &str| Digest256::of(name.as_bytes()).to_string();
-        let zero = Register([0; 48]);
-        let reference = ShapeReference {
-            mrtd: zero,
-            rtmr0: zero,
-            rtmr1: zero,
-            rtmr2: zero,
-            qemu: "11.1".into(),
-            firmware: "1".into(),
-        };
+        let [mrtd, rtmr0, rtmr1, rtmr2] = registers.map(Register);
+        let reference = ShapeReference { mrtd, rtmr0, rtmr1, rtmr2, qemu: "11.1".into(), firmware: "1".into() };
         let manifest = ImageManifest {
             name: "test".into(),
             version: "1".into(),

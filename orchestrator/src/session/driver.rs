@@ -7,6 +7,7 @@ use std::time::Duration;
 use coffer_evidence::seal::Reason;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::calls::GuestCalls;
 use super::control::{self, Orders, PowerOff};
@@ -73,6 +74,8 @@ struct Driver {
     seal: Option<GuestSeal>,
     calls: Option<GuestCalls>,
     steps: Vec<Step>,
+    /// Effects that write to the session's directory: it is removed when they are through.
+    writers: TaskTracker,
 }
 
 /// Why a session's task runs.
@@ -109,6 +112,7 @@ pub(crate) fn start(
         seal: None,
         calls: None,
         steps: Vec::new(),
+        writers: TaskTracker::new(),
     };
     let first = match birth {
         Birth::New => Event::Begin,
@@ -221,6 +225,10 @@ impl Driver {
         });
     }
 
+    fn spawn_writer(&self, work: impl Future<Output = Signal> + Send + 'static) {
+        self.spawn(self.writers.track_future(work));
+    }
+
     fn perform(&mut self, effect: Effect) {
         let (host, record) = (Arc::clone(&self.host), self.record.clone());
         match effect {
@@ -231,11 +239,12 @@ impl Driver {
             Effect::Launch => {
                 let given_up = CancellationToken::new();
                 self.machinery = Machinery::Starting(given_up.clone());
-                self.spawn(perform::launch(host, record, given_up));
+                self.spawn_writer(perform::launch(host, record, given_up));
             }
             Effect::VerifyOpening => match (&self.machinery, self.opening.take()) {
                 (Machinery::Up(up), Some(opening)) => {
-                    self.spawn(perform::verify(host, record, opening, Arc::clone(&up.dial)));
+                    let ended = self.gate.ended();
+                    self.spawn_writer(perform::verify(host, record, opening, Arc::clone(&up.dial), ended));
                 }
                 _ => unreachable!("the machine asks for it only after a launched guest opened"),
             },
@@ -267,7 +276,13 @@ impl Driver {
             Effect::Scrub => {
                 // Listeners, console and link of this process go before the directory they are in.
                 self.machinery = Machinery::Nothing;
-                self.spawn(perform::scrub_all(host, record));
+                self.writers.close();
+                let writers = self.writers.clone();
+                self.spawn(async move {
+                    // The deadline of the phase bounds this, too.
+                    writers.wait().await;
+                    perform::scrub_all(host, record).await
+                });
             }
             Effect::WriteReceipt => {
                 let steps = std::mem::take(&mut self.steps);

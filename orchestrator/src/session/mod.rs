@@ -1,6 +1,8 @@
 //! A session from its request to its end. `machine` and `admission` decide and know nothing of tokio; `driver` owns one
 //! session and performs; `registry` finds them.
 
+#[cfg(test)]
+mod acted;
 pub(crate) mod admission;
 pub(crate) mod calls;
 pub(crate) mod control;
@@ -14,3 +16,6 @@ pub(crate) mod record;
 pub(crate) mod registry;
 pub(crate) mod signal;
 pub(crate) mod types;
+
+#[cfg(test)]
+mod lifecycle_tests;

@@ -36,7 +36,6 @@ use crate::link::{Dial, GuestStream, Link, Place, Tasks};
 use crate::store::vault::{Put, Vault};
 use crate::store::{Store, UidRange};
 use crate::vmm::qemu::console;
-use crate::vmm::stand_in::StandIn;
 use crate::vmm::{LaunchError, Machine, Vm, Vmm};
 
 /// The most memory of a session's processes: the guest's 2 GiB, and what emulating it takes.
@@ -52,7 +51,6 @@ pub(crate) struct Host {
     pub(crate) vault: Vault,
     pub(crate) vmm: Arc<dyn Vmm>,
     pub(crate) link: Arc<dyn Link>,
-    pub(crate) stand_in: Option<StandIn>,
     pub(crate) endorsements: Endorsements,
     pub(crate) images: Catalogue,
     /// None where no cgroup can be made: reported at the start.
@@ -219,12 +217,6 @@ async fn start(host: &Arc<Host>, record: &SessionRecord, started: &mut Started) 
         cgroup,
         console,
     };
-    if record.profile == Profile::Simulated {
-        let none =
-            || LaunchError::Unsupported("simulated images need coffer-tdx-sim: set simulator.command".to_owned());
-        let simulator = host.stand_in.as_ref().ok_or_else(none)?.start(&machine).await?;
-        started.programs.push(simulator);
-    }
     let mirror = MirrorStore::create(dir.clone(), leaves_max(record))
         .map_err(|source| LaunchError::Io { path: dir.join("leaves"), source })?;
     let vm: Arc<dyn Vm> = host.vmm.launch(machine).await?.into();
@@ -308,10 +300,21 @@ pub(crate) async fn serve_mirror(
 }
 
 /// Verify the opening against what this host launched, and connect to the agent meanwhile.
-pub(crate) async fn verify(host: Arc<Host>, record: SessionRecord, opening: Opening, dial: Arc<dyn Dial>) -> Signal {
+pub(crate) async fn verify(
+    host: Arc<Host>,
+    record: SessionRecord,
+    opening: Opening,
+    dial: Arc<dyn Dial>,
+    ended: impl Future<Output = ()> + Send,
+) -> Signal {
     let refused = |why: String| Signal::from(Event::OpeningRefused(why));
-    let (calls, verified) =
-        tokio::join!(GuestCalls::connect(dial.as_ref()), verified_instance(&host, &record, opening));
+    let connecting = async {
+        tokio::select! {
+            calls = GuestCalls::connect(dial.as_ref()) => calls,
+            () = ended => Err(std::io::Error::other("the session is ending")),
+        }
+    };
+    let (calls, verified) = tokio::join!(connecting, verified_instance(&host, &record, opening));
     match (verified, calls) {
         (Ok(instance), Ok(calls)) => Signal::Verified { instance, calls },
         (Err(why), _) => refused(why),

@@ -160,7 +160,6 @@ async fn the_sessions_that_ended_longest_ago_are_forgotten_with_their_journal() 
     store.create(record(9), key("r9", "a"), 64, NOW).await.expect("an open one stays, however old");
     let left: Vec<SessionId> = store.list().await.expect("list").iter().map(|r| r.id).collect();
     assert_eq!(left, [3, 4, 5, 9].map(|n| SessionId::new([n; 16])));
-    let journaled =
-        store.read(|transaction| Ok(transaction.open_table(JOURNAL).map_err(backend)?.len().map_err(backend)?));
+    let journaled = store.read(|transaction| transaction.open_table(JOURNAL).map_err(backend)?.len().map_err(backend));
     assert_eq!(journaled.expect("count"), 3);
 }

@@ -15,6 +15,7 @@ use futures_util::future::BoxFuture;
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 
+use super::stand_in::StandIn;
 use super::{LaunchError, Machine, Vm, Vmm};
 use crate::host::cgroup::SessionCgroup;
 use crate::jail::{self, Access, Exit, Exposure, JailSpec, Jailed, Output};
@@ -39,6 +40,8 @@ pub(crate) struct QemuVmm {
     pub(crate) cpu: Cpu,
     /// The quoting service, tdx profile.
     pub(crate) quote_socket: PathBuf,
+    /// The TDX simulator, simulated profile.
+    pub(crate) stand_in: Option<StandIn>,
 }
 
 impl Vmm for QemuVmm {
@@ -64,10 +67,15 @@ impl Vmm for QemuVmm {
                 groups: self.device_groups(&machine),
                 expose: self.exposures(&machine, program.expose),
             };
+            let stand_in = match machine.profile {
+                Profile::Simulated => Some(self.stand_in.as_ref().ok_or_else(no_simulator)?.start(&machine).await?),
+                Profile::Tdx => None,
+            };
+            let stand_in = EndWithMachine(stand_in);
             let output = Output { stdout: std::process::Stdio::null(), stderr: jail::complain_to(&machine.console)? };
             let (process, _) = jail::spawn(&self.launcher, &spec, output)?;
             tracing::info!(session = %machine.session, pid = process.pid(), "the machine's process runs");
-            Ok(Box::new(QemuVm::follow(process, listener, machine.cgroup)) as Box<dyn Vm>)
+            Ok(Box::new(QemuVm::follow(process, listener, machine.cgroup, stand_in)) as Box<dyn Vm>)
         })
     }
 }
@@ -102,6 +110,21 @@ impl QemuVmm {
     }
 }
 
+fn no_simulator() -> LaunchError {
+    LaunchError::Unsupported("simulated images need coffer-tdx-sim: set simulator.command".to_owned())
+}
+
+/// A program that serves the machine and has no work after it.
+struct EndWithMachine(Option<Jailed>);
+
+impl Drop for EndWithMachine {
+    fn drop(&mut self) {
+        if let Some(program) = &self.0 {
+            drop(program.kill());
+        }
+    }
+}
+
 /// One QEMU.
 struct QemuVm {
     process: Jailed,
@@ -109,7 +132,12 @@ struct QemuVm {
 }
 
 impl QemuVm {
-    fn follow(process: Jailed, listener: UnixListener, cgroup: Option<SessionCgroup>) -> Self {
+    fn follow(
+        process: Jailed,
+        listener: UnixListener,
+        cgroup: Option<SessionCgroup>,
+        stand_in: EndWithMachine,
+    ) -> Self {
         let stopping = Arc::new(watch::Sender::new(Stopping::NotSaid));
         let said = Arc::clone(&stopping);
         let conversation = tokio::spawn(async move {
@@ -123,6 +151,7 @@ impl QemuVm {
         let waiting = process.clone();
         tokio::spawn(async move {
             let exit = waiting.ended().await;
+            drop(stand_in);
             let abort = conversation.abort_handle();
             // The socket is at its end now; what QEMU said last is in it.
             drop(tokio::time::timeout(LAST_WORD, conversation).await);

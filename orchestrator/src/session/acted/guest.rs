@@ -1,0 +1,281 @@
+//! The acted guest itself: what agent, notary and TDX module do, in the order of EVIDENCE §2, and where a script lies.
+
+use coffer_evidence::config::{Config, Launch, boot_disk, measured_config};
+use coffer_evidence::fields::Canonical as _;
+use coffer_evidence::ids::{CallId, Digest256, Digest384, Identity, SessionId};
+use coffer_evidence::leaf::{CauseClass, Method, Opened, Public, Reporter, ScrubStep, StepResult};
+use coffer_evidence::link::{Frame, Mirror, ToGuest, ToHost};
+use coffer_evidence::open::OpenMap;
+use coffer_evidence::seal::{ClosedBy, Reason, SealMap};
+use coffer_evidence::sign::PublicKey;
+use coffer_evidence::statement::{Subjects, sign_statement};
+use coffer_evidence::writer::{EventExtend, LeafDraft, LogWriter};
+use ed25519_dalek::SigningKey;
+use futures_util::StreamExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio::sync::mpsc;
+use tokio_util::codec::FramedRead;
+
+use super::Script;
+use super::platform::{self, Td};
+use crate::link::GuestStream;
+use crate::session::control::frames;
+use crate::session::types::GuestExit;
+use crate::vmm::Machine;
+
+/// The guest's ways to the host.
+pub(super) struct Lines {
+    pub(super) control: mpsc::Sender<GuestStream>,
+    pub(super) record: mpsc::Sender<GuestStream>,
+}
+
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).expect("randomness");
+    bytes
+}
+
+async fn connect(line: &mpsc::Sender<GuestStream>) -> Option<DuplexStream> {
+    let (ours, theirs) = tokio::io::duplex(1 << 16);
+    line.send(Box::new(theirs)).await.ok()?;
+    Some(ours)
+}
+
+async fn say(stream: &mut DuplexStream, frame: &impl Frame) -> Option<()> {
+    stream.write_all(&frame.to_wire()).await.ok()
+}
+
+/// Lives the script; tells how the machine ends. A guest whose host is gone has nothing more to do.
+pub(super) async fn act(machine: Machine, script: Script, lines: Lines) -> GuestExit {
+    match script {
+        Script::Silent => std::future::pending().await,
+        Script::DiesBooting => GuestExit::PoweredOff,
+        _ => match live(machine, script, lines).await {
+            Some(exit) => exit,
+            None => std::future::pending().await,
+        },
+    }
+}
+
+async fn live(machine: Machine, script: Script, lines: Lines) -> Option<GuestExit> {
+    let disk = boot_disk::read(&std::fs::read(&machine.boot_disk).ok()?).ok()?;
+    let intent = Config::parse(&disk.config).ok()?.intent().ok()?;
+    let mut guest = Guest::boot(&disk.config, &disk.policy)?;
+    let mut control = connect(&lines.control).await?;
+    let session = if script == Script::IsAnother { SessionId::new([0xff; 16]) } else { intent.session };
+    say(&mut control, &ToHost::Hello { session, agent_svn: 1 }).await?;
+    if script == Script::Fails {
+        let (stage, detail) = ("registers".to_owned(), "they differ".to_owned());
+        say(&mut control, &ToHost::Failed { stage, detail }).await?;
+        return Some(GuestExit::PoweredOff);
+    }
+    let mut report_data = guest.open_map.report_data();
+    if script == Script::LiesAtTheOpening {
+        report_data[0] ^= 1;
+    }
+    let quote = guest.quote(&report_data);
+    guest.opening_quote = Digest256::of(&quote);
+    guest.append(None, Public::Open { instance: guest.open_map.instance(), opening_quote: guest.opening_quote }, None);
+    guest.checkpoint();
+    let ready = ToHost::Ready { open_map: guest.open_map.to_bytes(), opening_quote: quote, ccel: None };
+    say(&mut control, &ready).await?;
+    let mut record = connect(&lines.record).await?;
+    guest.call();
+    guest.checkpoint();
+    guest.tell(&mut record, 0).await?;
+
+    match script {
+        Script::Contradicts => {
+            drop(record);
+            let mut again = connect(&lines.record).await?;
+            say(&mut again, &Mirror::Event { index: 0, bytes: b"another beginning".to_vec() }).await?;
+            return std::future::pending().await;
+        }
+        Script::DoesNotSeal => return std::future::pending().await,
+        _ => {}
+    }
+    let (reader, mut writer) = tokio::io::split(control);
+    let mut orders = FramedRead::new(reader, frames(1024));
+    let (reason, closed_by) = if script == Script::SealsAtOnce {
+        (Reason::IdleTimeout, ClosedBy::Agent)
+    } else {
+        loop {
+            let order = orders.next().await?.ok()?;
+            if let Ok(ToGuest::Close { reason }) = ToGuest::decode(&order) {
+                break (reason, ClosedBy::Host);
+            }
+        }
+    };
+    if script == Script::IsKilled {
+        // The host lets go of the connection when it has read all of it.
+        record.shutdown().await.ok()?;
+        drop(record.read(&mut [0]).await);
+        return Some(GuestExit::Killed(9));
+    }
+    if closed_by == ClosedBy::Agent {
+        writer.write_all(&ToHost::Closing { reason, closed_by }.to_wire()).await.ok()?;
+    }
+    let told = guest.records.len();
+    let sealed = guest.seal(reason, closed_by, script);
+    if script == Script::WithholdsALeaf {
+        guest.records.remove(told);
+    }
+    guest.tell(&mut record, told).await?;
+    writer.write_all(&sealed.to_wire()).await.ok()?;
+    while let Some(Ok(order)) = orders.next().await {
+        if ToGuest::decode(&order) == Ok(ToGuest::Stored) {
+            return Some(GuestExit::PoweredOff);
+        }
+    }
+    None
+}
+
+/// Notary and TD in one.
+struct Guest {
+    config: Vec<u8>,
+    policy: Vec<u8>,
+    open_map: OpenMap,
+    opening_quote: Digest256,
+    key: SigningKey,
+    log: LogWriter,
+    td: Td,
+    leaves: Vec<Vec<u8>>,
+    /// What is told to the host, in order.
+    records: Vec<Mirror>,
+    pending: Vec<Mirror>,
+}
+
+impl Guest {
+    fn boot(config: &[u8], policy: &[u8]) -> Option<Self> {
+        let intent = Config::parse(config).ok()?.intent().ok()?;
+        let key = SigningKey::from_bytes(&random());
+        let open_map = OpenMap {
+            launch: Launch::Cold,
+            session: intent.session,
+            config_digest: Digest384::of(config),
+            log_key: PublicKey::of(&key),
+            tls_spki: Digest256::of(b"tls"),
+            git_key: PublicKey::of(&SigningKey::from_bytes(&random())),
+            agent_svn: 1,
+            random: random(),
+            bind_nonce: None,
+        };
+        let measured = measured_config(config, &intent);
+        let td = Td {
+            mr_config_id: measured.mr_config_id,
+            mr_owner: measured.mr_owner,
+            mr_owner_config: measured.mr_owner_config,
+            ..Td::default()
+        };
+        let (log, event) = LogWriter::open(&intent, &open_map);
+        let mut guest = Self {
+            config: config.to_vec(),
+            policy: policy.to_vec(),
+            open_map,
+            opening_quote: Digest256::new([0; 32]),
+            key,
+            log,
+            td,
+            leaves: Vec::new(),
+            records: Vec::new(),
+            pending: Vec::new(),
+        };
+        guest.extend(event);
+        guest.records.append(&mut guest.pending);
+        Some(guest)
+    }
+
+    fn extend(&mut self, event: EventExtend) {
+        assert_eq!(&self.td.rtmr[3], event.before.as_bytes(), "the log knows the register");
+        self.td.rtmr[3] = *event.after.as_bytes();
+        self.pending.push(Mirror::Event { index: event.index, bytes: event.bytes });
+    }
+
+    fn quote(&self, report_data: &[u8; 64]) -> Vec<u8> {
+        platform::quote(&self.td, report_data)
+    }
+
+    fn append(&mut self, call: Option<CallId>, public: Public, private: Option<Opened>) {
+        let draft = LeafDraft {
+            reporter: Reporter::Agent,
+            identity: call.map(|_| Identity::default_name()),
+            call,
+            monotonic_ns: self.log.size() * 1_000,
+            wall_hint_ms: 0,
+            public,
+        };
+        let leaf = self.log.append(draft, private).expect("the log takes it");
+        self.leaves.push(leaf.bytes.clone());
+        self.pending.push(Mirror::Leaf { index: leaf.index, bytes: leaf.bytes });
+        if let Some(Opened { salt, bytes }) = leaf.private {
+            self.pending.push(Mirror::Private { index: leaf.index, salt, bytes });
+        }
+    }
+
+    fn call(&mut self) {
+        use coffer_evidence::call::{IntentPrivate, OutcomePrivate, Request};
+        let call = Some(CallId::new(random()));
+        let request = Request::Stat { path: "a".to_owned() };
+        let method = request.method();
+        let private =
+            IntentPrivate { client_salt: random(), request: request.to_bytes(), program: None, paths: Vec::new() };
+        let intent = Public::Intent { method, rules: vec!["policy0".to_owned()], request_steps: 1 };
+        self.append(call, intent, Some(Opened { salt: random(), bytes: private.to_bytes() }));
+        let outcome = OutcomePrivate::new(CauseClass::Completed).to_bytes();
+        let public = Public::Outcome { method, cause: CauseClass::Completed, output_steps: 0, input_steps: 0 };
+        self.append(call, public, Some(Opened { salt: random(), bytes: outcome }));
+        assert_eq!(method, Method::Stat);
+    }
+
+    fn checkpoint(&mut self) {
+        if let Some((event, note)) = self.log.checkpoint(&self.key) {
+            self.extend(event);
+            self.pending.push(Mirror::Note(note.into_bytes()));
+        }
+        self.records.append(&mut self.pending);
+    }
+
+    async fn tell(&self, record: &mut DuplexStream, from: usize) -> Option<()> {
+        for frame in self.records.get(from..)? {
+            say(record, frame).await?;
+        }
+        Some(())
+    }
+
+    fn seal(&mut self, reason: Reason, closed_by: ClosedBy, script: Script) -> ToHost {
+        let steps = ScrubStep::ALL.iter().map(|step| (*step, StepResult::Done)).collect();
+        self.append(None, Public::Scrub { steps }, None);
+        self.append(None, Public::Seal { count: self.log.size() + 1 }, None);
+        self.checkpoint();
+        let event = self.log.sealed().expect("ready for the end");
+        self.extend(event);
+        self.records.append(&mut self.pending);
+        let mut root = self.log.root();
+        if script == Script::SealsSomethingElse {
+            root = Digest256::of(b"something else");
+        }
+        let mut map = SealMap {
+            session: self.open_map.session,
+            instance: self.open_map.instance(),
+            config_digest: Digest384::of(&self.config),
+            opening_quote: self.opening_quote,
+            size: self.log.size(),
+            root,
+            events: self.log.events(),
+            rtmr3: self.log.expected_rtmr3(),
+            scrub_leaf: self.log.scrub_leaf().expect("a scrub leaf"),
+            closed_by,
+            reason,
+            collateral: Vec::new(),
+            statement: Digest256::new([0; 32]),
+            pre_hello: Vec::new(),
+        };
+        let subjects = Subjects {
+            policy: Digest384::of(&self.policy),
+            open_map: Digest256::of(&self.open_map.to_bytes()),
+            leaves: Digest256::of(&coffer_evidence::bundle::frame_leaves(&self.leaves)),
+        };
+        let statement = sign_statement(&self.key, &mut map, &subjects).to_bytes();
+        ToHost::Sealed { seal_map: map.to_bytes(), seal_quote: self.quote(&map.report_data()), statement }
+    }
+}

@@ -1,0 +1,341 @@
+//! Whole lives of sessions through registry, owner task, journal, mirror, verifier and clean-up, with guests acted in this
+//! process: every way to end, closes at every moment, restarts, and many at once.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use coffer_evidence::config::policy_text::PERMIT_ALL;
+use coffer_evidence::fields::Canonical as _;
+use coffer_evidence::ids::{Digest256, SessionId};
+use coffer_evidence::intent::sign_intent;
+use coffer_evidence::manifest::Profile;
+use coffer_evidence::seal::{ClosedBy, Reason};
+use ed25519_dalek::SigningKey;
+use tokio::sync::Semaphore;
+
+use super::acted::{ActedLink, ActedSource, ActedVmm, Script, Stage, write_image};
+use super::admission::{self, fixtures};
+use super::machine::Evidence;
+use super::perform::{ASSEMBLING_MAX, Host, now};
+use super::record::SessionRecord;
+use super::registry::{Registry, Rules};
+use super::types::{Ending, Outcome, Phase};
+use crate::endorsements::{Endorsements, Source};
+use crate::image::Catalogue;
+use crate::store::embedded::EmbeddedStore;
+use crate::store::vault::Vault;
+use crate::store::{RequestKey, Store};
+
+/// Longer than any phase of these tests takes.
+const SOON: Duration = Duration::from_secs(20);
+
+struct World {
+    root: tempfile::TempDir,
+    stage: Arc<Stage>,
+    image: Digest256,
+}
+
+impl World {
+    fn new() -> Self {
+        let root = tempfile::tempdir().expect("a directory");
+        for name in ["sessions", "evidence", "images"] {
+            std::fs::create_dir(root.path().join(name)).expect("mkdir");
+        }
+        let image = write_image(&root.path().join("images"));
+        Self { root, stage: Arc::default(), image }
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.root.path().join(name)
+    }
+
+    /// A control plane over this world's files. After an earlier one its writer may still hold the store for a moment.
+    async fn registry(&self) -> Arc<Registry> {
+        let store: Arc<dyn Store> = loop {
+            match EmbeddedStore::open_file(&self.path("coffer.redb"), "boot") {
+                Ok(store) => break Arc::new(store),
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
+        let host = Host {
+            store,
+            vault: Vault::local(&self.path("evidence")).expect("vault"),
+            vmm: Arc::new(ActedVmm(Arc::clone(&self.stage))),
+            link: Arc::new(ActedLink(Arc::clone(&self.stage))),
+            endorsements: Endorsements { simulated: Some(Arc::new(ActedSource::new()) as Arc<dyn Source>), tdx: None },
+            images: Catalogue::new(self.path("images"), vec![]),
+            cgroups: None,
+            uids: None,
+            key: SigningKey::from_bytes(&[13; 32]),
+            boot_id: "boot".to_owned(),
+            sessions: self.path("sessions"),
+            assembling: Semaphore::new(ASSEMBLING_MAX),
+        };
+        let rules = Rules {
+            sessions_max: 1_000,
+            boot: Duration::from_secs(2),
+            seal: Duration::from_secs(2),
+            scrub: Duration::from_secs(10),
+            serves: vec![Profile::Simulated],
+        };
+        Registry::start(Arc::new(host), rules).await.expect("started")
+    }
+
+    fn sessions(&self) -> usize {
+        std::fs::read_dir(self.path("sessions")).expect("there").count()
+    }
+}
+
+fn id(n: u32) -> SessionId {
+    let mut bytes = [0x11; 16];
+    bytes[..4].copy_from_slice(&n.to_le_bytes());
+    SessionId::new(bytes)
+}
+
+fn key(n: u32, what: &str) -> RequestKey {
+    RequestKey { id: format!("{what}-{n}"), digest: "d".to_owned() }
+}
+
+async fn create(registry: &Arc<Registry>, world: &World, n: u32) -> SessionId {
+    let mut intent = fixtures::intent(*id(n).as_bytes(), world.image);
+    intent.issued_at = now().seconds();
+    intent.not_after = now().seconds() + 600;
+    let signature = sign_intent(&fixtures::owner(), &intent);
+    let bytes = intent.to_bytes();
+    let request = admission::Request {
+        intent: &bytes,
+        owner_sig: &signature,
+        policy: PERMIT_ALL.as_bytes(),
+        labels: BTreeMap::new(),
+    };
+    registry.create(request, key(n, "create")).await.expect("created").id
+}
+
+async fn close(registry: &Arc<Registry>, n: u32) {
+    let ending = Ending::by_host(Reason::UserClosed);
+    registry.close(id(n), key(n, "close"), ending).await.expect("asked");
+}
+
+async fn reach(registry: &Registry, n: u32, phase: Phase) -> Arc<SessionRecord> {
+    let record = registry.wait(id(n), phase, SOON).await.expect("known");
+    assert!(record.machine.phase() >= phase, "expected {phase}, found {record:?}");
+    record
+}
+
+/// It is closed, its files are gone, and the vault holds what the journal says.
+async fn closed(registry: &Registry, world: &World, n: u32) -> Arc<SessionRecord> {
+    let record = reach(registry, n, Phase::Closed).await;
+    assert!(!world.path("sessions").join(id(n).to_string()).exists(), "{record:?}");
+    assert_eq!(record.machine.scrub_failures(), [] as [String; 0], "{record:?}");
+    let stored = registry.host().vault.get(id(n)).await.expect("readable");
+    let sealed = stored.as_ref().map(|b| super::evidence::stored_ending(b).expect("a bundle").is_some());
+    match record.machine.evidence() {
+        Evidence::Sealed => assert_eq!(sealed, Some(true), "{record:?}"),
+        Evidence::Prefix => assert_eq!(sealed, Some(false), "{record:?}"),
+        Evidence::Nothing | Evidence::Opened => assert_eq!(sealed, None, "{record:?}"),
+    }
+    record
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_orderly_session_is_sealed_stored_and_gone() {
+    let world = World::new();
+    let registry = world.registry().await;
+    create(&registry, &world, 1).await;
+    let ready = reach(&registry, 1, Phase::Ready).await;
+    assert_eq!(ready.machine.phase(), Phase::Ready, "{ready:?}");
+    assert!(ready.instance().is_some());
+    close(&registry, 1).await;
+    let record = closed(&registry, &world, 1).await;
+    assert_eq!(record.machine.outcome(), Some(Outcome::Sealed), "{record:?}");
+    assert_eq!(record.machine.ending(), Some(Ending::by_host(Reason::UserClosed)));
+    let phases: Vec<Phase> = record.timeline.iter().map(|(phase, _)| *phase).collect();
+    assert!(phases.is_sorted_by(|a, b| a < b) && phases.len() == 9, "each phase once, in order: {phases:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_way_that_a_guest_can_go_wrong_has_its_ending() {
+    let by = |reason, closed_by| Some(Ending { reason, closed_by });
+    let cases = [
+        (Script::Silent, Outcome::Aborted, by(Reason::BootTimeout, ClosedBy::Host)),
+        (Script::DoesNotStart, Outcome::Aborted, by(Reason::Internal, ClosedBy::Host)),
+        (Script::DiesBooting, Outcome::Aborted, by(Reason::AttestationFailed, ClosedBy::Agent)),
+        (Script::Fails, Outcome::Aborted, by(Reason::AttestationFailed, ClosedBy::Agent)),
+        (Script::LiesAtTheOpening, Outcome::Aborted, by(Reason::AttestationFailed, ClosedBy::Host)),
+        (Script::IsAnother, Outcome::Aborted, by(Reason::AttestationFailed, ClosedBy::Host)),
+        (Script::Contradicts, Outcome::Aborted, by(Reason::AttestationFailed, ClosedBy::Host)),
+        (Script::SealsAtOnce, Outcome::Sealed, by(Reason::IdleTimeout, ClosedBy::Agent)),
+    ];
+    let world = World::new();
+    let registry = world.registry().await;
+    for (n, (script, outcome, ending)) in (1..).zip(cases) {
+        world.stage.set(script);
+        create(&registry, &world, n).await;
+        let record = closed(&registry, &world, n).await;
+        assert_eq!(record.machine.outcome(), Some(outcome), "{script:?}: {record:?}");
+        assert_eq!(record.machine.ending(), ending, "{script:?}: {record:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_does_not_end_as_it_should_leaves_a_prefix_at_most() {
+    let cases = [
+        (Script::IsKilled, Reason::HostLost),
+        (Script::DoesNotSeal, Reason::GuestUnresponsive),
+        (Script::SealsSomethingElse, Reason::AttestationFailed),
+        (Script::WithholdsALeaf, Reason::AttestationFailed),
+    ];
+    let world = World::new();
+    let registry = world.registry().await;
+    for (n, (script, reason)) in (1..).zip(cases) {
+        world.stage.set(script);
+        create(&registry, &world, n).await;
+        reach(&registry, n, Phase::Ready).await;
+        close(&registry, n).await;
+        let record = closed(&registry, &world, n).await;
+        assert_eq!(record.machine.outcome(), Some(Outcome::Aborted), "{script:?}: {record:?}");
+        assert_eq!(record.machine.evidence(), Evidence::Prefix, "{script:?}: {record:?}");
+        assert_eq!(record.machine.ending().map(|e| e.reason), Some(reason), "{script:?}: {record:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_close_at_any_moment_and_twice_ends_the_session_once() {
+    let world = World::new();
+    let registry = world.registry().await;
+    let mut sealed = 0;
+    for n in 1..=60 {
+        world.stage.set(if n % 5 == 0 { Script::Silent } else { Script::Orderly });
+        create(&registry, &world, n).await;
+        // A different moment each time: a phase, and then some turns of the runtime.
+        let phase = [Phase::Requested, Phase::Launching, Phase::Attesting, Phase::Ready][n as usize % 4];
+        if phase < Phase::Attesting || n % 5 != 0 {
+            reach(&registry, n, phase).await;
+        }
+        for _ in 0..n * 4 {
+            tokio::task::yield_now().await;
+        }
+        close(&registry, n).await;
+        close(&registry, n).await;
+        let record = closed(&registry, &world, n).await;
+        assert_eq!(record.machine.ending(), Some(Ending::by_host(Reason::UserClosed)), "{record:?}");
+        sealed += usize::from(record.machine.outcome() == Some(Outcome::Sealed));
+        assert!(n % 5 != 0 || record.machine.outcome() == Some(Outcome::Aborted));
+    }
+    assert!((1..60).contains(&sealed), "some before they were ready, some after: {sealed} sealed");
+    assert_eq!(world.sessions(), 0);
+}
+
+/// Runs a control plane until a session is in a phase, and ends it there as if it had been killed: its tasks get no
+/// further turn.
+fn run_until(world: &World, n: u32, phase: Phase) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("runtime");
+    runtime.block_on(async {
+        let registry = world.registry().await;
+        create(&registry, world, n).await;
+        if phase > Phase::Ready {
+            reach(&registry, n, Phase::Ready).await;
+            close(&registry, n).await;
+        }
+        reach(&registry, n, phase).await;
+    });
+    runtime.shutdown_timeout(Duration::from_secs(5));
+}
+
+#[test]
+fn a_control_plane_that_dies_in_any_phase_brings_the_session_to_its_end_when_it_is_back() {
+    let phases = [
+        Phase::Requested,
+        Phase::Scheduled,
+        Phase::Launching,
+        Phase::Attesting,
+        Phase::Ready,
+        Phase::Draining,
+        Phase::Sealing,
+        Phase::Scrubbing,
+    ];
+    let world = World::new();
+    for (n, phase) in (1..).zip(phases) {
+        run_until(&world, n, phase);
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("runtime");
+        runtime.block_on(async {
+            let registry = world.registry().await;
+            let record = closed(&registry, &world, n).await;
+            let reason = record.machine.ending().map(|ending| ending.reason);
+            assert!(matches!(reason, Some(Reason::HostLost | Reason::UserClosed)), "{phase}: {record:?}");
+            assert!(registry.host().store.open().await.expect("list").is_empty(), "{phase}");
+        });
+        runtime.shutdown_timeout(Duration::from_secs(5));
+    }
+    assert_eq!(world.sessions(), 0);
+}
+
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").expect("fds").count()
+}
+
+fn files(directory: &Path) -> usize {
+    std::fs::read_dir(directory).expect("there").count()
+}
+
+/// Set in the process that counts: other tests open files, too.
+const ALONE: &str = "COFFER_TEST_ALONE";
+
+#[test]
+fn many_sessions_leave_no_task_descriptor_or_file_behind() {
+    if std::env::var_os(ALONE).is_none() {
+        let name = "session::lifecycle_tests::many_sessions_leave_no_task_descriptor_or_file_behind";
+        let mut alone = std::process::Command::new(std::env::current_exe().expect("this program"));
+        let output = alone.args(["--exact", name, "--nocapture"]).env(ALONE, "1").output().expect("run");
+        let said = [output.stdout, output.stderr].concat();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&said));
+        return;
+    }
+    let world = World::new();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("runtime");
+    runtime.block_on(async {
+        let registry = world.registry().await;
+        let many = |from: u32, count: u32| {
+            let (registry, world) = (Arc::clone(&registry), &world);
+            async move {
+                let scripts = [Script::Orderly, Script::IsKilled, Script::SealsAtOnce, Script::DiesBooting];
+                for n in from..from + count {
+                    world.stage.set(scripts[n as usize % scripts.len()]);
+                    create(&registry, world, n).await;
+                    if n % 3 == 0 {
+                        close(&registry, n).await;
+                    }
+                    // Up to eight are open at once.
+                    if n >= from + 8 {
+                        close(&registry, n - 8).await;
+                        closed(&registry, world, n - 8).await;
+                    }
+                }
+                for n in (from + count).saturating_sub(8)..from + count {
+                    close(&registry, n).await;
+                    closed(&registry, world, n).await;
+                }
+            }
+        };
+        many(1, 20).await;
+        let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+        // What the first sessions opened for good, such as the store's and the runtime's own, counts as before.
+        falls_to("tasks", tasks, 0).await;
+        let fds_before = descriptors();
+        many(100, 200).await;
+        falls_to("tasks", tasks, 0).await;
+        falls_to("descriptors", descriptors, fds_before).await;
+        assert_eq!(files(&world.path("sessions")), 0, "session directories");
+    });
+}
+
+/// Waits until a count is down to what it was. That a task or a descriptor is gone is no event that others see.
+async fn falls_to(what: &str, count: impl Fn() -> usize, before: usize) {
+    let begin = std::time::Instant::now();
+    while count() > before {
+        assert!(begin.elapsed() < SOON, "{what}: {before} before, {} after", count());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
