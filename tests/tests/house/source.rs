@@ -190,7 +190,11 @@ const SLEEPS: [(&str, &str); 7] = [
 
 #[test]
 fn nothing_waits_by_sleeping_where_an_event_could_be_waited_for() {
-    let product = |name: &str| name.contains("/src/") && !name.starts_with("tests/") && !name.starts_with("client/");
+    let product = |name: &str| {
+        let of_tests = name.starts_with("tests/") || name.ends_with("tests.rs");
+        // The client waits for a cofferd that is starting: a socket that is not there yet gives no event.
+        name.contains("/src/") && !of_tests && !name.starts_with("client/")
+    };
     let mut used = BTreeSet::new();
     for (name, text) in rust_files() {
         if product(&name)
