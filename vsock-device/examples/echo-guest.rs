@@ -9,7 +9,7 @@ use vsock::{VMADDR_CID_ANY, VsockListener};
 fn main() -> std::io::Result<()> {
     println!("echo-guest: started");
     let list = std::fs::read_to_string("/etc/coffer/modules")?;
-    for line in list.lines() {
+    for line in list.lines().filter(|line| !line.is_empty()) {
         let file = std::fs::File::open(line.trim_start_matches('?'))?;
         if let Err(error) = rustix::system::finit_module(file.as_fd(), c"", 0) {
             println!("echo-guest: {line}: {error}");
