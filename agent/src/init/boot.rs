@@ -86,7 +86,7 @@ pub(super) fn boot() -> Result<String, BootError> {
 fn lock_down(hierarchy: &Hierarchy) -> Result<(), BootError> {
     hierarchy.prepare(root::memory_bytes()?)?;
     hierarchy.enter("init")?;
-    harden::never_kill_me()?;
+    harden::protect()?;
     harden::lock_down()
 }
 
@@ -143,7 +143,7 @@ fn start_own(
         cgroup: Some(hierarchy.own(name)?),
         class: Class::Own,
     };
-    spawn::spawn(&launch).map_err(|error| start_failed(name, error))
+    spawn::spawn(launch).map_err(|error| start_failed(name, error))
 }
 
 /// Waits until the program runs; answers its process id.

@@ -13,7 +13,7 @@
 //! ```
 //! The cause is the first one that was decided; what happens afterwards does not change it.
 
-use super::cgroup::{self, CallGroup, Hierarchy};
+use super::cgroup::{self, CallGroup};
 use super::reap::Reaped;
 use super::spawn::{self, Launch, Stage, StartError, Verdict};
 use crate::frames::start::Cause;
@@ -50,6 +50,8 @@ pub enum Report {
 pub struct Calls {
     running: BTreeMap<u64, Call>,
     reports: Vec<Report>,
+    /// Removed once the ends are told: nobody waits for that.
+    over: Vec<CallGroup>,
 }
 
 #[derive(Debug)]
@@ -77,25 +79,17 @@ enum Phase {
 impl Calls {
     /// No calls.
     pub fn new() -> Self {
-        Self { running: BTreeMap::new(), reports: Vec::new() }
+        Self { running: BTreeMap::new(), reports: Vec::new(), over: Vec::new() }
     }
 
     /// Starts a process in a cgroup of its own, with three fresh pipes. `launch` lacks only those.
-    pub fn start(&mut self, intent: u64, hierarchy: &Hierarchy, names: (&str, &str), launch: Launch, times: Times) {
-        if let Err(error) = self.try_start(intent, hierarchy, names, launch, times) {
+    pub fn start(&mut self, intent: u64, group: CallGroup, launch: Launch, times: Times) {
+        if let Err(error) = self.try_start(intent, group, launch, times) {
             self.reports.push(Report::NotStarted(intent, error));
         }
     }
 
-    fn try_start(
-        &mut self,
-        intent: u64,
-        hierarchy: &Hierarchy,
-        (identity, call): (&str, &str),
-        mut launch: Launch,
-        times: Times,
-    ) -> Result<(), StartError> {
-        let group = hierarchy.call(identity, call).map_err(StartError::at(Stage::Cgroup))?;
+    fn try_start(&mut self, intent: u64, group: CallGroup, mut launch: Launch, times: Times) -> Result<(), StartError> {
         launch.cgroup = Some(group.open().map_err(StartError::at(Stage::Cgroup))?);
         let pipe = || {
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
@@ -103,7 +97,7 @@ impl Calls {
         };
         let ((stdin, stdin_write), (stdout_read, stdout), (stderr_read, stderr)) = (pipe()?, pipe()?, pipe()?);
         launch.descriptors = vec![(0, stdin), (1, stdout), (2, stderr)];
-        let born = spawn::spawn(&launch)?;
+        let born = spawn::spawn(launch)?;
         self.running.insert(
             intent,
             Call {
@@ -159,7 +153,7 @@ impl Calls {
         self.running
             .iter()
             .filter_map(|(intent, call)| match &call.phase {
-                Phase::Starting(verdict) => Some((*intent, verdict.0.as_fd(), PollFlags::IN)),
+                Phase::Starting(verdict) => Some((*intent, verdict.as_fd(), PollFlags::IN)),
                 Phase::Emptying(events) => Some((*intent, events.as_fd(), PollFlags::PRI)),
                 _ => None,
             })
@@ -193,7 +187,9 @@ impl Calls {
     pub fn tick(&mut self, now: Instant) {
         for call in self.running.values_mut() {
             match call.phase {
-                Phase::Running if now >= call.began + call.times.timeout => call.terminate(Cause::TimedOut, now),
+                Phase::Starting(_) | Phase::Running if now >= call.began + call.times.timeout => {
+                    call.terminate(Cause::TimedOut, now);
+                }
                 Phase::Terminating { kill_at } if now >= kill_at => {
                     call.phase = Phase::Killed;
                     drop(call.group.kill());
@@ -206,7 +202,7 @@ impl Calls {
     /// When `tick` has something to do next.
     pub fn next_deadline(&self) -> Option<Instant> {
         let deadline = |call: &Call| match call.phase {
-            Phase::Running => Some(call.began + call.times.timeout),
+            Phase::Starting(_) | Phase::Running if call.cause.is_none() => Some(call.began + call.times.timeout),
             Phase::Terminating { kill_at } => Some(kill_at),
             _ => None,
         };
@@ -216,6 +212,11 @@ impl Calls {
     /// What happened since the last time.
     pub fn reports(&mut self) -> Vec<Report> {
         std::mem::take(&mut self.reports)
+    }
+
+    /// Removes the cgroups of calls whose end was told.
+    pub fn clear(&mut self) {
+        self.over.clear();
     }
 
     /// Reads the verdict of a start; the process has executed its program or is about to end.
@@ -229,10 +230,6 @@ impl Calls {
             Ok(()) => {
                 if let Some(pipes) = call.pipes.take() {
                     self.reports.push(Report::Started(intent, pipes));
-                }
-                // Asked to end while it was starting: the request counts from now.
-                if call.cause.is_some() {
-                    call.signal_end(Instant::now());
                 }
             }
             // The child is about to exit; its cgroup can be removed once it has.
@@ -250,8 +247,12 @@ impl Calls {
             return;
         }
         if !matches!(call.phase, Phase::Emptying(_)) {
-            drop(call.group.kill());
-            if let Ok(events) = call.group.events() {
+            let events = call.group.events();
+            // Most calls leave nobody behind: nothing to kill, and nobody in there who could start another.
+            if !events.as_ref().is_ok_and(|events| cgroup::populated(events).is_ok_and(|populated| !populated)) {
+                drop(call.group.kill());
+            }
+            if let Ok(events) = events {
                 call.phase = Phase::Emptying(events);
             }
         }
@@ -263,7 +264,8 @@ impl Calls {
         }
         let Some(call) = self.running.remove(&intent) else { return };
         let counted = call.group.counted();
-        let killed_for_memory = counted.oom_kills > 0 && reaped.signal == Some(libc::SIGKILL as u64);
+        let killed = reaped.signal == Some(libc::SIGKILL as u64);
+        let killed_for_memory = killed && call.group.oom_kills() > 0;
         let cause = match call.cause {
             Some(cause) => cause,
             None if killed_for_memory => Cause::OutOfMemory,
@@ -275,6 +277,7 @@ impl Calls {
         exit.user_us = exit.user_us.max(counted.user_us);
         exit.system_us = exit.system_us.max(counted.system_us);
         self.reports.push(Report::Exited(intent, exit));
+        self.over.push(call.group);
     }
 }
 
@@ -290,8 +293,11 @@ impl Call {
             return;
         }
         self.cause = Some(cause);
-        if matches!(self.phase, Phase::Running) {
-            self.signal_end(now);
+        match self.phase {
+            Phase::Running => self.signal_end(now),
+            // No program runs that could make something of a SIGTERM; and who is stopped there does not go on by itself.
+            Phase::Starting(_) => drop(self.group.kill()),
+            _ => {}
         }
     }
 

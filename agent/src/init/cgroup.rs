@@ -109,8 +109,6 @@ pub struct Counted {
     pub user_us: u64,
     /// Time in the kernel, microseconds.
     pub system_us: u64,
-    /// Processes ended by the out-of-memory killer.
-    pub oom_kills: u64,
 }
 
 impl CallGroup {
@@ -129,15 +127,17 @@ impl CallGroup {
         fs::File::open(self.path.join("cgroup.events"))
     }
 
-    /// Time and out-of-memory kills; what a missing controller does not count is zero.
+    /// Time used; what a missing controller does not count is zero.
     pub fn counted(&self) -> Counted {
         let stat = fs::read_to_string(self.path.join("cpu.stat")).unwrap_or_default();
-        let memory = fs::read_to_string(self.path.join("memory.events")).unwrap_or_default();
-        Counted {
-            user_us: value(&stat, "user_usec").unwrap_or(0),
-            system_us: value(&stat, "system_usec").unwrap_or(0),
-            oom_kills: value(&memory, "oom_kill").unwrap_or(0),
-        }
+        let time = |key| value(&stat, key).unwrap_or(0);
+        Counted { user_us: time("user_usec"), system_us: time("system_usec") }
+    }
+
+    /// Processes ended by the out-of-memory killer.
+    pub fn oom_kills(&self) -> u64 {
+        let events = fs::read_to_string(self.path.join("memory.events")).unwrap_or_default();
+        value(&events, "oom_kill").unwrap_or(0)
     }
 }
 

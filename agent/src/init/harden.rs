@@ -85,7 +85,10 @@ fn loopback_up() -> Result<(), BootError> {
     Ok(())
 }
 
-/// Keeps the out-of-memory killer away from the guest's own processes; tools set theirs back to zero.
-pub fn never_kill_me() -> Result<(), BootError> {
-    super::cgroup::put("/proc/self/oom_score_adj", "-1000").context(STAGE, || "write oom_score_adj".into())
+/// Whatever init starts is the first to go when memory ends, unless it says otherwise; PID 1 itself the kernel never
+/// takes. And nobody traces init, whose memory a tool shares until it executes its program.
+pub fn protect() -> Result<(), BootError> {
+    super::cgroup::put("/proc/self/oom_score_adj", "500").context(STAGE, || "write oom_score_adj".into())?;
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+        .context(STAGE, || "be no core file".into())
 }

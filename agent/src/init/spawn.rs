@@ -7,12 +7,13 @@
 //!     │ error pipe: EOF = started   │    each failure writes [stage, errno] and exits
 //!     │             5 bytes = not   ▼
 //! ```
-#![allow(unsafe_code, reason = "the child of a fork may only make bare system calls")]
+#![allow(unsafe_code, reason = "the child of a clone may only make bare system calls")]
 
+use std::arch::asm;
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::ptr;
 
 /// What to start, and as whom.
@@ -48,7 +49,7 @@ pub enum Directory {
 /// How the system treats the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
-    /// Notary and agent: keep init's protection from the out-of-memory killer.
+    /// Notary and agent: out of the reach of the out-of-memory killer.
     Own,
     /// A tool: first to go, no core dumps, no vsock.
     Tool,
@@ -128,16 +129,20 @@ pub struct Born {
     pub verdict: Verdict,
 }
 
-/// The error pipe of a starting process.
+/// The error pipe of a starting process, and the memory that the process reads until it executes its program.
 #[derive(Debug)]
-pub struct Verdict(pub File);
+pub struct Verdict {
+    pipe: File,
+    /// Given back once the pipe has ended: the process has a memory of its own by then, or none.
+    _plan: Box<Plan>,
+}
 
 impl Verdict {
     /// Blocks until the program runs or has failed to.
     pub fn read(mut self) -> Result<(), StartError> {
         let mut bytes = Vec::with_capacity(5);
         let lost = |errno| StartError { stage: Stage::Exec, errno };
-        (&mut self.0).take(5).read_to_end(&mut bytes).map_err(|e| lost(e.raw_os_error().unwrap_or(libc::EIO)))?;
+        self.pipe.read_to_end(&mut bytes).map_err(|error| lost(error.raw_os_error().unwrap_or(libc::EIO)))?;
         match bytes.as_slice() {
             [] => Ok(()),
             [stage, errno @ ..] => {
@@ -148,53 +153,62 @@ impl Verdict {
     }
 }
 
+impl AsFd for Verdict {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pipe.as_fd()
+    }
+}
+
+impl Drop for Verdict {
+    fn drop(&mut self) {
+        // Whoever does not want to know must wait all the same: the process still reads the plan.
+        drop(self.pipe.read_to_end(&mut Vec::new()));
+    }
+}
+
 /// The lowest number that prepared descriptors get: above every number a child is given.
 const SAFE: RawFd = 64;
+/// What `child` and what it calls need, many times over, as units of 16 bytes.
+const STACK: usize = 32 * 1024 / 16;
+
+/// Everything the child reads. It lives in one place until the child has executed its program.
+struct Plan {
+    launch: Launch,
+    arguments: Vec<*const libc::c_char>,
+    environment: Vec<*const libc::c_char>,
+    /// Number in the child, number before.
+    sources: Vec<(RawFd, RawFd)>,
+    error_end: RawFd,
+    stack: Vec<u128>,
+}
+
+impl std::fmt::Debug for Plan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.launch.fmt(f)
+    }
+}
 
 /// Starts the process. Never blocks on the program: the verdict comes through the pipe.
-pub fn spawn(launch: &Launch) -> Result<Born, StartError> {
+pub fn spawn(mut launch: Launch) -> Result<Born, StartError> {
     let credentials = || StartError::at(Stage::Credentials);
     let (verdict, error_end) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|errno| credentials()(errno.into()))?;
     let error_end = raised(&error_end).map_err(credentials())?;
-    let mut sources = Vec::with_capacity(launch.descriptors.len());
-    for (target, descriptor) in &launch.descriptors {
-        sources.push((*target, raised(descriptor).map_err(credentials())?));
+    // The child has a table of its own: these may be closed here as soon as it exists.
+    let mut raised_sources = Vec::with_capacity(launch.descriptors.len());
+    for (target, descriptor) in launch.descriptors.drain(..) {
+        raised_sources.push((target, raised(&descriptor).map_err(credentials())?));
     }
-    let directory = match &launch.directory {
-        Directory::Root => None,
-        Directory::Beneath(base, path) => Some((base.as_raw_fd(), path.as_c_str())),
-    };
-    let arguments = pointers(&launch.arguments);
-    let environment = pointers(&launch.environment);
-    let plan = Plan {
-        program: &launch.program,
-        arguments: &arguments,
-        environment: &environment,
-        directory,
-        uid: launch.uid,
-        sources: &sources,
+    let plan = Box::new(Plan {
+        arguments: pointers(&launch.arguments),
+        environment: pointers(&launch.environment),
+        sources: raised_sources.iter().map(|(target, source)| (*target, source.as_raw_fd())).collect(),
         error_end: error_end.as_raw_fd(),
-        class: launch.class,
-    };
-    match clone_into(launch.cgroup.as_ref()).map_err(StartError::at(Stage::Cgroup))? {
-        0 => {
-            let (stage, errno) = child(&plan);
-            refuse(plan.error_end, stage, errno)
-        }
-        pid => Ok(Born { pid, verdict: Verdict(File::from(verdict)) }),
-    }
-}
-
-struct Plan<'a> {
-    program: &'a CStr,
-    arguments: &'a [*const libc::c_char],
-    environment: &'a [*const libc::c_char],
-    directory: Option<(RawFd, &'a CStr)>,
-    uid: u32,
-    sources: &'a [(RawFd, OwnedFd)],
-    error_end: RawFd,
-    class: Class,
+        stack: vec![0; STACK],
+        launch,
+    });
+    let pid = clone_into(&plan).map_err(StartError::at(Stage::Cgroup))?;
+    Ok(Born { pid, verdict: Verdict { pipe: File::from(verdict), _plan: plan } })
 }
 
 fn raised(descriptor: &OwnedFd) -> io::Result<OwnedFd> {
@@ -208,113 +222,167 @@ fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
 /// `linux/sched.h`; the libc crate's constant has too narrow a type.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
-/// `clone3` with the semantics of fork, into a cgroup. Zero in the child.
-fn clone_into(cgroup: Option<&OwnedFd>) -> io::Result<i32> {
+/// `clone3` into a cgroup; the child runs [`child`] on the plan's stack. A tool's shares this process's memory until it
+/// executes its program, which spares copying the page tables and the faults that follow; the guest's own get a copy,
+/// because a score for the out-of-memory killer counts for all who share a memory.
+fn clone_into(plan: &Plan) -> io::Result<i32> {
     // SAFETY: `clone_args` is plain data for which all zeros is a valid value.
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
     arguments.exit_signal = libc::SIGCHLD as u64;
-    if let Some(directory) = cgroup {
-        arguments.flags = CLONE_INTO_CGROUP;
+    if plan.launch.class == Class::Tool {
+        arguments.flags = libc::CLONE_VM as u64;
+    }
+    if let Some(directory) = &plan.launch.cgroup {
+        arguments.flags |= CLONE_INTO_CGROUP;
         arguments.cgroup = directory.as_raw_fd() as u64;
     }
-    let size = std::mem::size_of::<libc::clone_args>();
-    // SAFETY: no memory is shared and no stack is given, so the child continues here on a copy of everything. It runs
-    // `child` and `refuse` only, which make bare system calls; no lock that another thread held is ever taken.
-    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size) };
-    match pid {
-        -1 => Err(io::Error::last_os_error()),
-        pid => Ok(pid as i32),
+    arguments.stack = plan.stack.as_ptr() as u64;
+    arguments.stack_size = std::mem::size_of_val(plan.stack.as_slice()) as u64;
+    let result: isize;
+    // SAFETY: the child begins after `syscall` with zero in rax, on a stack of its own whose end is aligned to 16 bytes,
+    // and calls `child`, which never returns: nothing of this frame is used by it. `plan` outlives it (see `Verdict`), it
+    // only reads it, and nobody writes to it meanwhile but the child to the stack. What the child does is raw system
+    // calls: no allocator, no lock, no thread-local variable, errno included, is shared with it in time. The parent
+    // continues as after any system call.
+    unsafe {
+        asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor ebp, ebp",
+            "mov rdi, {plan}",
+            "call {child}",
+            "ud2",
+            "2:",
+            plan = in(reg) ptr::from_ref(plan),
+            child = in(reg) child as extern "C" fn(&Plan) -> !,
+            inlateout("rax") libc::SYS_clone3 as isize => result,
+            in("rdi") &raw const arguments,
+            in("rsi") std::mem::size_of::<libc::clone_args>(),
+            out("rcx") _,
+            out("r11") _,
+        );
     }
+    if result < 0 { Err(io::Error::from_raw_os_error(-result as i32)) } else { Ok(result as i32) }
 }
 
-/// Tells the parent what failed, and ends the child.
-fn refuse(error_end: RawFd, stage: Stage, errno: i32) -> ! {
+/// A system call, and nothing else: libc's functions write to errno, which the child would share with its parent.
+///
+/// # Safety
+/// As for the call.
+unsafe fn call(number: libc::c_long, [a, b, c, d, e]: [usize; 5]) -> Result<usize, i32> {
+    let result: isize;
+    // SAFETY: the convention of x86-64 Linux; memory is what the caller vouches for.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") number as isize => result,
+            in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d, in("r8") e,
+            out("rcx") _, out("r11") _,
+            options(nostack),
+        );
+    }
+    if result < 0 { Err(-result as i32) } else { Ok(result as usize) }
+}
+
+/// The child's side: becomes the program, or tells the parent why not, and ends.
+extern "C" fn child(plan: &Plan) -> ! {
+    let (stage, errno) = match prepare(plan) {
+        Err(failure) => failure,
+        Ok(()) => {
+            let (program, arguments) = (plan.launch.program.as_ptr() as usize, plan.arguments.as_ptr() as usize);
+            let environment = plan.environment.as_ptr() as usize;
+            // SAFETY: both arrays end with a null pointer and point to strings that live as long as the plan.
+            let failed = unsafe { call(libc::SYS_execve, [program, arguments, environment, 0, 0]) };
+            (Stage::Exec, failed.err().unwrap_or(0))
+        }
+    };
     let mut message = [0_u8; 5];
     message[0] = stage.byte();
     message[1..].copy_from_slice(&errno.to_ne_bytes());
-    // SAFETY: five bytes of a live array go into a pipe that has room for them; `_exit` ends the process without
-    // running anything of the parent's.
+    // SAFETY: five bytes of a live array go into a pipe that has room for them; the call after it never returns.
     unsafe {
-        libc::write(error_end, message.as_ptr().cast(), message.len());
-        libc::_exit(127)
-    }
-}
-
-fn check(result: libc::c_int, stage: Stage) -> Result<(), (Stage, i32)> {
-    if result >= 0 { Ok(()) } else { Err((stage, errno())) }
-}
-
-fn errno() -> i32 {
-    // SAFETY: the location of errno is valid for the life of the thread.
-    unsafe { *libc::__errno_location() }
-}
-
-/// The child's side. Returns only when something failed.
-fn child(plan: &Plan<'_>) -> (Stage, i32) {
-    match prepare(plan) {
-        Err(failure) => failure,
-        Ok(()) => {
-            // SAFETY: both arrays end with a null pointer and point to strings that live as long as the plan.
-            unsafe { libc::execve(plan.program.as_ptr(), plan.arguments.as_ptr(), plan.environment.as_ptr()) };
-            (Stage::Exec, errno())
+        let _ = call(libc::SYS_write, [plan.error_end as usize, message.as_ptr() as usize, message.len(), 0, 0]);
+        loop {
+            let _ = call(libc::SYS_exit_group, [127, 0, 0, 0, 0]);
         }
     }
 }
 
-fn prepare(plan: &Plan<'_>) -> Result<(), (Stage, i32)> {
-    let own = Stage::Credentials;
+type Failure = (Stage, i32);
+
+/// A number as the kernel takes it.
+const fn word(number: i32) -> usize {
+    number as isize as usize
+}
+
+fn prepare(plan: &Plan) -> Result<(), Failure> {
+    let own = |errno| (Stage::Credentials, errno);
+    // What `sigprocmask` and `sigaction` of the kernel take: no signal; the default action.
+    let (none, default) = (0_u64, [0_u64; 4]);
     // SAFETY: every call below takes integers, pointers to constants, or pointers to memory that outlives the call;
     // each changes the calling process only, which is the freshly made child.
     unsafe {
-        check(libc::setsid(), own)?;
-        let mut none: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut none);
-        check(libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut()), own)?;
-        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
-        if plan.class == Class::Tool {
-            tool_limits()?;
+        call(libc::SYS_setsid, [0; 5]).map_err(own)?;
+        let (set, action) = (&raw const none as usize, default.as_ptr() as usize);
+        call(libc::SYS_rt_sigprocmask, [word(libc::SIG_SETMASK), set, 0, 8, 0]).map_err(own)?;
+        call(libc::SYS_rt_sigaction, [word(libc::SIGPIPE), action, 0, 8, 0]).map_err(own)?;
+        match plan.launch.class {
+            Class::Tool => tool_limits().map_err(own)?,
+            Class::Own => never_kill_me().map_err(own)?,
         }
         // Everything closes on exec but what is given.
-        check(libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) as libc::c_int, own)?;
-        for (target, source) in plan.sources {
-            check(libc::dup2(source.as_raw_fd(), *target), own)?;
+        let to_the_end = u32::MAX as usize;
+        call(libc::SYS_close_range, [3, to_the_end, libc::CLOSE_RANGE_CLOEXEC as usize, 0, 0]).map_err(own)?;
+        for (target, source) in &plan.sources {
+            call(libc::SYS_dup2, [word(*source), word(*target), 0, 0, 0]).map_err(own)?;
         }
-        libc::umask(0o022);
-        credentials(plan.uid)?;
-        if let Some((base, path)) = plan.directory {
-            enter(base, path)?;
+        let _ = call(libc::SYS_umask, [0o022, 0, 0, 0, 0]);
+        credentials(plan.launch.uid).map_err(own)?;
+        if let Directory::Beneath(base, path) = &plan.launch.directory {
+            enter(base.as_raw_fd(), path).map_err(|errno| (Stage::Directory, errno))?;
         }
-        if plan.class == Class::Tool {
-            no_vsock()?;
+        if plan.launch.class == Class::Tool {
+            no_vsock().map_err(own)?;
         }
         Ok(())
     }
 }
 
 /// Open files of a tool: what it has, and what it may raise that to.
-const FILES_USUAL: libc::rlim_t = 1024;
-const FILES_MAX: libc::rlim_t = 65_536;
+const FILES_USUAL: u64 = 1024;
+const FILES_MAX: u64 = 65_536;
 
-/// Limits that only tools get.
+/// Limits that only tools get. That they go first when memory ends, they have from init.
 ///
 /// # Safety
 /// Only in a freshly made child.
-unsafe fn tool_limits() -> Result<(), (Stage, i32)> {
-    let own = Stage::Credentials;
+unsafe fn tool_limits() -> Result<(), i32> {
+    let limit = |which: libc::__rlimit_resource_t, new: *const [u64; 2], old: *mut [u64; 2]| {
+        // SAFETY: as in `prepare`; the kernel's `rlimit64` is two words, the present and the largest value.
+        unsafe { call(libc::SYS_prlimit64, [0, which as usize, new as usize, old as usize, 0]).map(drop) }
+    };
+    let none = [0, 0];
+    limit(libc::RLIMIT_CORE, &raw const none, ptr::null_mut())?;
+    // A POSIX message queue outlives its processes.
+    limit(libc::RLIMIT_MSGQUEUE, &raw const none, ptr::null_mut())?;
+    let mut files = none;
+    limit(libc::RLIMIT_NOFILE, ptr::null(), &raw mut files)?;
+    let files = [FILES_USUAL.min(files[1]), FILES_MAX.min(files[1])];
+    limit(libc::RLIMIT_NOFILE, &raw const files, ptr::null_mut())
+}
+
+/// Keeps the out-of-memory killer away from one of the guest's own.
+///
+/// # Safety
+/// Only in a freshly made child that shares no memory.
+unsafe fn never_kill_me() -> Result<(), i32> {
     // SAFETY: as in `prepare`.
     unsafe {
-        let adjust = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
-        check(adjust, own)?;
-        check(libc::write(adjust, c"500".as_ptr().cast(), 3) as libc::c_int, own)?;
-        libc::close(adjust);
-        let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-        check(libc::setrlimit(libc::RLIMIT_CORE, &raw const none), own)?;
-        // A POSIX message queue outlives its processes, and no scrub would find it.
-        check(libc::setrlimit(libc::RLIMIT_MSGQUEUE, &raw const none), own)?;
-        let mut files = none;
-        check(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut files), own)?;
-        let files = libc::rlimit { rlim_cur: FILES_USUAL.min(files.rlim_max), rlim_max: FILES_MAX.min(files.rlim_max) };
-        check(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const files), own)
+        let (path, flags) = (c"/proc/self/oom_score_adj".as_ptr() as usize, libc::O_WRONLY | libc::O_CLOEXEC);
+        let file = call(libc::SYS_openat, [word(libc::AT_FDCWD), path, word(flags), 0, 0])?;
+        call(libc::SYS_write, [file, c"-1000".as_ptr() as usize, 5, 0, 0])?;
+        call(libc::SYS_close, [file, 0, 0, 0, 0]).map(drop)
     }
 }
 
@@ -322,25 +390,24 @@ unsafe fn tool_limits() -> Result<(), (Stage, i32)> {
 ///
 /// # Safety
 /// Only in a freshly made child.
-unsafe fn credentials(uid: u32) -> Result<(), (Stage, i32)> {
-    let own = Stage::Credentials;
+unsafe fn credentials(uid: u32) -> Result<(), i32> {
+    let uid = uid as usize;
     // SAFETY: as in `prepare`.
     unsafe {
         for capability in 0..64 {
-            if libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) != 0 {
+            match call(libc::SYS_prctl, [word(libc::PR_CAPBSET_DROP), capability, 0, 0, 0]) {
+                Ok(_) => {}
                 // The end of what this kernel knows; they are numbered without gaps.
-                if errno() == libc::EINVAL && capability > 0 {
-                    break;
-                }
-                return Err((own, errno()));
+                Err(libc::EINVAL) if capability > 0 => break,
+                Err(errno) => return Err(errno),
             }
         }
-        // The bare calls: glibc's take a lock and speak to every thread that it believes to exist.
-        check(libc::syscall(libc::SYS_setgroups, 0, ptr::null::<libc::gid_t>()) as libc::c_int, own)?;
-        check(libc::syscall(libc::SYS_setresgid, uid, uid, uid) as libc::c_int, own)?;
-        check(libc::syscall(libc::SYS_setresuid, uid, uid, uid) as libc::c_int, own)?;
-        check(libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0), own)?;
-        check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), own)
+        call(libc::SYS_setgroups, [0; 5])?;
+        call(libc::SYS_setresgid, [uid, uid, uid, 0, 0])?;
+        // Makes the memory one that nobody can be traced in, before the new ids count: it may still be init's.
+        call(libc::SYS_setresuid, [uid, uid, uid, 0, 0])?;
+        call(libc::SYS_prctl, [word(libc::PR_CAP_AMBIENT), word(libc::PR_CAP_AMBIENT_CLEAR_ALL), 0, 0, 0])?;
+        call(libc::SYS_prctl, [word(libc::PR_SET_NO_NEW_PRIVS), 1, 0, 0, 0]).map(drop)
     }
 }
 
@@ -348,16 +415,15 @@ unsafe fn credentials(uid: u32) -> Result<(), (Stage, i32)> {
 ///
 /// # Safety
 /// Only in a freshly made child.
-unsafe fn enter(base: RawFd, path: &CStr) -> Result<(), (Stage, i32)> {
+unsafe fn enter(base: RawFd, path: &CStr) -> Result<(), i32> {
     // SAFETY: `open_how` is plain data; the kernel reads exactly the size it is told; see `prepare` for the rest.
     unsafe {
         let mut how: libc::open_how = std::mem::zeroed();
         how.flags = (libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC) as u64;
         how.resolve = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_MAGICLINKS;
-        let size = std::mem::size_of::<libc::open_how>();
-        let opened = libc::syscall(libc::SYS_openat2, base, path.as_ptr(), &raw const how, size) as libc::c_int;
-        check(opened, Stage::Directory)?;
-        check(libc::fchdir(opened), Stage::Directory)
+        let (size, how) = (std::mem::size_of::<libc::open_how>(), &raw const how as usize);
+        let opened = call(libc::SYS_openat2, [word(base), path.as_ptr() as usize, how, size, 0])?;
+        call(libc::SYS_fchdir, [opened, 0, 0, 0, 0]).map(drop)
     }
 }
 
@@ -397,9 +463,9 @@ static NO_VSOCK: [libc::sock_filter; 9] = [
 ///
 /// # Safety
 /// Only in a freshly made child.
-unsafe fn no_vsock() -> Result<(), (Stage, i32)> {
+unsafe fn no_vsock() -> Result<(), i32> {
     let program = libc::sock_fprog { len: NO_VSOCK.len() as u16, filter: NO_VSOCK.as_ptr().cast_mut() };
+    let (set, mode) = (word(libc::PR_SET_SECCOMP), libc::SECCOMP_MODE_FILTER as usize);
     // SAFETY: the kernel copies the filter, which is static, and writes nothing.
-    let set = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
-    check(set, Stage::Credentials)
+    unsafe { call(libc::SYS_prctl, [set, mode, &raw const program as usize, 0, 0]).map(drop) }
 }

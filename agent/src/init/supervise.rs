@@ -9,11 +9,12 @@
 //! ```
 
 use super::calls::{Calls, Report};
-use super::cgroup::Hierarchy;
+use super::cgroup::{CallGroup, Hierarchy};
 use super::command::{self, Identities};
 use super::error::{BootError, Context as _};
 use super::reap::{self, Who};
 use super::root::Upper;
+use super::spawn::{Stage, StartError};
 use super::{console, scrub};
 use crate::channel::{Channel, ChannelError, Wait};
 use crate::fixed;
@@ -60,8 +61,9 @@ pub(super) struct Supervisor {
 
 struct Permit {
     identity: String,
-    call: CallId,
     request: Digest256,
+    /// Made while the agent still learns that the call is logged: it is on the way of every start.
+    group: Result<CallGroup, StartError>,
 }
 
 /// What one turn of the loop decided.
@@ -217,6 +219,7 @@ impl Supervisor {
                 }
             }
         }
+        self.calls.clear();
         Ok(())
     }
 
@@ -234,12 +237,14 @@ impl Supervisor {
                     self.identities = Identities::new(&identities).map_err(refuse)?;
                 }
                 warrant::ToInit::Permit { intent, identity, call, request } => {
-                    let (call, request) = (CallId::new(call), Digest256::new(request));
                     let known = self.identities.uid(&identity).is_some();
-                    let free = self.permits.len() < PERMITS_MAX;
-                    if !known || !free || self.permits.insert(intent, Permit { identity, call, request }).is_some() {
+                    let free = self.permits.len() < PERMITS_MAX && !self.permits.contains_key(&intent);
+                    if !known || !free {
                         return Err(refuse(format!("a permit for intent {intent} that cannot be one")));
                     }
+                    let group = self.hierarchy.call(&identity, &CallId::new(call).to_string());
+                    let group = group.map_err(StartError::at(Stage::Cgroup));
+                    self.permits.insert(intent, Permit { identity, request: Digest256::new(request), group });
                 }
                 warrant::ToInit::Open { file } => self.open(file).map_err(|error| refuse(error.to_string()))?,
                 warrant::ToInit::Scrub => self.scrub().map_err(refuse)?,
@@ -320,8 +325,10 @@ impl Supervisor {
                 return Ok(());
             }
         };
-        let call = permit.call.to_string();
-        self.calls.start(intent, &self.hierarchy, (&permit.identity, &call), launch, times);
+        match permit.group {
+            Ok(group) => self.calls.start(intent, group, launch, times),
+            Err(error) => self.calls.refuse(intent, error),
+        }
         Ok(())
     }
 }

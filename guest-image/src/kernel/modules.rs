@@ -16,7 +16,7 @@ pub enum Need {
 }
 
 /// What every guest needs (order matters only between equals; dependencies come first anyway).
-const COMMON: [(&str, Need); 12] = [
+const COMMON: [(&str, Need); 11] = [
     ("vmw_vsock_virtio_transport", Need::Required),
     ("configfs", Need::Required),
     ("tsm_report", Need::Required),
@@ -28,17 +28,18 @@ const COMMON: [(&str, Need); 12] = [
     ("lz4_decompress", Need::Required),
     ("erofs", Need::Required),
     ("overlay", Need::Required),
-    ("fuse", Need::Required),
 ];
 
 /// What the guest of a profile needs.
 #[must_use]
 pub fn wanted(profile: Profile) -> Vec<(&'static str, Need)> {
     let mut wanted = COMMON.to_vec();
-    if profile == Profile::Tdx {
+    wanted.push(match profile {
         // Elsewhere it says "no such device", after the kernel has read and verified it.
-        wanted.push(("tdx_guest", Need::Required));
-    }
+        Profile::Tdx => ("tdx_guest", Need::Required),
+        // The shim serves its files through it; nobody else has a use for it.
+        Profile::Simulated => ("fuse", Need::Required),
+    });
     wanted
 }
 
