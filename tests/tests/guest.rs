@@ -488,6 +488,21 @@ fn a_boot_disk_with_one_byte_changed_powers_off_and_never_says_ready() -> anyhow
     Ok(())
 }
 
+/// Without a TD there are no registers to bind anything to: the image for TDX hosts ends before it has said a word.
+#[test]
+fn a_tdx_image_on_a_machine_that_is_no_td_powers_off_and_says_nothing() -> anyhow::Result<()> {
+    let Some(image) = std::env::var_os("COFFER_TEST_TDX_IMAGE") else {
+        eprintln!("NOT RUN: COFFER_TEST_TDX_IMAGE names no image directory of the tdx profile");
+        return Ok(());
+    };
+    let mut guest = Guest::boot(&Plan::plain(image.into()))?;
+    guest.powered_off(BOOT)?;
+    println!("off after {:.2?}; console:\n{}", guest.started.elapsed(), guest.console());
+    assert!(guest.control.try_recv().is_err() && guest.mirror.try_recv().is_err(), "it said something");
+    assert!(!guest.console().contains("coffer-agent"), "it has a console");
+    Ok(())
+}
+
 /// The host comes back and hears everything again; then the quoting service goes away, the session closes itself for lack
 /// of calls, and nothing is sealed any more.
 #[test]

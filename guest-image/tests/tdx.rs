@@ -1,0 +1,120 @@
+//! The image for TDX hosts: the same agent, nothing of the simulator, no console, and a manifest that its publisher signed.
+//! One whole build out of the packages in the user's cache, without the network.
+
+use coffer_evidence::manifest::{ImageManifest, Profile};
+use coffer_image::cache::Cache;
+use coffer_image::debian::lock::{Lock, Set};
+use coffer_image::kit::Kit;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// The user's cache, where an earlier build has left packages and the lock that names them.
+fn warm_cache() -> Option<PathBuf> {
+    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let base = base.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))?;
+    let cache = base.join("coffer");
+    let lock: serde_json::Value = serde_json::from_slice(&fs::read(cache.join("lists/resolved.lock")).ok()?).ok()?;
+    let there = |package: &serde_json::Value| {
+        let (name, hash) = (package["name"].as_str()?, package["sha256"].as_str()?);
+        cache.join("debs").join(format!("{name}_{}.deb", &hash[..16])).exists().then_some(())
+    };
+    lock["packages"].as_array()?.iter().try_for_each(there)?;
+    Some(cache)
+}
+
+/// The agent as `scripts/build` leaves it; any program where there is none.
+fn agent() -> PathBuf {
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/x86_64-unknown-linux-gnu/guest/coffer-agent");
+    if built.exists() { built } else { "/bin/true".into() }
+}
+
+fn coffer_image(arguments: &[&dyn AsRef<std::ffi::OsStr>]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_coffer-image")).args(arguments.iter().map(AsRef::as_ref)).output().unwrap()
+}
+
+/// Name and mode of each entry of a newc archive.
+fn entries(archive: &[u8]) -> Vec<(String, u32, Vec<u8>)> {
+    let (mut found, mut rest) = (Vec::new(), archive);
+    loop {
+        let mut reader = cpio::newc::Reader::new(rest).unwrap();
+        if reader.entry().is_trailer() {
+            return found;
+        }
+        let (name, mode) = (reader.entry().name().to_owned(), reader.entry().mode());
+        let mut content = Vec::new();
+        std::io::Read::read_to_end(&mut reader, &mut content).unwrap();
+        found.push((name, mode, content));
+        rest = reader.finish().unwrap();
+    }
+}
+
+#[test]
+fn the_tdx_image_holds_the_agent_and_nothing_of_the_simulator() {
+    let Some(warm) = warm_cache() else {
+        println!("NOT RUN: needs the packages of an earlier `coffer-image build` in the user's cache");
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    fs::create_dir_all(at("cache")).unwrap();
+    symlink(warm.join("debs"), at("cache/debs")).unwrap();
+    // Stand-ins: the tables of a real host come from its QEMU, and only RTMR0 depends on them.
+    fs::create_dir_all(at("acpi/acpi")).unwrap();
+    for name in ["table-loader", "acpi/rsdp", "acpi/tables"] {
+        fs::write(at("acpi").join(name), name).unwrap();
+    }
+    let locked = format!("--locked={}", warm.join("lists/resolved.lock").display());
+    let (cache, out, key, acpi) = (at("cache"), at("images"), at("publisher.key"), at("acpi"));
+    let mut build: Vec<&dyn AsRef<std::ffi::OsStr>> = vec![&"build", &"--profile", &"tdx", &locked, &"--cache", &cache];
+    let agent = agent();
+    build.extend::<[&dyn AsRef<std::ffi::OsStr>; 6]>([&"--out", &out, &"--publisher-key", &key, &"--agent", &agent]);
+    let without_tables = coffer_image(&build);
+    assert_eq!(without_tables.status.code(), Some(74), "reference values without the host's tables");
+    build.extend::<[&dyn AsRef<std::ffi::OsStr>; 2]>([&"--acpi", &acpi]);
+    let built = coffer_image(&build);
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    let image = PathBuf::from(String::from_utf8(built.stdout).unwrap().trim_end());
+
+    let publisher = fs::read_to_string(key.with_extension("pub")).unwrap();
+    let publisher = publisher.trim_end();
+    let verified = coffer_image(&[&"verify", &image, &"--publisher", &publisher, &"--acpi", &acpi]);
+    assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
+    let envelope = coffer_image::check::open(&image).unwrap();
+    let manifest = ImageManifest::parse(envelope.unverified_payload()).unwrap();
+    assert_eq!((manifest.profile, manifest.svn), (Profile::Tdx, coffer_image::manifest::SVN));
+    assert_eq!(manifest.shapes.keys().collect::<Vec<_>>(), ["s1"]);
+
+    let command_line = fs::read_to_string(image.join("cmdline")).unwrap();
+    let words: Vec<&str> = command_line.split(' ').collect();
+    assert!(words.contains(&"coffer.profile=tdx") && words.contains(&"8250.nr_uarts=0"), "{command_line}");
+    assert!(!words.iter().any(|word| word.starts_with("console=") || word.starts_with("earlyprintk")));
+
+    let entries = entries(&initramfs(&at("cache"), &image));
+    let content = |name: &str| &entries.iter().find(|(found, ..)| found == name).unwrap().2;
+    assert_eq!(
+        (content("init").as_slice(), content("etc/coffer/svn").as_slice()),
+        (&b"/coffer-agent"[..], &b"1\n"[..])
+    );
+    assert!(*content("coffer-agent") == fs::read(&agent).unwrap(), "the agent, byte for byte");
+    let mut modules = content("etc/coffer/modules").split(|byte| *byte == b'\n');
+    assert!(modules.any(|line| line == b"/lib/modules/tdx_guest.ko"), "what only a TD has is insisted on");
+    for (name, _, bytes) in &entries {
+        assert!(!["fuse", "shim", "sim"].iter().any(|word| name.contains(word)), "{name}");
+        for mark in [&b"SIMULATED"[..], b"coffer-shim", b"coffer-tdx-sim"] {
+            assert!(!bytes.windows(mark.len()).any(|window| window == mark), "{name}");
+        }
+    }
+}
+
+/// The image's initramfs, unpacked by the package set's own zstd.
+fn initramfs(cache: &Path, image: &Path) -> Vec<u8> {
+    let cache = Cache::open(cache, || ()).unwrap();
+    let lock = Lock::parse(&fs::read(image.join("image.lock")).unwrap()).unwrap();
+    let directory = cache.directory().join("root/tools-of-test");
+    let (tools, _) = Kit::unpack(&lock, Set::Tools, &cache.store().unwrap(), directory).unwrap();
+    let output = tools.command("usr/bin/zstd").arg("-dc").arg(image.join("initrd.img")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
