@@ -167,6 +167,21 @@ fn a_program_runs_as_its_identity_with_nothing_of_roots() {
 }
 
 #[test]
+fn a_call_that_is_ended_before_its_program_is_known_to_run_is_killed_at_once() {
+    let mut bench = bench!();
+    let launch = bench.launch(&["/bin/sleep", "1000"], ".");
+    let group = bench.hierarchy.call("default", "call").unwrap();
+    bench.calls.start(1, group, launch, LONG);
+    bench.calls.end(1, Cause::Cancelled, Instant::now());
+    let exit = loop {
+        if let Report::Exited(1, exit) = bench.next(Duration::from_secs(10)) {
+            break exit;
+        }
+    };
+    assert_eq!((exit.cause, exit.signal), (Cause::Cancelled, Some(libc::SIGKILL as u64)));
+}
+
+#[test]
 fn a_daemon_that_left_session_and_parent_is_gone_when_its_call_ends() {
     let mut bench = bench!();
     let script = "for i in 1 2 3; do setsid sh -c 'setsid sleep 1000 & echo $!' & done; wait; exit 3";
