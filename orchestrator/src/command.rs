@@ -48,7 +48,7 @@ enum Command {
         #[arg(long, env = "COFFER_SOCKET")]
         socket: Option<PathBuf>,
     },
-    /// Say whether a configuration can be used, and do nothing
+    /// Say whether every key of a configuration is known and in its range, and do nothing
     CheckConfig {
         /// The configuration
         file: PathBuf,

@@ -314,6 +314,29 @@ mod tests {
     }
 
     #[test]
+    fn the_page_of_the_configuration_shows_every_key_with_its_default() {
+        let page = include_str!("../../docs/configuration.md");
+        let example = page.split("```toml").nth(1).and_then(|rest| rest.split("```").next()).expect("an example");
+        let shown = Config::parse(example).expect("the example can be used");
+        let defaults = Config::default();
+        // A field that is added does not compile here until it is looked at, and then on the page.
+        let Config { listen: Listen { socket }, image, vmm, limits, simulator, telemetry } = shown;
+        let Image { directory, default, publishers } = image;
+        assert!(socket.is_some() && directory.is_some() && default.is_some() && simulator.command.is_some());
+        assert!(publishers.is_empty());
+        let Vmm { qemu, kit, accelerator, link, vsock_device, uid_first, uid_count, quote_socket, collateral } = vmm;
+        assert!(qemu.is_some() && kit.is_some() && vsock_device.is_some() && collateral.is_some());
+        assert_eq!((accelerator, link), (defaults.vmm.accelerator, defaults.vmm.link));
+        assert_eq!((uid_first, uid_count), (defaults.vmm.uid_first, defaults.vmm.uid_count));
+        assert_eq!(quote_socket, defaults.vmm.quote_socket);
+        assert_eq!(Limits { boot_s: None, ..limits }, defaults.limits);
+        assert_eq!(telemetry, defaults.telemetry);
+        for key in ["publishers =", "accelerator =", "link =", "uid_first =", "uid_count =", "quote_socket ="] {
+            assert!(example.contains(key), "{key}");
+        }
+    }
+
+    #[test]
     fn unknown_keys_and_sections_are_refused_by_name() {
         for (text, word) in [("[listen]\nport = 1", "port"), ("[pool]\nsize = 1", "pool"), ("x = 1", "x")] {
             let error = Config::parse(text).expect_err(text).to_string();

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use coffer_evidence::ids::Digest256;
 use coffer_evidence::manifest::Profile;
 use coffer_evidence::seal::Reason;
 use tokio::net::UnixListener;
@@ -25,7 +26,7 @@ use crate::image::Catalogue;
 use crate::link::Link;
 use crate::link::kernel::{self, KernelLink};
 use crate::link::vhost_user::VhostUserLink;
-use crate::session::perform::{ASSEMBLING_MAX, Host};
+use crate::session::perform::{ASSEMBLING_MAX, Host, chain};
 use crate::session::registry::{Registry, Rules};
 use crate::session::types::Ending;
 use crate::store::UidRange;
@@ -129,6 +130,7 @@ async fn serve(config: Config, state: Option<PathBuf>, socket: Option<PathBuf>) 
         scrub: Duration::from_secs(config.limits.scrub_s),
         serves,
     };
+    warn_without_images(&host, config.default_image()?);
     tracing::info!(state = %state.root().display(), serves = ?rules.serves, ?cpu, is_root, "cofferd starts");
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
@@ -166,6 +168,24 @@ async fn serve(config: Config, state: Option<PathBuf>, socket: Option<PathBuf>) 
         root.remove_if_empty();
     }
     Ok(())
+}
+
+/// A host without an image takes no session: better said now than at the first one. Reads manifests, hashes what is new.
+fn warn_without_images(host: &Arc<Host>, default: Option<Digest256>) {
+    let host = Arc::clone(host);
+    // In the background: a first look at large images takes a moment.
+    tokio::task::spawn_blocking(move || {
+        let (images, refused) = host.images.list();
+        for error in &refused {
+            tracing::warn!(error = chain(error), "an image cannot be used");
+        }
+        let directory = host.images.directory().display();
+        if images.is_empty() {
+            tracing::warn!(%directory, "no image can be used: build one and name its directory in image.directory");
+        } else if let Some(default) = default.filter(|default| !images.iter().any(|image| image.digest == *default)) {
+            tracing::warn!(%directory, %default, "image.default names an image that is not there");
+        }
+    });
 }
 
 fn choose_link(kind: LinkKind, launcher: &Path, program: PathBuf) -> Arc<dyn Link> {

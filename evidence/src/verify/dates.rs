@@ -12,6 +12,7 @@ use x509_cert::crl::CertificateList;
 use x509_cert::der::{DateTime, Decode as _};
 
 use super::endorsed::QuoteRefusal;
+use crate::collateral::Collateral;
 
 #[derive(Deserialize)]
 struct SignedBody {
@@ -39,6 +40,36 @@ pub(super) fn crl_issued(what: &'static str, der: &[u8]) -> Result<u64, QuoteRef
     let list = CertificateList::<Rfc5280>::from_der(der)
         .map_err(|_| QuoteRefusal::Collateral { what, fault: "it is not an X.509 revocation list" })?;
     Ok(list.tbs_cert_list.this_update.to_unix_duration().as_secs())
+}
+
+#[derive(Deserialize)]
+struct BodyEnd {
+    #[serde(rename = "nextUpdate")]
+    next_update: String,
+}
+
+/// The part of a collateral set that ended first before `at`, and when: what a person needs to know of a set that is too old.
+/// Nothing where no part says that it has ended; then another reason stands in the way.
+pub(super) fn ended(collateral: &Collateral, at: u64) -> Option<(&'static str, u64)> {
+    let body = |json: &[u8]| {
+        let body: BodyEnd = serde_json::from_slice(json).ok()?;
+        body.next_update.parse::<DateTime>().ok().map(|date| date.unix_duration().as_secs())
+    };
+    let list = |der: &[u8]| {
+        let list = CertificateList::<Rfc5280>::from_der(der).ok()?;
+        list.tbs_cert_list.next_update.map(|time| time.to_unix_duration().as_secs())
+    };
+    let parts = [
+        ("TCB info", body(&collateral.tcb_info)),
+        ("QE identity", body(&collateral.qe_identity)),
+        ("root CRL", list(&collateral.root_ca_crl)),
+        ("PCK CRL", list(&collateral.pck_crl)),
+    ];
+    parts
+        .into_iter()
+        .filter_map(|(what, end)| Some((what, end?)))
+        .filter(|(_, end)| *end <= at)
+        .min_by_key(|(_, end)| *end)
 }
 
 /// Unix seconds for people: RFC 3339 in UTC, or the number where that has no form.

@@ -234,12 +234,19 @@ fn currency(
     let opening = &attested.opening().bytes;
     let mut quotes = vec![(attested.quote(), opening.quote, &opening.collateral)];
     quotes.extend(last.map(|(seal, quote)| (quote, seal.quote, &seal.collateral)));
-    let stale = quotes.into_iter().find_map(|(quote, bytes, collateral)| quote.at(bytes, collateral, at).err());
+    let stale = quotes.into_iter().find_map(|(quote, bytes, collateral)| {
+        let refusal = quote.at(bytes, collateral, at).err()?;
+        Some(match dates::ended(collateral, at) {
+            Some((what, end)) => {
+                format!("the bundle's {what} ended {}; --at asks about another time", dates::date(end))
+            }
+            None => refusal.to_string(),
+        })
+    });
+    let at = dates::date(at);
     match stale {
-        None => findings.pass(Rule::R4, "collateral is current", format!("at {}", dates::date(at))),
-        Some(refusal) => {
-            findings.unsettled(Rule::R4, "collateral is current", format!("at {}: {refusal}", dates::date(at)));
-        }
+        None => findings.pass(Rule::R4, "collateral is current", format!("at {at}")),
+        Some(why) => findings.unsettled(Rule::R4, "collateral is current", format!("at {at}: {why}")),
     }
 }
 

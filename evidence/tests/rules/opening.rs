@@ -162,6 +162,7 @@ fn old_collateral_leaves_the_verdict_and_cannot_be_accepted_for_now() {
         let report = verify_bundle(&bundle, &Options { at, ..options() });
         unaccepted(&report, Verdict::Sealed, Accepted::CannotTell, "collateral is current");
         assert_eq!(report.exit_code(), 2);
+        assert_eq!(report.human().contains("ended 2026-12-01T00:00:00Z; --at"), at >= DECEMBER, "{}", report.human());
     }
 }
 

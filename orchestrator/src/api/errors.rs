@@ -11,6 +11,7 @@ use crate::session::admission::Refusal;
 use crate::session::gate::Shut;
 use crate::session::perform::chain;
 use crate::session::registry::SessionError;
+use crate::session::types::Ending;
 use crate::store::StoreError;
 
 const DOMAIN: &str = "coffer.dev";
@@ -89,17 +90,19 @@ fn of_admission(error: &AdmissionError) -> (Code, &'static str) {
 pub(crate) fn of_shut(shut: Shut) -> Status {
     match shut {
         Shut::NotReady => {
-            let text = "the session is not ready: wait for it with WaitSession";
+            let text =
+                "the session is not ready yet: wait until it is (`coffer session wait --for ready`, WaitSession)";
             status(Code::FailedPrecondition, "SESSION_NOT_READY", text)
         }
         Shut::Closing => status(Code::FailedPrecondition, "SESSION_CLOSING", "the session takes no more calls"),
-        Shut::Ended => session_closed(),
+        Shut::Ended => session_closed(None),
     }
 }
 
-/// A call to a session that is over.
-pub(crate) fn session_closed() -> Status {
-    status(Code::FailedPrecondition, "SESSION_CLOSED", "the session is closed: create another")
+/// A call to a session that is over, with why it ended where that is known.
+pub(crate) fn session_closed(ending: Option<Ending>) -> Status {
+    let why = ending.map(|e| format!(" ({} by {})", e.reason, e.closed_by)).unwrap_or_default();
+    status(Code::FailedPrecondition, "SESSION_CLOSED", format!("the session is closed{why}: create another"))
 }
 
 /// A call that may have been carried out.

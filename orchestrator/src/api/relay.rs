@@ -41,8 +41,8 @@ impl Relay {
         let name = request.headers().get(SESSION).and_then(|value| value.to_str().ok());
         let id: SessionId = name.and_then(|name| name.parse().ok()).ok_or(RequestError::NoSession)?;
         let Some(handle) = self.registry.handle(id) else {
-            self.registry.get(id).await?;
-            return Err(session_closed());
+            let record = self.registry.get(id).await?;
+            return Err(session_closed(record.machine.ending()));
         };
         let calls = handle.gate.pass().map_err(of_shut)?;
         let mut ended = Box::pin(handle.gate.ended());

@@ -109,6 +109,11 @@ impl Catalogue {
         Self { directory, publishers, hashed: Mutex::new(HashMap::new()) }
     }
 
+    /// Where they are.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// Every image that can be used, by name, and why others cannot. Blocks: reads whole files.
     pub(crate) fn list(&self) -> (Vec<Arc<Image>>, Vec<ImageError>) {
         let mut images = Vec::new();
