@@ -210,8 +210,10 @@ impl Driver {
         }
         let shown = Arc::new(self.record.clone());
         self.view.send_replace(Arc::clone(&shown));
-        // Nobody watches: nobody is told.
-        drop(self.changes.send(shown));
+        if visible(&self.record) != visible(&before) {
+            // Nobody watches: nobody is told.
+            drop(self.changes.send(shown));
+        }
         for effect in effects {
             self.perform(effect);
         }
@@ -300,6 +302,12 @@ impl Driver {
             Machinery::Nothing => self.spawn(perform::end_leftovers(host, record)),
         }
     }
+}
+
+/// What people see of a session change: steps within a phase are the journal's alone.
+fn visible(record: &SessionRecord) -> impl PartialEq + '_ {
+    let machine = &record.machine;
+    (machine.phase(), machine.message(), machine.scrub_failures().len(), &record.instance, record.expires_at)
 }
 
 /// The failure of an effect that may not be performed unjournaled, if there is one among these.

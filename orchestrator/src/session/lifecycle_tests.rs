@@ -143,6 +143,7 @@ async fn closed(registry: &Registry, world: &World, n: u32) -> Arc<SessionRecord
 async fn an_orderly_session_is_sealed_stored_and_gone() {
     let world = World::new();
     let registry = world.registry().await;
+    let mut changes = registry.watch();
     create(&registry, &world, 1).await;
     let ready = reach(&registry, 1, Phase::Ready).await;
     assert_eq!(ready.machine.phase(), Phase::Ready, "{ready:?}");
@@ -153,6 +154,11 @@ async fn an_orderly_session_is_sealed_stored_and_gone() {
     assert_eq!(record.machine.ending(), Some(Ending::by_host(Reason::UserClosed)));
     let phases: Vec<Phase> = record.timeline.iter().map(|(phase, _)| *phase).collect();
     assert!(phases.is_sorted_by(|a, b| a < b) && phases.len() == 9, "each phase once, in order: {phases:?}");
+    let mut watched = Vec::new();
+    while let Ok(change) = changes.try_recv() {
+        watched.push(change.machine.phase());
+    }
+    assert_eq!(watched, phases[1..], "a watcher is told of each once");
 }
 
 #[tokio::test(flavor = "multi_thread")]
