@@ -1,6 +1,7 @@
 //! What belongs to the host itself: its state directory, its key, processes and cgroups of sessions, clean-up and the
 //! receipt for it.
 
+pub(crate) mod blocking;
 pub(crate) mod cgroup;
 pub(crate) mod key;
 pub(crate) mod process;

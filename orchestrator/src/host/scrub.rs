@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use coffer_evidence::ids::SessionId;
 
+use super::blocking::blocking;
 use super::cgroup::SessionCgroup;
 use super::process::ProcessRecord;
 use super::session_dir::SessionDir;
@@ -45,7 +46,7 @@ pub(crate) async fn end_processes(holdings: &Holdings) -> io::Result<()> {
         result = result.and(ended.await);
     }
     if let Some(cgroup) = holdings.cgroup.clone() {
-        let removed = tokio::task::spawn_blocking(move || cgroup.remove(GONE)).await;
+        let removed = blocking(move || cgroup.remove(GONE)).await;
         result = result.and(removed.unwrap_or_else(|error| Err(io::Error::other(error))));
     }
     result
@@ -57,7 +58,7 @@ pub(crate) async fn scrub(holdings: &Holdings) -> Vec<Step> {
     let mut step = |name, result: io::Result<()>| steps.push(Step { name, result: result.map_err(|e| e.to_string()) });
     step("processes killed, cgroup removed", end_processes(holdings).await);
     let directory = holdings.directory.clone();
-    let removed = tokio::task::spawn_blocking(move || directory.remove()).await;
+    let removed = blocking(move || directory.remove()).await;
     step("session directory removed", removed.unwrap_or_else(|error| Err(io::Error::other(error))));
     step("looked again, nothing left", nothing_left(holdings));
     steps

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use coffer_evidence::config::policy_text::PERMIT_ALL;
@@ -13,26 +14,84 @@ use coffer_evidence::intent::sign_intent;
 use coffer_evidence::manifest::Profile;
 use coffer_evidence::seal::{ClosedBy, Reason};
 use ed25519_dalek::SigningKey;
+use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
 
 use super::acted::{ActedLink, ActedSource, ActedVmm, Script, Stage, write_image};
 use super::admission::{self, fixtures};
 use super::machine::Evidence;
 use super::perform::{ASSEMBLING_MAX, Host, now};
-use super::record::SessionRecord;
+use super::record::{SessionRecord, Step};
 use super::registry::{Registry, Rules};
-use super::types::{Ending, Outcome, Phase};
+use super::types::{Ending, Outcome, Phase, Timestamp};
 use crate::endorsements::{Endorsements, Source};
 use crate::image::Catalogue;
 use crate::store::embedded::EmbeddedStore;
 use crate::store::vault::Vault;
-use crate::store::{RequestKey, Store};
+use crate::store::{Created, RequestKey, Reservation, Seen, Store, StoreError, UidRange};
 
 /// Longer than any phase of these tests takes.
 const SOON: Duration = Duration::from_secs(20);
 
+/// A store that is there until its process is killed: then nothing more reaches the journal, and nobody is told why.
+struct UntilKilled {
+    store: EmbeddedStore,
+    killed: Arc<AtomicBool>,
+}
+
+impl Store for UntilKilled {
+    fn create(
+        &self,
+        record: SessionRecord,
+        request: RequestKey,
+        open_max: usize,
+        now: Timestamp,
+    ) -> BoxFuture<'_, Result<Created, StoreError>> {
+        self.store.create(record, request, open_max, now)
+    }
+
+    fn commit(&self, record: SessionRecord, step: Step) -> BoxFuture<'_, Result<(), StoreError>> {
+        if self.killed.load(Ordering::SeqCst) {
+            return Box::pin(std::future::pending());
+        }
+        self.store.commit(record, step)
+    }
+
+    fn reserve(
+        &self,
+        session: SessionId,
+        uids: Option<UidRange>,
+        boot_id: String,
+        seed: u32,
+    ) -> BoxFuture<'_, Result<Reservation, StoreError>> {
+        self.store.reserve(session, uids, boot_id, seed)
+    }
+
+    fn remember(
+        &self,
+        request: RequestKey,
+        session: SessionId,
+        now: Timestamp,
+    ) -> BoxFuture<'_, Result<Seen, StoreError>> {
+        self.store.remember(request, session, now)
+    }
+
+    fn get(&self, id: SessionId) -> BoxFuture<'_, Result<Option<SessionRecord>, StoreError>> {
+        self.store.get(id)
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<Vec<SessionRecord>, StoreError>> {
+        self.store.list()
+    }
+
+    fn open(&self) -> BoxFuture<'_, Result<Vec<SessionRecord>, StoreError>> {
+        self.store.open()
+    }
+}
+
 struct World {
     root: tempfile::TempDir,
+    killed: Arc<AtomicBool>,
     stage: Arc<Stage>,
     image: Digest256,
 }
@@ -44,7 +103,7 @@ impl World {
             std::fs::create_dir(root.path().join(name)).expect("mkdir");
         }
         let image = write_image(&root.path().join("images"));
-        Self { root, stage: Arc::default(), image }
+        Self { root, killed: Arc::default(), stage: Arc::default(), image }
     }
 
     fn path(&self, name: &str) -> std::path::PathBuf {
@@ -55,7 +114,7 @@ impl World {
     async fn registry(&self) -> Arc<Registry> {
         let store: Arc<dyn Store> = loop {
             match EmbeddedStore::open_file(&self.path("coffer.redb"), "boot") {
-                Ok(store) => break Arc::new(store),
+                Ok(store) => break Arc::new(UntilKilled { store, killed: Arc::clone(&self.killed) }),
                 Err(_) => tokio::task::yield_now().await,
             }
         };
@@ -246,8 +305,10 @@ fn run_until(world: &World, n: u32, phase: Phase) {
             close(&registry, n).await;
         }
         reach(&registry, n, phase).await;
+        world.killed.store(true, Ordering::SeqCst);
     });
     runtime.shutdown_timeout(Duration::from_secs(5));
+    world.killed.store(false, Ordering::SeqCst);
 }
 
 #[test]

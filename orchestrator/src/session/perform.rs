@@ -27,6 +27,7 @@ use super::record::SessionRecord;
 use super::signal::{Opening, Signal};
 use super::types::{GuestExit, Timestamp};
 use crate::endorsements::Endorsements;
+use crate::host::blocking::blocking;
 use crate::host::cgroup::{CgroupRoot, SessionCgroup};
 use crate::host::scrub::{self, Holdings, Step};
 use crate::host::session_dir::{Readers, SessionDir};
@@ -228,12 +229,12 @@ async fn start(host: &Arc<Host>, record: &SessionRecord, started: &mut Started) 
 
 async fn checked_image(host: &Arc<Host>, record: &SessionRecord) -> Result<Arc<Image>, LaunchError> {
     let (shared, digest) = (Arc::clone(host), record.image);
-    let checked = tokio::task::spawn_blocking(move || shared.images.check(digest)).await;
+    let checked = blocking(move || shared.images.check(digest)).await;
     match checked {
         Ok(Ok(Some(image))) => Ok(image),
         Ok(Ok(None)) => Err(LaunchError::Unsupported(format!("the image {digest} is gone from this host"))),
         Ok(Err(error)) => Err(LaunchError::Unsupported(chain(&error))),
-        Err(error) => Err(LaunchError::Unsupported(error.to_string())),
+        Err(error) => Err(LaunchError::Unsupported(error)),
     }
 }
 
@@ -329,7 +330,7 @@ async fn verified_instance(
 ) -> Result<coffer_evidence::ids::InstanceId, String> {
     let collateral = host.endorsements.current(record.profile).await.map_err(|error| chain(&error))?;
     let (host, record) = (Arc::clone(host), record.clone());
-    let verifying = tokio::task::spawn_blocking(move || {
+    let verifying = blocking(move || {
         let image = host.images.check(record.image).map_err(|error| chain(&error))?;
         let image = image.ok_or_else(|| "the image is gone from this host".to_owned())?;
         let anchor = match record.profile {
@@ -353,7 +354,7 @@ async fn verified_instance(
             .map_err(|error| error.to_string())?;
         Ok(verified.instance)
     });
-    verifying.await.map_err(|error| error.to_string())?
+    verifying.await?
 }
 
 /// Assemble, verify and store the sealed bundle, once the mirror has all of it.
@@ -370,8 +371,8 @@ pub(crate) async fn preserve_sealed(
         let collateral = host.endorsements.current(record.profile).await.map_err(|error| chain(&error))?;
         let permit = host.assembling.acquire().await;
         let (dir, id, at) = (host.directory(&record), record.id, now().seconds());
-        let assembled = tokio::task::spawn_blocking(move || evidence::sealed(&record, &dir, seal, &collateral, at));
-        let (bundle, ending) = assembled.await.map_err(|e| e.to_string())?.map_err(|error| chain(&error))?;
+        let assembled = blocking(move || evidence::sealed(&record, &dir, seal, &collateral, at));
+        let (bundle, ending) = assembled.await?.map_err(|error| chain(&error))?;
         drop(permit);
         match host.vault.put_first(id, bundle).await.map_err(|error| chain(&error))? {
             Put::Stored => Ok(ending),
@@ -390,8 +391,8 @@ pub(crate) async fn preserve_prefix(host: Arc<Host>, record: SessionRecord) -> S
         }
         let permit = host.assembling.acquire().await;
         let (dir, id, at) = (host.directory(&record), record.id, now().seconds());
-        let assembled = tokio::task::spawn_blocking(move || evidence::prefix(&record, &dir, at)).await;
-        let bundle = assembled.map_err(|e| e.to_string())?.map_err(|error: EvidenceError| chain(&error))?;
+        let assembled = blocking(move || evidence::prefix(&record, &dir, at)).await;
+        let bundle = assembled?.map_err(|error: EvidenceError| chain(&error))?;
         drop(permit);
         match host.vault.put_first(id, bundle).await.map_err(|error| chain(&error))? {
             Put::Stored => Ok(Event::PrefixStored),
@@ -438,7 +439,7 @@ pub(crate) async fn write_receipt(host: Arc<Host>, record: SessionRecord, steps:
         let id = record.id;
         let shared = Arc::clone(&host);
         let signing = move || evidence::with_receipt(&stored, &record, instance, &steps, &shared.key);
-        let signed = tokio::task::spawn_blocking(signing).await.map_err(|error| error.to_string())?;
+        let signed = blocking(signing).await?;
         host.vault.replace(id, signed.map_err(|error| chain(&error))?).await.map_err(|error| chain(&error))
     };
     let result: Result<(), String> = work.await;
