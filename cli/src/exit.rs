@@ -142,7 +142,7 @@ fn of_client(error: &ClientError) -> Status {
             _ => Status::FAILED,
         },
         ClientError::File { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => PERMISSION,
-        ClientError::File { .. } => INPUT_OUTPUT,
+        ClientError::File { .. } | ClientError::Special { .. } => INPUT_OUTPUT,
         ClientError::OutcomeUnknown { .. }
         | ClientError::Unexpected { .. }
         | ClientError::Git { .. }
@@ -152,8 +152,28 @@ fn of_client(error: &ClientError) -> Status {
     }
 }
 
+/// What was asked to run, for the words about a start that failed.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Asked {
+    pub(crate) program: String,
+    /// Below /workspace.
+    pub(crate) cwd: String,
+}
+
+impl Asked {
+    /// What the stage of a start was about.
+    fn at(&self, stage: &str) -> String {
+        let thing = match stage {
+            "program" | "exec" => &self.program,
+            "cwd" => &self.cwd,
+            _ => return String::new(),
+        };
+        if thing.is_empty() { String::new() } else { format!(" ({})", printable(thing)) }
+    }
+}
+
 /// The status of a program that ran, or did not, and what to tell about it.
-pub(crate) fn of_exited(exited: &Exited) -> (Status, Option<String>) {
+pub(crate) fn of_exited(exited: &Exited, asked: &Asked) -> (Status, Option<String>) {
     const ENOENT: i32 = 2;
     const ENOTDIR: i32 = 20;
     const SIGKILL: i32 = 9;
@@ -175,7 +195,8 @@ pub(crate) fn of_exited(exited: &Exited) -> (Status, Option<String>) {
         }
         ExitCause::FailedToStart => {
             let why = std::io::Error::from_raw_os_error(exited.errno);
-            let told = Some(format!("the command did not start, at `{}`: {why}", exited.stage.escape_default()));
+            let (stage, thing) = (exited.stage.escape_default(), asked.at(&exited.stage));
+            let told = Some(format!("the command did not start, at `{stage}`{thing}: {why}"));
             match (exited.stage.as_str(), exited.errno) {
                 ("program" | "exec", ENOENT | ENOTDIR) => (Status::NOT_FOUND, told),
                 ("program" | "exec" | "cwd", _) => (Status::NOT_EXECUTABLE, told),
@@ -194,7 +215,7 @@ mod tests {
 
     fn status(cause: ExitCause, code: i32, signal: i32, errno: i32, stage: &str) -> u8 {
         let exited = Exited { cause: cause.into(), code, signal, errno, stage: stage.to_owned(), ..Exited::default() };
-        of_exited(&exited).0.0
+        of_exited(&exited, &Asked::default()).0.0
     }
 
     #[test]

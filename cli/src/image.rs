@@ -14,6 +14,10 @@ use crate::output::{Form, printable};
 /// The shortest beginning of a digest that names an image.
 const PREFIX_MIN: usize = 8;
 
+/// What to do on a host without images.
+const NO_IMAGE: &str = "build one with `scripts/build` or `coffer-image build`, and name the directory that it is in as \
+`image.directory` in cofferd's configuration";
+
 #[derive(Serialize)]
 struct Shown {
     digest: String,
@@ -64,7 +68,7 @@ pub(crate) async fn list(context: &Context) -> anyhow::Result<Status> {
                 output.line(format_args!("{}  {:<9}  {name} {version}{mark}", image.digest, image.platform))?;
             }
             if images.is_empty() {
-                output.note("cofferd has no image: build one with `coffer-image build`");
+                output.note(format_args!("cofferd has no image: {NO_IMAGE}"));
             }
         }
     }
@@ -105,6 +109,9 @@ pub(crate) async fn choose(client: &Client, wanted: Option<&str>) -> anyhow::Res
     };
     let found: Vec<&Image> = images.iter().filter(fits).collect();
     match (found.as_slice(), wanted) {
+        _ if images.is_empty() => {
+            Err(failure(USAGE, format!("expected an image, found that cofferd has none: {NO_IMAGE}")))
+        }
         ([image], _) => Chosen::try_from(*image),
         ([], Some(wanted)) => Err(failure(
             USAGE,
@@ -116,7 +123,11 @@ pub(crate) async fn choose(client: &Client, wanted: Option<&str>) -> anyhow::Res
         )),
         (_, None) => Err(failure(
             USAGE,
-            format!("expected a default image, found none among {}: choose one with --image", images.len()),
+            format!(
+                "expected a default image, found none among {}: choose one with --image, or name the default as \
+                 `image.default` in cofferd's configuration",
+                images.len()
+            ),
         )),
     }
 }

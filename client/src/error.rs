@@ -67,6 +67,14 @@ pub enum ClientError {
         #[source]
         source: std::io::Error,
     },
+    /// Something that has no content to carry.
+    #[error(
+        "expected a file or a directory, found a pipe, a socket or a device at {path}: only files, directories and links are copied"
+    )]
+    Special {
+        /// What was named.
+        path: String,
+    },
     /// `git` did not say what it ignores.
     #[error("expected git to list what it does not ignore in {}, found: {found}; correct that, or take everything with --all", path.display())]
     Git {

@@ -7,7 +7,8 @@ use coffer_evidence::ids::{InstanceId, SessionId};
 use coffer_evidence::note::NOTE_MAX;
 use coffer_evidence::sign::PublicKey;
 use coffer_evidence::verify::{
-    AcceptPrefix, AcceptSimulated, AnyOwner, AppraisalPolicy, Expectations, MAX_POLICY_BYTES, Options, verify_bundle,
+    AcceptPrefix, AcceptSimulated, AnyOwner, AppraisalPolicy, CheckResult, Expectations, MAX_POLICY_BYTES, Options,
+    Report, Rule, verify_bundle,
 };
 
 use super::read_bundle;
@@ -69,11 +70,29 @@ pub(super) fn verify(output: &Output, args: &VerifyArgs) -> anyhow::Result<Statu
         policy: args.policy.as_deref().map(read_policy).transpose()?,
     };
     let report = verify_bundle(&read_bundle(&args.file)?, &options);
+    if let Some(told) = unpinned(args, &report) {
+        output.note(told);
+    }
     match output.form {
         Form::Json => output.line(report.json_line())?,
         Form::People => output.bytes(report.human().as_bytes())?,
     }
     Ok(Status(report.exit_code()))
+}
+
+/// What nobody was asked about, because no policy was given.
+fn unpinned(args: &VerifyArgs, report: &Report) -> Option<String> {
+    let unchecked = |name: &str| {
+        report.checks.iter().any(|check| {
+            let open = matches!(check.result, CheckResult::NotEvaluated | CheckResult::CannotTell);
+            check.rule == Rule::R19 && check.name == name && open
+        })
+    };
+    let owner = (args.owner.is_none() && unchecked("owner")).then_some("no owner");
+    let publisher = unchecked("publisher").then_some("no publisher");
+    let missing: Vec<&str> = [owner, publisher].into_iter().flatten().collect();
+    (args.policy.is_none() && !missing.is_empty())
+        .then(|| format!("no policy was given, so {} was checked: --policy names them", missing.join(" and ")))
 }
 
 fn read_policy(path: &Path) -> anyhow::Result<AppraisalPolicy> {

@@ -46,6 +46,9 @@ pub(super) async fn end(
     }
     let report = verify_bundle(&read_bundle(&path)?, &options(created, &pins)?);
     tell(context, &report, places)?;
+    if places.evidence().is_none() {
+        output.note(format_args!("to keep the evidence: coffer evidence export {} FILE", created.id));
+    }
     Ok(report)
 }
 

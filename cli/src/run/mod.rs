@@ -109,7 +109,7 @@ async fn carry_out(context: &Context, args: RunArgs, places: &Places, summary: &
         signal = interrupts.second() => return Ok(Status::of_signal(signal)),
     };
     summary.session = Some(created.id.to_string());
-    context.output.progress(format_args!("session {} is asked for", created.id));
+    context.output.note(format_args!("session {}", created.id));
 
     let job = Job { context, client: &client, created: &created, places, interrupts: &interrupts };
     let work = job.work(args.program, selection).await;

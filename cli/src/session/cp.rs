@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use anyhow::Context as _;
 use clap::Args;
 use coffer_client::calls::{Downloaded, Uploaded};
-use coffer_client::tree::Selection;
+use coffer_client::tree::{SPECIAL_NAMED_MAX, Selection};
 use coffer_evidence::ids::SessionId;
 use serde::Serialize;
 
@@ -20,7 +21,8 @@ file becomes the file that is named, or goes into it where it is a directory.
 
 At the top of a git work tree, what git ignores is left out; .git itself goes along. --all takes everything.
 What comes out of a session is not trusted: an archive that would leave the target is refused, links that lead out of it \
-are left out and told.";
+are left out and told. Pipes, sockets and devices are not copied: those of a local tree are told, a session leaves its \
+own out silently.";
 
 #[derive(Debug, Args)]
 pub(crate) struct CopyArgs {
@@ -58,7 +60,7 @@ impl FromStr for Place {
 struct Copied {
     files: u64,
     bytes: u64,
-    /// Up: how many git ignores. Down: how many links lead out of the target.
+    /// Up: how many git ignores, and pipes, sockets and devices. Down: how many links lead out of the target.
     left_out: u64,
 }
 
@@ -71,15 +73,20 @@ pub(super) async fn copy(context: &Context, args: CopyArgs) -> anyhow::Result<St
             let client = context.client().await?;
             let uploaded = client.upload(&id, &local, &remote, selection, output.moving("up")).await;
             output.done();
-            let uploaded = uploaded?;
+            let uploaded = uploaded.with_context(|| format!("copy {} to {id}:{remote}", local.display()))?;
             tell_upload(output, &uploaded);
-            Copied { files: uploaded.packed.files, bytes: uploaded.response.bytes, left_out: uploaded.packed.left_out }
+            let packed = &uploaded.packed;
+            Copied {
+                files: packed.files,
+                bytes: uploaded.response.bytes,
+                left_out: packed.left_out.saturating_add(packed.special),
+            }
         }
         (Place::Session(id, remote), Place::Local(local)) => {
             let client = context.client().await?;
             let downloaded = client.download(&id, &remote, &local, output.moving("down")).await;
             output.done();
-            let downloaded = downloaded?;
+            let downloaded = downloaded.with_context(|| format!("copy {id}:{remote} to {}", local.display()))?;
             tell_download(output, &downloaded);
             Copied {
                 files: downloaded.unpacked.files,
@@ -106,6 +113,14 @@ pub(crate) fn tell_upload(output: &Output, uploaded: &Uploaded) {
         output.note(format_args!(
             "uploaded {files} files; left out {left_out} that git ignores (--all takes them along)"
         ));
+    }
+    for path in &uploaded.packed.special_named {
+        let name = printable(&path.to_string_lossy());
+        output.note(format_args!("left out {name}: a pipe, a socket or a device"));
+    }
+    let more = uploaded.packed.special.saturating_sub(SPECIAL_NAMED_MAX as u64);
+    if more > 0 {
+        output.note(format_args!("left out {more} more of them"));
     }
 }
 

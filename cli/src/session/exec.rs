@@ -13,7 +13,7 @@ use coffer_proto::guest::v1::{ExitCause, Exited};
 use serde::Serialize;
 
 use crate::command::Context;
-use crate::exit::{Status, causes, is_closed_output, of_exited, status_of};
+use crate::exit::{Asked, Status, causes, is_closed_output, of_exited, status_of};
 use crate::output::Form;
 use crate::signals::Interrupts;
 use crate::stdin::{Input, Stdin};
@@ -97,6 +97,7 @@ pub(crate) async fn execute(
     interrupts: &Interrupts,
 ) -> anyhow::Result<(Status, Ended)> {
     let input = if program.no_stdin { Input::Empty } else { Input::Passed };
+    let asked = Asked { program: program.argv.first().cloned().unwrap_or_default(), cwd: program.cwd.clone() };
     let command = Command {
         argv: program.argv,
         cwd: workspace_path(&program.cwd).to_owned(),
@@ -113,7 +114,7 @@ pub(crate) async fn execute(
         interrupts.first().await;
     };
     let exited = client.exec(id, command, streams, cancelled).await?;
-    let (status, told) = of_exited(&exited);
+    let (status, told) = of_exited(&exited, &asked);
     let cut = [&exited.stdout, &exited.stderr].into_iter().flatten().any(|s| s.bytes_delivered < s.bytes_total);
     if cut {
         context.output.note("the command wrote more than is delivered: the action log holds the digest of all of it");

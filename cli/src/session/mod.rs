@@ -51,7 +51,7 @@ pub(crate) enum SessionCommand {
     /// Copy files and trees into a session and out of it
     #[command(after_help = cp::COPY_HELP)]
     Cp(cp::CopyArgs),
-    /// Close a session and wait until it is closed (exit 0: sealed, 1: not)
+    /// Close a session, wait until it is closed and say how it ended (exit 0: sealed, 1: not)
     Close {
         #[command(flatten)]
         one: One,
@@ -163,6 +163,7 @@ async fn close(context: &Context, id: &SessionId, until: Until) -> anyhow::Resul
         context.output.note(format_args!("the host could not clean up: {}", printable(failure)));
     }
     if session.outcome() == Outcome::Sealed {
+        context.output.note(format_args!("session {id} is closed: {}", shown.ending()));
         return Ok(Status::DONE);
     }
     context.output.note(format_args!("session {id} is closed and not sealed: {}", shown.ending()));

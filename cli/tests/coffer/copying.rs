@@ -86,8 +86,39 @@ fn a_refusal_in_the_middle_of_an_upload_is_what_is_told() {
     let copied = host.run(&["session", "cp", "tree", &format!("{id}:refused")]);
     assert_eq!(code(&copied), Some(69));
     assert!(stderr(&copied).contains("NO_SPACE: the workspace is full"), "{}", stderr(&copied));
+    assert!(stderr(&copied).contains(&format!("{id}:refused")), "{}", stderr(&copied));
     let copied = host.run(&["session", "cp", "tree", &format!("{id}:changed")]);
     assert_eq!(code(&copied), Some(1), "the guest saw other bytes: {}", stderr(&copied));
+}
+
+#[test]
+fn pipes_sockets_and_devices_are_told_and_alone_they_are_an_error() {
+    let host = Cofferd::start();
+    let id = host.session();
+    let tree = host.home().join("tree");
+    std::fs::create_dir(&tree).expect("a directory");
+    std::fs::write(tree.join("file"), "x").expect("a file");
+    let _socket = std::os::unix::net::UnixListener::bind(tree.join("socket")).expect("a socket");
+    let copy = || host.run(&["session", "cp", "--json", "tree", &format!("{id}:x")]);
+    let copied = copy();
+    assert_eq!((code(&copied), &json(&copied)["left_out"]), (Some(0), &1.into()), "{}", stderr(&copied));
+    assert!(stderr(&copied).contains("left out socket: a pipe, a socket or a device"), "{}", stderr(&copied));
+    assert_eq!(names(&host.state().uploaded), ["file"]);
+    // Git lists none of them, but ignores none either.
+    assert!(Command::new("git").arg("init").arg("--quiet").arg(&tree).status().expect("git").success());
+    let copied = copy();
+    assert_eq!(json(&copied)["left_out"], 1);
+    assert!(stderr(&copied).contains("left out socket:") && !stderr(&copied).contains("git ignores"));
+
+    host.state().asked.clear();
+    let device = host.run(&["session", "cp", "/dev/null", &format!("{id}:n")]);
+    assert_eq!(code(&device), Some(74));
+    assert!(stderr(&device).contains("a device at /dev/null"), "{}", stderr(&device));
+    assert!(host.state().asked.is_empty(), "{:?}", host.state().asked);
+    let pipe = host.run(&["session", "cp", &format!("{id}:pipe"), "pipe"]);
+    assert_eq!(code(&pipe), Some(74));
+    assert!(stderr(&pipe).contains(&format!("{id}:pipe")), "{}", stderr(&pipe));
+    assert!(!host.home().join("pipe").exists());
 }
 
 #[test]
@@ -103,7 +134,11 @@ fn trees_and_files_come_down() {
     assert_eq!(read("copy"), "content");
     assert_eq!(code(&down("file", "out")), Some(0));
     assert_eq!(read("out/file"), "content");
-    assert_eq!(code(&down("gone", "x")), Some(1));
+    let gone = down("gone", "x");
+    assert_eq!(code(&gone), Some(1));
+    assert!(stderr(&gone).contains(&format!("{id}:gone")), "{}", stderr(&gone));
+    assert_eq!(code(&down("empty", "empty")), Some(0));
+    assert!(host.home().join("empty").is_dir());
     assert_ne!(code(&down("cut", "x")), Some(0), "no trailer");
     assert_ne!(code(&down("changed", "x")), Some(0), "the guest sent other bytes");
 }

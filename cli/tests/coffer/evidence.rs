@@ -33,6 +33,7 @@ fn a_sealed_simulated_bundle_is_accepted_only_by_name() {
     assert_eq!(code(&refused), Some(1));
     let verdict = json(&refused);
     assert_eq!((&verdict["verdict"], &verdict["accepted"]), (&"sealed".into(), &"no".into()), "{verdict}");
+    assert!(stderr(&refused).contains("no policy was given, so no owner and no publisher was checked"));
     let people = stdout(&verify(home.path(), &[], &file));
     assert!(people.contains("simulated") && people.contains("Anyone can forge this."), "{people}");
 
@@ -52,7 +53,8 @@ fn pins_and_expectations_decide_and_a_policy_may_name_them() {
         write(home.path(), "policy.toml", text.as_bytes()).to_str().expect("text").to_owned()
     };
     let with = |more: &[&str]| code(&verify(home.path(), &[&["--accept-simulated"], more].concat(), &file));
-    assert_eq!(with(&["--policy", &policy(&owner)]), Some(0));
+    let pinned = verify(home.path(), &["--accept-simulated", "--policy", &policy(&owner)], &file);
+    assert_eq!((code(&pinned), stderr(&pinned)), (Some(0), String::new()));
     assert_eq!(with(&["--policy", &policy(&publisher)]), Some(1), "another owner is pinned");
     assert_eq!(with(&["--owner", &owner]), Some(0));
     assert_eq!(with(&["--owner", &publisher]), Some(1));

@@ -38,7 +38,7 @@ fn every_end_has_its_status() {
         (&["gone"], 125, "OUTCOME_UNKNOWN"),
         (&["broken"], 125, "OUTCOME_UNKNOWN"),
         (&["silent"], 125, "OUTCOME_UNKNOWN"),
-        (&["/no/such/program"], 127, "did not start"),
+        (&["/no/such/program"], 127, "at `program` (/no/such/program): No such file"),
         (&["/etc/passwd"], 126, "did not start"),
     ];
     for (argv, status, told) in cases {
@@ -47,6 +47,9 @@ fn every_end_has_its_status() {
         assert!(stderr(&ended).contains(told), "{argv:?}: {}", stderr(&ended));
         assert!(!told.is_empty() || ended.stderr.is_empty(), "{argv:?}: {}", stderr(&ended));
     }
+    let lost = host.run(&["session", "exec", "--cwd", "gone", &id, "--", "true"]);
+    assert_eq!(code(&lost), Some(126));
+    assert!(stderr(&lost).contains("at `cwd` (gone): No such file"), "{}", stderr(&lost));
     let unknown = exec(&host, "01234567-89ab-4cde-8f01-23456789abcd", &["gone"]);
     assert_eq!(code(&unknown), Some(125));
 }

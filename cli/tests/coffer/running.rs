@@ -20,6 +20,7 @@ fn run_uploads_runs_fetches_seals_and_verifies() {
     assert_eq!(stdout(&ran), "--out 42\n", "the command's output and nothing else");
     let told = stderr(&ran);
     assert!(told.contains("SIMULATED evidence: sealed, accepted: yes"), "{told}");
+    assert!(told.contains("coffer: session ") && !told.contains("evidence export"), "{told}");
     let asked = host.state().asked.clone();
     assert_eq!(asked, ["create", "upload ", "upload done", "exec echo --out 42", "download ", "close", "export"]);
     assert_eq!(std::fs::read_to_string(host.home().join("out/workspace/a/file")).expect("the file"), "content");
@@ -168,6 +169,9 @@ fn the_summary_is_the_last_line_on_stderr() {
     let summary: serde_json::Value = serde_json::from_str(told.lines().last().expect("a line")).expect("JSON");
     assert_eq!((&summary["status"], &summary["verdict"]["accepted"]), (&3.into(), &"yes".into()), "{summary}");
     assert_eq!(summary["command"]["code"], 3);
+    let id = summary["session"].as_str().expect("an id");
+    assert!(told.contains(&format!("coffer: session {id}\n")), "{told}");
+    assert!(told.contains(&format!("coffer evidence export {id} FILE\n")), "{told}");
 }
 
 #[test]

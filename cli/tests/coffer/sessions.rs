@@ -25,6 +25,7 @@ fn a_session_is_created_listed_and_closed() {
 
     let closed = host.run(&["session", "close", &id]);
     assert_eq!((code(&closed), stdout(&closed)), (Some(0), String::new()), "{}", stderr(&closed));
+    assert!(stderr(&closed).contains(&format!("session {id} is closed: sealed, user_closed")), "{}", stderr(&closed));
     assert_eq!(code(&host.run(&["session", "wait", "--phase", "closed", &id])), Some(0));
     assert_eq!(code(&host.run(&["session", "wait", "--for", "ready", &id])), Some(69));
 
@@ -65,7 +66,9 @@ fn a_session_that_never_becomes_ready_is_told_with_its_reason() {
     assert!(!told.contains('\x1b'), "the host's words never control the terminal: {told:?}");
     let asked = host.run(&["session", "create", "--no-wait"]);
     assert_eq!(code(&asked), Some(0), "asked for is all that was wanted");
-    assert_eq!(code(&host.run(&["session", "close", stdout(&asked).trim()])), Some(1), "closed, and not sealed");
+    let closed = host.run(&["session", "close", stdout(&asked).trim()]);
+    assert_eq!(code(&closed), Some(1), "closed, and not sealed");
+    assert!(stderr(&closed).contains("aborted, boot_timeout"), "{}", stderr(&closed));
 }
 
 #[test]
@@ -85,6 +88,19 @@ fn the_image_is_chosen_by_default_digest_or_name() {
     let refused = host.run(&["session", "create", "--require-tdx"]);
     assert_eq!(code(&refused), Some(69));
     assert_eq!(host.state().sessions.len(), 4, "nothing was made for what was refused");
+}
+
+#[test]
+fn a_host_without_a_usable_image_says_what_to_do() {
+    let host = Cofferd::start_with(Fault::NoImage);
+    for arguments in [&["session", "create"][..], &["run", "--", "true"], &["image", "list"]] {
+        let told = stderr(&host.run(arguments));
+        let all = ["`scripts/build`", "`coffer-image build`", "`image.directory`"];
+        assert!(all.iter().all(|word| told.contains(word)), "{arguments:?}: {told}");
+    }
+    let host = Cofferd::start_with(Fault::NoDefaultImage);
+    let told = stderr(&host.run(&["session", "create"]));
+    assert!(told.contains("--image") && told.contains("`image.default`"), "{told}");
 }
 
 #[test]

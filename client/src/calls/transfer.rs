@@ -110,6 +110,10 @@ impl Client {
 
     async fn target(&self, session: &SessionId, local: &Path, remote: &str) -> Result<Target, ClientError> {
         let metadata = std::fs::metadata(local).map_err(ClientError::file("read", local))?;
+        // Before anything is asked of the session.
+        if tree::is_special(metadata.file_type()) {
+            return Err(ClientError::Special { path: local.display().to_string() });
+        }
         let own = PathBuf::from(local.file_name().unwrap_or_default());
         let whole = Target { directory: remote.to_owned(), name: own };
         let trimmed = remote.trim_end_matches('/');
@@ -162,6 +166,20 @@ impl Client {
         let unpacked = unpacking.await.map_err(|_| unfinished("an unpacked tree"))??;
         let trailer = trailer.ok_or_else(|| unfinished("a trailer at the end of a download"))?;
         same_stream(&trailer.sha256, Digest256::new(hash.finalize().into()))?;
+        if unpacked.entries == 0 {
+            self.make_empty(session, remote, local).await?;
+        }
         Ok(Downloaded { unpacked, bytes })
+    }
+    /// An empty archive is that of an empty directory, or of something that the guest does not pack.
+    async fn make_empty(&self, session: &SessionId, remote: &str, local: &Path) -> Result<(), ClientError> {
+        let trimmed = remote.trim_end_matches('/');
+        if !matches!(trimmed, "" | ".") {
+            let there = self.stat(session, trimmed).await?;
+            if there.is_some_and(|entry| entry.kind() == guest::EntryKind::Other) {
+                return Err(ClientError::Special { path: remote.to_owned() });
+            }
+        }
+        std::fs::create_dir_all(local).map_err(ClientError::file("make", local))
     }
 }

@@ -8,10 +8,10 @@ mod pack;
 mod tests;
 mod unpack;
 
-pub use pack::{Packed, Selection};
+pub use pack::{Packed, SPECIAL_NAMED_MAX, Selection};
 pub use unpack::Unpacked;
 
-pub(crate) use pack::pack;
+pub(crate) use pack::{is_special, pack};
 pub(crate) use unpack::unpack;
 
 /// The most bytes of a tar stream that goes up: the agent takes no more.

@@ -20,20 +20,28 @@ pub enum Selection {
     NotIgnored,
 }
 
+/// How many of the pipes, sockets and devices that were left out are named.
+pub const SPECIAL_NAMED_MAX: usize = 10;
+
 /// What was packed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Packed {
     /// Files and links.
     pub files: u64,
     /// Files and directories that were left out because git ignores them; what is in the directories is not counted.
     pub left_out: u64,
+    /// Pipes, sockets and devices: they have no content to carry.
+    pub special: u64,
+    /// The first [`SPECIAL_NAMED_MAX`] of them, below what was packed.
+    pub special_named: Vec<PathBuf>,
 }
 
 /// Packs `local` into chunks. A directory gives its entries at the top of the archive, a file gives itself as `name`.
 /// A link that `local` itself is is followed: the user named what it leads to.
 ///
 /// # Errors
-/// [`ClientError::File`] when something cannot be read. It stops quietly when `give` says that nobody takes more.
+/// [`ClientError::File`] when something cannot be read, [`ClientError::Special`] when `local` is neither file nor directory.
+/// It stops quietly when `give` says that nobody takes more.
 pub(crate) fn pack(
     local: &Path,
     name: &Path,
@@ -41,6 +49,9 @@ pub(crate) fn pack(
     give: impl FnMut(Vec<u8>) -> bool,
 ) -> Result<Packed, ClientError> {
     let metadata = fs::metadata(local).map_err(ClientError::file("read", local))?;
+    if is_special(metadata.file_type()) {
+        return Err(ClientError::Special { path: local.display().to_string() });
+    }
     let mut builder = tar::Builder::new(Chunks::new(give));
     builder.follow_symlinks(false);
     let mut work = Pack { builder, root: local, content: 0, packed: Packed::default() };
@@ -64,6 +75,11 @@ pub(crate) fn pack(
     }
 }
 
+/// Pipes, sockets and devices.
+pub(crate) fn is_special(kind: fs::FileType) -> bool {
+    !(kind.is_file() || kind.is_dir() || kind.is_symlink())
+}
+
 fn too_large() -> ClientError {
     ClientError::TooLarge { most: UPLOAD_MAX, unit: "bytes" }
 }
@@ -84,15 +100,20 @@ impl<W: Write> Pack<'_, W> {
         names.sort();
         for name in names {
             let path = below.join(&name);
+            let full = self.root.join(&path);
             let inside = match listed.map_or(Judgement::TakeWhole, |listed| listed.judge(&path)) {
                 Judgement::Leave => {
-                    self.packed.left_out += 1;
+                    // Git does not list them, whether it ignores them or not.
+                    if fs::symlink_metadata(&full).is_ok_and(|metadata| is_special(metadata.file_type())) {
+                        self.special(&path);
+                    } else {
+                        self.packed.left_out += 1;
+                    }
                     continue;
                 }
                 Judgement::Take => listed,
                 Judgement::TakeWhole => None,
             };
-            let full = self.root.join(&path);
             let metadata = fs::symlink_metadata(&full).map_err(ClientError::file("read", &full))?;
             self.entry(&full, &path, &metadata)?;
             if metadata.is_dir() {
@@ -100,6 +121,13 @@ impl<W: Write> Pack<'_, W> {
             }
         }
         Ok(())
+    }
+
+    fn special(&mut self, path: &Path) {
+        self.packed.special += 1;
+        if self.packed.special_named.len() < SPECIAL_NAMED_MAX {
+            self.packed.special_named.push(path.to_owned());
+        }
     }
 
     fn entry(&mut self, full: &Path, name: &Path, metadata: &fs::Metadata) -> Result<(), ClientError> {
@@ -131,7 +159,7 @@ impl<W: Write> Pack<'_, W> {
             fs::File::open(full)
                 .and_then(|file| builder.append_data(&mut header, name, Exactly { file, left: metadata.len() }))
         } else {
-            // Sockets, pipes and devices have no content to carry.
+            self.special(name);
             return Ok(());
         };
         result.map_err(ClientError::file("pack", PathBuf::from(full)))

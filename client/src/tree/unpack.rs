@@ -23,21 +23,19 @@ pub struct Unpacked {
     pub files: u64,
     /// Links that lead out of the target: they were not made.
     pub left_out: Vec<PathBuf>,
+    /// Entries of the archive, directories included.
+    pub(crate) entries: u64,
 }
 
 /// Unpacks a stream. An archive of one file or link named `name` becomes `local` itself (or goes into it when it is a
-/// directory); a tree becomes the directory `local`.
+/// directory); a tree becomes the directory `local`. An empty archive makes nothing: only the caller can know of what it is.
 pub(crate) fn unpack(chunks: mpsc::Receiver<bytes::Bytes>, local: &Path, name: &str) -> Result<Unpacked, ClientError> {
     let mut incoming = Incoming::new(chunks);
     let mut work = Unpack { local, name: Path::new(name), entries: 0, content: 0, done: Unpacked::default() };
     work.archive(&mut incoming)?;
-    if work.entries == 0 {
-        // An empty directory is an empty archive.
-        fs::create_dir_all(local).map_err(ClientError::file("make", local))?;
-    }
     // Padding after the archive's end is drained, so that the sender is not cut off.
     io::copy(&mut incoming, &mut io::sink()).map_err(|error| work.stream(error))?;
-    Ok(work.done)
+    Ok(Unpacked { entries: work.entries, ..work.done })
 }
 
 struct Unpack<'a> {

@@ -2,7 +2,7 @@
 
 use coffer_evidence::call::{Disclosed, IntentPrivate, OutcomePrivate, Request};
 use coffer_evidence::fields::Canonical as _;
-use coffer_evidence::leaf::{Leaf, Public, commitment};
+use coffer_evidence::leaf::{Leaf, Method, Public, commitment};
 use serde::Serialize;
 
 use crate::output::printable;
@@ -116,11 +116,11 @@ impl Line {
                     Err(_) => self.private = Private::False,
                 }
             }
-            Public::Outcome { .. } => match OutcomePrivate::parse(bytes) {
+            Public::Outcome { method, .. } => match OutcomePrivate::parse(bytes) {
                 Ok(outcome) => {
                     self.code = outcome.code;
                     self.signal = outcome.signal;
-                    self.detail = details(&outcome);
+                    self.detail = details(*method, &outcome);
                 }
                 Err(_) => self.private = Private::False,
             },
@@ -162,12 +162,15 @@ impl Line {
     }
 }
 
-fn details(outcome: &OutcomePrivate) -> Option<String> {
+/// The guest counts the entries of an archive, directories included, and the bytes of the archive.
+fn details(method: Method, outcome: &OutcomePrivate) -> Option<String> {
     let mut details = Vec::new();
     details.extend(outcome.stage.as_ref().map(|stage| format!("at {stage}")));
     details.extend(outcome.errno.map(|errno| format!("errno {errno}")));
-    details.extend(outcome.files.map(|files| format!("{files} files")));
-    details.extend(outcome.size.map(|size| format!("{size} bytes")));
+    details
+        .extend(outcome.files.map(|files| if files == 1 { "1 entry".to_owned() } else { format!("{files} entries") }));
+    let bytes = if matches!(method, Method::Upload | Method::Download) { "archive bytes" } else { "bytes" };
+    details.extend(outcome.size.map(|size| format!("{size} {bytes}")));
     details.extend(outcome.stdout.map(|stream| format!("{} bytes out", stream.total)));
     details.extend(outcome.stderr.filter(|s| s.total > 0).map(|stream| format!("{} bytes err", stream.total)));
     details.extend(outcome.usage.map(|usage| format!("{} ms", usage.wall_ms)));
@@ -184,6 +187,8 @@ fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use coffer_evidence::leaf::CauseClass;
+
     use super::*;
 
     #[test]
@@ -192,5 +197,15 @@ mod tests {
         assert_eq!(quoted(""), "''");
         assert_eq!(quoted("a b"), "'a b'");
         assert_eq!(quoted("\x1b]0;x"), "'\\u{1b}]0;x'");
+    }
+
+    #[test]
+    fn a_transfer_is_told_as_the_guest_counts_it() {
+        let told = |method, files, size| {
+            details(method, &OutcomePrivate { files, size, ..OutcomePrivate::new(CauseClass::Completed) })
+        };
+        assert_eq!(told(Method::Upload, Some(1), Some(3072)).as_deref(), Some("1 entry, 3072 archive bytes"));
+        assert_eq!(told(Method::Download, Some(2), Some(3072)).as_deref(), Some("2 entries, 3072 archive bytes"));
+        assert_eq!(told(Method::ReadFile, None, Some(7)).as_deref(), Some("7 bytes"));
     }
 }

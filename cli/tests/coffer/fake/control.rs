@@ -165,9 +165,10 @@ impl ImageService for Shared {
             svn: 1,
             platform: pb::Platform::Simulated.into(),
             publisher: PublicKey::of(&crate::session::publisher()).as_bytes().to_vec().into(),
-            default: true,
+            default: self.fault != Fault::NoDefaultImage,
         };
         let other = pb::Image { digest: vec![7; 32].into(), name: "other".to_owned(), default: false, ..image.clone() };
-        Ok(Response::new(pb::ListImagesResponse { images: vec![image, other] }))
+        let images = if self.fault == Fault::NoImage { vec![] } else { vec![image, other] };
+        Ok(Response::new(pb::ListImagesResponse { images }))
     }
 }

@@ -43,6 +43,10 @@ pub(crate) enum Fault {
     ClosedLate,
     /// The session is still booting when it is closed.
     SlowBoot,
+    /// There is no image.
+    NoImage,
+    /// There are images, and none is the default.
+    NoDefaultImage,
 }
 
 /// A session as the fake knows it.

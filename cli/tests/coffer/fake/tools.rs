@@ -97,8 +97,9 @@ impl Shared {
             "broken" => return Err(Status::unavailable("connection reset")),
             program => {
                 let errno = if program == "/etc/passwd" { 13 } else { 2 };
+                let stage = if start.cwd == "gone" { "cwd" } else { "program" };
                 let exit = exited(pb::ExitCause::FailedToStart, 0, 0);
-                return Ok(pb::Exited { errno, stage: "program".to_owned(), ..exit });
+                return Ok(pb::Exited { errno, stage: stage.to_owned(), ..exit });
             }
         }
         Ok(exited(pb::ExitCause::Exited, 0, 0))
@@ -138,10 +139,12 @@ impl ToolService for Shared {
     async fn stat(&self, request: Request<pb::StatRequest>) -> Result<Response<pb::StatResponse>, Status> {
         let path = request.into_inner().path;
         self.ask(format!("stat {path}"));
-        if path != "directory" {
-            return Err(refusal(Code::NotFound, "FILE_NOT_FOUND", &path));
-        }
-        let entry = pb::Entry { kind: pb::EntryKind::Directory.into(), ..pb::Entry::default() };
+        let kind = match path.as_str() {
+            "directory" | "empty" => pb::EntryKind::Directory,
+            "pipe" => pb::EntryKind::Other,
+            _ => return Err(refusal(Code::NotFound, "FILE_NOT_FOUND", &path)),
+        };
+        let entry = pb::Entry { kind: kind.into(), ..pb::Entry::default() };
         Ok(Response::new(pb::StatResponse { entry: Some(entry), intent_index: 1, outcome_index: 2 }))
     }
 
@@ -231,6 +234,8 @@ fn archive(name: &str) -> Option<Vec<u8>> {
     use tar::EntryType::{Char, Link, Regular, Symlink};
     let entries: &[(&str, tar::EntryType, &str)] = match name {
         "tree" | "changed" | "cut" => &[("a/file", Regular, "content"), ("link", Symlink, "a/file")],
+        // A guest packs nothing of a pipe.
+        "empty" | "pipe" => &[],
         "file" => &[("file", Regular, "content")],
         "above" => &[("../above", Regular, "content")],
         "sideways" => &[("a/../../above", Regular, "content")],
