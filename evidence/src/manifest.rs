@@ -98,6 +98,21 @@ pub struct ImageDigests {
     pub packages: String,
 }
 
+impl ImageDigests {
+    /// The files that a machine is given, each with its digest. `image.lock` is not one of them.
+    #[must_use]
+    pub fn booted(&self) -> [(&'static str, &str); 6] {
+        [
+            ("firmware.fd", &self.firmware),
+            ("vmlinuz", &self.kernel),
+            ("initrd.img", &self.initrd),
+            ("cmdline", &self.cmdline),
+            ("root.erofs", &self.root),
+            ("root.verity", &self.verity),
+        ]
+    }
+}
+
 /// The manifest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -156,15 +156,7 @@ impl Catalogue {
         }
         let manifest = ImageManifest::parse(payload)
             .map_err(|source| ImageError::Manifest { directory: directory.clone(), source })?;
-        let digests = &manifest.digests;
-        for (name, expected) in [
-            ("firmware.fd", &digests.firmware),
-            ("vmlinuz", &digests.kernel),
-            ("initrd.img", &digests.initrd),
-            ("cmdline", &digests.cmdline),
-            ("root.erofs", &digests.root),
-            ("root.verity", &digests.verity),
-        ] {
+        for (name, expected) in manifest.digests.booted() {
             self.compare(&directory.join(name), expected)?;
         }
         let cmdline = read_cmdline(&directory.join("cmdline"))?;

@@ -105,30 +105,29 @@ const HELPER_START: Duration = Duration::from_secs(30);
 /// The longest line that a helper prints, in bytes.
 const HELPER_LINE_MAX: u64 = 1_024;
 
-/// Starts a helper and waits for its line. What it complains about goes to the session's console.
+/// Starts a helper and waits for its line; it ends with what this returns. What it complains about goes to the session's console.
 pub(crate) async fn start_helper(
     launcher: &Path,
     spec: &JailSpec,
     complaints: &Path,
     helper: Helper,
-) -> Result<Jailed, LaunchError> {
+) -> Result<EndOnDrop, LaunchError> {
     let stderr = complain_to(complaints)?;
     let (jailed, stdout) = spawn(launcher, spec, Output { stdout: Stdio::piped(), stderr })?;
-    let guard = KillUnlessKept(Some(jailed.clone()));
+    let started = EndOnDrop(Some(jailed.clone()));
     let mut stdout = BufReader::new(stdout.ok_or(LaunchError::GivenUp)?.take(HELPER_LINE_MAX));
     let mut line = String::new();
     let read = tokio::time::timeout(HELPER_START, stdout.read_line(&mut line)).await;
     if matches!(read, Ok(Ok(_))) && line.trim_end() == helper.ready {
-        guard.keep();
-        return Ok(jailed);
+        return Ok(started);
     }
     let exit = match read {
         Ok(_) if line.is_empty() => jailed.ended().await.to_string(),
         Ok(_) => format!("the line {line:?}"),
         Err(_) => format!("nothing within {HELPER_START:?}"),
     };
-    // What it said is on the session's console, which the launch adds to the message.
-    Err(LaunchError::Ended { program: helper.name, exit, said: String::new() })
+    // What it said is on the session's console, which a failed launch writes to the diagnostics.
+    Err(LaunchError::Ended { program: helper.name, exit })
 }
 
 /// The session's console as somebody's stderr.
@@ -138,16 +137,18 @@ pub(crate) fn complain_to(console: &Path) -> Result<Stdio, LaunchError> {
     Ok(Stdio::from(file))
 }
 
-/// A program whose start was not completed does not stay.
-struct KillUnlessKept(Option<Jailed>);
+/// A program that ends with its owner, unless the owner lets it live on.
+#[derive(Debug)]
+pub(crate) struct EndOnDrop(Option<Jailed>);
 
-impl KillUnlessKept {
-    fn keep(mut self) {
+impl EndOnDrop {
+    /// It lives on.
+    pub(crate) fn keep(mut self) {
         self.0 = None;
     }
 }
 
-impl Drop for KillUnlessKept {
+impl Drop for EndOnDrop {
     fn drop(&mut self) {
         if let Some(jailed) = &self.0 {
             drop(jailed.kill());

@@ -13,7 +13,7 @@ use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
-use crate::jail::Jailed;
+use crate::jail::EndOnDrop;
 use crate::vmm::LaunchError;
 
 /// Host port of the control connection.
@@ -68,7 +68,7 @@ pub(crate) struct OpenLink {
     pub(crate) record: mpsc::Receiver<GuestStream>,
     pub(crate) dial: Arc<dyn Dial>,
     /// The program that serves it, where there is one.
-    pub(crate) program: Option<Jailed>,
+    pub(crate) program: Option<EndOnDrop>,
     /// Ends what the link runs in this process.
     pub(crate) tasks: Tasks,
 }

@@ -4,22 +4,8 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::session::record::fixtures::TIMINGS;
 use coffer_evidence::seal::ClosedBy;
-
-const TIMINGS: Timings = Timings {
-    reserve: 30_000,
-    boot: 300_000,
-    verify: 30_000,
-    ttl: 3_600_000,
-    ttl_slack: 10_000,
-    seal: 60_000,
-    power_off: 40_000,
-    silence: 10_000,
-    stop: 10_000,
-    preserve: 30_000,
-    scrub: 30_000,
-    receipt: 10_000,
-};
 
 const START: Timestamp = Timestamp(1_000_000);
 

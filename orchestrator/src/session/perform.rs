@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use coffer_evidence::config::{Config, MeasuredConfig, boot_disk, measured_config};
+use coffer_evidence::config::{Config, boot_disk, measured_config};
 use coffer_evidence::fields::Canonical as _;
 use coffer_evidence::ids::SessionId;
 use coffer_evidence::link::MIRROR_FRAME_MAX;
@@ -32,7 +32,7 @@ use crate::host::cgroup::{CgroupRoot, SessionCgroup};
 use crate::host::scrub::{self, Holdings, Step};
 use crate::host::session_dir::{Readers, SessionDir};
 use crate::image::{Catalogue, Image};
-use crate::jail::Jailed;
+use crate::jail::EndOnDrop;
 use crate::link::{Dial, GuestStream, Link, Place, Tasks};
 use crate::store::vault::{Put, Vault};
 use crate::store::{Store, UidRange};
@@ -141,7 +141,7 @@ pub(crate) async fn launch(host: Arc<Host>, record: SessionRecord, given_up: Can
         () = given_up.cancelled() => Err(LaunchError::GivenUp),
     };
     match result {
-        Ok(running) => Signal::Launched(Box::new(Running { started, ..running })),
+        Ok(running) => Signal::Launched(Box::new(running)),
         Err(error) => {
             drop(started);
             log_console(&host.directory(&record));
@@ -150,17 +150,19 @@ pub(crate) async fn launch(host: Arc<Host>, record: SessionRecord, given_up: Can
     }
 }
 
-/// What a launch has started: killed when the launch fails, or when it is through and nobody takes it over.
+/// What a launch has started: ended when the launch fails, or when it is through and nobody takes it over.
 #[derive(Default)]
 pub(crate) struct Started {
-    programs: Vec<Jailed>,
+    program: Option<EndOnDrop>,
     vm: Option<Arc<dyn Vm>>,
 }
 
 impl Started {
     /// Somebody has taken it over.
     pub(crate) fn keep(mut self) {
-        self.programs.clear();
+        if let Some(program) = self.program.take() {
+            program.keep();
+        }
         self.vm = None;
     }
 }
@@ -170,9 +172,6 @@ impl Drop for Started {
         if let Some(vm) = &self.vm {
             vm.kill();
         }
-        for program in &self.programs {
-            drop(program.kill());
-        }
     }
 }
 
@@ -181,7 +180,9 @@ async fn start(host: &Arc<Host>, record: &SessionRecord, started: &mut Started) 
     let dir = host.directory(record);
     let cgroup = host.cgroup(record);
     let cid = record.cid.ok_or_else(|| LaunchError::Unsupported("no context id was set aside".to_owned()))?;
-    let measured = lay_out(host, record, &dir, cgroup.as_ref(), &image)?;
+    let malformed = |_| LaunchError::Unsupported("the stored configuration is malformed".to_owned());
+    let intent = Config::parse(&record.config).and_then(|config| config.intent()).map_err(malformed)?;
+    lay_out(host, record, &dir, cgroup.as_ref(), &image)?;
     let console = dir.run().join(console::CONSOLE);
 
     let mut tasks = Tasks::default();
@@ -203,7 +204,7 @@ async fn start(host: &Arc<Host>, record: &SessionRecord, started: &mut Started) 
             complaints: console.clone(),
         })
         .await?;
-    started.programs.extend(link.program.clone());
+    started.program = link.program;
     let machine = Machine {
         session: record.id,
         profile: record.profile,
@@ -212,18 +213,18 @@ async fn start(host: &Arc<Host>, record: &SessionRecord, started: &mut Started) 
         process_records: dir.path().to_path_buf(),
         image: image.directory.clone(),
         cmdline: image.cmdline.clone(),
-        measured,
+        measured: measured_config(&record.config, &intent),
         link: link.device,
         uid: record.uid,
         cgroup,
         console,
     };
-    let mirror = MirrorStore::create(dir.clone(), leaves_max(record))
+    let mirror = MirrorStore::create(dir.clone(), intent.limits.leaves)
         .map_err(|source| LaunchError::Io { path: dir.join("leaves"), source })?;
     let vm: Arc<dyn Vm> = host.vmm.launch(machine).await?.into();
     started.vm = Some(Arc::clone(&vm));
     tasks.keep(link.tasks);
-    let started = Started::default();
+    let started = std::mem::take(started);
     Ok(Running { vm, dial: link.dial, control: link.control, record: link.record, mirror, tasks, started })
 }
 
@@ -238,17 +239,14 @@ async fn checked_image(host: &Arc<Host>, record: &SessionRecord) -> Result<Arc<I
     }
 }
 
-/// The session's directory, its cgroup, the boot disk and the record of the launch, on disk. Tells what is measured.
+/// The session's directory, its cgroup, the boot disk and the record of the launch, on disk.
 fn lay_out(
     host: &Host,
     record: &SessionRecord,
     dir: &SessionDir,
     cgroup: Option<&SessionCgroup>,
     image: &Image,
-) -> Result<MeasuredConfig, LaunchError> {
-    let malformed = |_| LaunchError::Unsupported("the stored configuration is malformed".to_owned());
-    let config = Config::parse(&record.config).map_err(malformed)?;
-    let intent = config.intent().map_err(malformed)?;
+) -> Result<(), LaunchError> {
     let failed = |source| LaunchError::Io { path: dir.path().to_path_buf(), source };
     dir.create().map_err(failed)?;
     if let Some(cgroup) = cgroup {
@@ -267,15 +265,7 @@ fn lay_out(
         at: now(),
     };
     let launch = serde_json::to_vec(&launch).map_err(|e| failed(e.into()))?;
-    dir.write_new("launch.json", &launch, Readers::Host).map_err(failed)?;
-    Ok(measured_config(&record.config, &intent))
-}
-
-/// How many leaves the session may have: its intent says so.
-fn leaves_max(record: &SessionRecord) -> u64 {
-    let intent = Config::parse(&record.config).and_then(|config| config.intent());
-    // What does not parse was not admitted.
-    intent.map_or(0, |intent| intent.limits.leaves)
+    dir.write_new("launch.json", &launch, Readers::Host).map_err(failed)
 }
 
 /// Serves the record port until the session drops it.
@@ -369,11 +359,9 @@ pub(crate) async fn preserve_sealed(
         let all = mirrored.wait_for(|p| p.leaves >= map.size && p.events >= map.events).await;
         drop(all.map_err(|_| "the record mirror ended before the record did".to_owned())?);
         let collateral = host.endorsements.current(record.profile).await.map_err(|error| chain(&error))?;
-        let permit = host.assembling.acquire().await;
-        let (dir, id, at) = (host.directory(&record), record.id, now().seconds());
-        let assembled = blocking(move || evidence::sealed(&record, &dir, seal, &collateral, at));
-        let (bundle, ending) = assembled.await?.map_err(|error| chain(&error))?;
-        drop(permit);
+        let id = record.id;
+        let sealed = move |record: &_, dir: &_, at| evidence::sealed(record, dir, seal, &collateral, at);
+        let (bundle, ending) = assembled(&host, record, sealed).await?;
         match host.vault.put_first(id, bundle).await.map_err(|error| chain(&error))? {
             Put::Stored => Ok(ending),
             Put::OneIsThere => Err("it came too late: a prefix is stored".to_owned()),
@@ -389,11 +377,8 @@ pub(crate) async fn preserve_prefix(host: Arc<Host>, record: SessionRecord) -> S
         if let Some(event) = stored(&host, record.id).await? {
             return Ok(event);
         }
-        let permit = host.assembling.acquire().await;
-        let (dir, id, at) = (host.directory(&record), record.id, now().seconds());
-        let assembled = blocking(move || evidence::prefix(&record, &dir, at)).await;
-        let bundle = assembled?.map_err(|error: EvidenceError| chain(&error))?;
-        drop(permit);
+        let id = record.id;
+        let bundle = assembled(&host, record, evidence::prefix).await?;
         match host.vault.put_first(id, bundle).await.map_err(|error| chain(&error))? {
             Put::Stored => Ok(Event::PrefixStored),
             // A sealed one that was on its way was faster.
@@ -402,6 +387,17 @@ pub(crate) async fn preserve_prefix(host: Arc<Host>, record: SessionRecord) -> S
     };
     let result: Result<_, String> = work.await;
     result.unwrap_or_else(Event::NothingToPreserve).into()
+}
+
+/// Puts evidence together when it is this session's turn; the work gets the time to verify at, in unix seconds.
+async fn assembled<T: Send + 'static>(
+    host: &Host,
+    record: SessionRecord,
+    work: impl FnOnce(&SessionRecord, &SessionDir, u64) -> Result<T, EvidenceError> + Send + 'static,
+) -> Result<T, String> {
+    let _turn = host.assembling.acquire().await;
+    let (dir, at) = (host.directory(&record), now().seconds());
+    blocking(move || work(&record, &dir, at)).await?.map_err(|error| chain(&error))
 }
 
 /// What the bundle means that is stored already, if there is one.

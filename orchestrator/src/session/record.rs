@@ -135,7 +135,7 @@ pub(crate) mod fixtures {
     use coffer_evidence::sign::PublicKey;
     use ed25519_dalek::SigningKey;
 
-    const TIMINGS: Timings = Timings {
+    pub(crate) const TIMINGS: Timings = Timings {
         reserve: 30_000,
         boot: 300_000,
         verify: 30_000,

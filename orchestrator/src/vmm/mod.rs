@@ -55,16 +55,12 @@ pub(crate) enum LaunchError {
     },
     #[error(transparent)]
     Spawn(#[from] SpawnError),
-    #[error("{program} ended with {exit} instead of getting ready{}", detail(.said))]
-    Ended { program: &'static str, exit: String, said: String },
+    #[error("{program} ended with {exit} instead of getting ready")]
+    Ended { program: &'static str, exit: String },
     #[error("{0}")]
     Unsupported(String),
     #[error("the launch was given up: the session is ending")]
     GivenUp,
-}
-
-fn detail(said: &str) -> String {
-    if said.is_empty() { String::new() } else { format!("; it said: {said}") }
 }
 
 /// Starts machines.

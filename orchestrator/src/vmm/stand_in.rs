@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{LaunchError, Machine};
-use crate::jail::{self, Access, Exposure, Helper, JailSpec, Jailed, text};
+use crate::jail::{self, Access, EndOnDrop, Exposure, Helper, JailSpec, text};
 use crate::link::{PORT_SIMULATOR, vhost_user};
 
 /// What it says when it has measured the files and listens.
@@ -23,7 +23,7 @@ pub(crate) struct StandIn {
 
 impl StandIn {
     /// Serves the registers and quotes of this machine. It measures the very files that QEMU is given.
-    pub(crate) async fn start(&self, machine: &Machine) -> Result<Jailed, LaunchError> {
+    pub(crate) async fn start(&self, machine: &Machine) -> Result<EndOnDrop, LaunchError> {
         let socket = vhost_user::port_socket(&machine.run.join("vsock.sock"), PORT_SIMULATOR);
         let in_image = |name: &str| text(&machine.image.join(name));
         let argv = vec![

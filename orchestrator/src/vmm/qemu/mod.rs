@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use super::stand_in::StandIn;
 use super::{LaunchError, Machine, Vm, Vmm};
 use crate::host::cgroup::SessionCgroup;
-use crate::jail::{self, Access, Exit, Exposure, JailSpec, Jailed, Output};
+use crate::jail::{self, Access, EndOnDrop, Exit, Exposure, JailSpec, Jailed, Output};
 use crate::link::{GuestDevice, vhost_user};
 use crate::session::types::GuestExit;
 use argv::{Cpu, Surroundings};
@@ -71,7 +71,6 @@ impl Vmm for QemuVmm {
                 Profile::Simulated => Some(self.stand_in.as_ref().ok_or_else(no_simulator)?.start(&machine).await?),
                 Profile::Tdx => None,
             };
-            let stand_in = EndWithMachine(stand_in);
             let output = Output { stdout: std::process::Stdio::null(), stderr: jail::complain_to(&machine.console)? };
             let (process, _) = jail::spawn(&self.launcher, &spec, output)?;
             tracing::info!(session = %machine.session, pid = process.pid(), "the machine's process runs");
@@ -114,17 +113,6 @@ fn no_simulator() -> LaunchError {
     LaunchError::Unsupported("simulated images need coffer-tdx-sim: set simulator.command".to_owned())
 }
 
-/// A program that serves the machine and has no work after it.
-struct EndWithMachine(Option<Jailed>);
-
-impl Drop for EndWithMachine {
-    fn drop(&mut self) {
-        if let Some(program) = &self.0 {
-            drop(program.kill());
-        }
-    }
-}
-
 /// One QEMU.
 struct QemuVm {
     process: Jailed,
@@ -136,7 +124,7 @@ impl QemuVm {
         process: Jailed,
         listener: UnixListener,
         cgroup: Option<SessionCgroup>,
-        stand_in: EndWithMachine,
+        stand_in: Option<EndOnDrop>,
     ) -> Self {
         let stopping = Arc::new(watch::Sender::new(Stopping::NotSaid));
         let said = Arc::clone(&stopping);
@@ -151,6 +139,7 @@ impl QemuVm {
         let waiting = process.clone();
         tokio::spawn(async move {
             let exit = waiting.ended().await;
+            // It has no work after the machine.
             drop(stand_in);
             let abort = conversation.abort_handle();
             // The socket is at its end now; what QEMU said last is in it.
