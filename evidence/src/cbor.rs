@@ -8,6 +8,11 @@ use thiserror::Error;
 
 /// How deep arrays and maps may nest.
 pub const DEPTH_MAX: usize = 8;
+/// So many items may stand in any input, however short.
+pub const ITEMS_FREE: usize = 65_536;
+/// Beyond those, an input has one item for each of so many of its bytes: a byte can be an item, and an item takes the memory
+/// of many bytes.
+pub const BYTES_PER_ITEM: usize = 8;
 
 /// A key of a map: integers for structures, text for tables that are keyed by a name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -77,6 +82,14 @@ pub enum CborError {
     KeyOrder {
         /// Where the second key starts.
         offset: usize,
+    },
+    /// More items than the input may have.
+    #[error("expected at most {limit} items, found more at offset {offset}")]
+    TooMany {
+        /// Where.
+        offset: usize,
+        /// Allowed.
+        limit: usize,
     },
     /// Nested too deep.
     #[error("expected at most {DEPTH_MAX} levels, found more at offset {offset}")]
@@ -156,7 +169,15 @@ fn head(major: u8, argument: u64, out: &mut Vec<u8>) {
 /// # Errors
 /// [`CborError`]: anything that [`encode`] would not have written.
 pub fn decode(input: &[u8]) -> Result<Value, CborError> {
-    let mut reader = Reader { input, offset: 0 };
+    decode_within(input, ITEMS_FREE.saturating_add(input.len().div_euclid(BYTES_PER_ITEM)))
+}
+
+/// As [`decode`], for a format that has at most so many items, nested ones and itself included.
+///
+/// # Errors
+/// As [`decode`], and [`CborError::TooMany`].
+pub fn decode_within(input: &[u8], items: usize) -> Result<Value, CborError> {
+    let mut reader = Reader { input, offset: 0, left: items, limit: items };
     let value = reader.item(0)?;
     if reader.offset != input.len() {
         return Err(CborError::Trailing { offset: reader.offset });
@@ -167,6 +188,9 @@ pub fn decode(input: &[u8]) -> Result<Value, CborError> {
 struct Reader<'a> {
     input: &'a [u8],
     offset: usize,
+    /// Items that may still come.
+    left: usize,
+    limit: usize,
 }
 
 impl<'a> Reader<'a> {
@@ -204,6 +228,7 @@ impl<'a> Reader<'a> {
 
     fn item(&mut self, depth: usize) -> Result<Value, CborError> {
         let offset = self.offset;
+        self.left = self.left.checked_sub(1).ok_or(CborError::TooMany { offset, limit: self.limit })?;
         let (major, argument, byte) = self.head()?;
         if matches!(major, 4 | 5) && depth >= DEPTH_MAX {
             return Err(CborError::TooDeep { offset });
@@ -251,5 +276,24 @@ impl<'a> Reader<'a> {
             map.push((key, self.item(depth.saturating_add(1))?));
         }
         Ok(Value::Map(map))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_input_has_so_many_items_and_no_more() {
+        let bools = |count: usize| encode(&Value::Array(vec![Value::Bool(true); count]));
+        // The array is an item itself; each of its items is a byte.
+        let most = ITEMS_FREE + (ITEMS_FREE + ITEMS_FREE / 7) / BYTES_PER_ITEM - 1;
+        assert!(decode(&bools(most)).is_ok());
+        let limit = ITEMS_FREE + bools(most + 100).len() / BYTES_PER_ITEM;
+        assert!(matches!(decode(&bools(most + 100)), Err(CborError::TooMany { limit: found, .. }) if found == limit));
+        let table = Value::Array(vec![Value::Bytes(vec![7; BYTES_PER_ITEM]); 3 * ITEMS_FREE]);
+        assert_eq!(decode(&encode(&table)), Ok(table), "items of some length may be as many as they like");
+        assert!(decode_within(&bools(2), 3).is_ok());
+        assert_eq!(decode_within(&bools(3), 3), Err(CborError::TooMany { offset: 3, limit: 3 }));
     }
 }

@@ -65,8 +65,8 @@ impl Device {
         self.memory.clone().ok_or_else(|| io::Error::other("expected guest memory before the first event"))
     }
 
-    /// Takes up to a batch of packets from the guest; true when there may be more.
-    fn take_from_guest(&mut self, vring: &VringRwLock) -> io::Result<bool> {
+    /// Takes up to a batch of packets from the guest; how many.
+    fn take_from_guest(&mut self, vring: &VringRwLock) -> io::Result<usize> {
         let memory = self.memory()?;
         let mut state = vring.get_mut();
         let mut used = 0;
@@ -87,11 +87,11 @@ impl Device {
         if used > 0 && state.needs_notification().map_err(io::Error::other)? {
             state.signal_used_queue()?;
         }
-        Ok(used == BATCH)
+        Ok(used)
     }
 
-    /// Gives the guest up to a batch of packets; true when there may be more and there is room.
-    fn give_to_guest(&mut self, vring: &VringRwLock) -> io::Result<bool> {
+    /// Gives the guest up to a batch of packets; how many.
+    fn give_to_guest(&mut self, vring: &VringRwLock) -> io::Result<usize> {
         let memory = self.memory()?;
         let mut state = vring.get_mut();
         let mut used = 0;
@@ -120,7 +120,7 @@ impl Device {
         if used > 0 && state.needs_notification().map_err(io::Error::other)? {
             state.signal_used_queue()?;
         }
-        Ok(used == BATCH)
+        Ok(used)
     }
 
     /// Both rings in turn until neither has anything to do.
@@ -130,15 +130,20 @@ impl Device {
         else {
             return Err(io::Error::other("expected three rings"));
         };
+        let mut idle = false;
         loop {
             from_guest.disable_notification().map_err(io::Error::other)?;
-            let more_from = self.take_from_guest(from_guest)?;
-            let more_to = self.give_to_guest(to_guest)?;
+            let (taken, given) = (self.take_from_guest(from_guest)?, self.give_to_guest(to_guest)?);
             let came = from_guest.enable_notification().map_err(io::Error::other)?;
             // The guest's free buffers matter only while something waits for them.
             let freed = to_guest.enable_notification().map_err(io::Error::other)? && self.mux.has_packets();
-            if !(more_from || more_to || came || freed) {
+            if !(taken == BATCH || given == BATCH || came || freed) {
                 return Ok(());
+            }
+            // What came in between is taken by the next round. Two rounds that move nothing are a ring whose index points at
+            // nothing: it would be so for ever.
+            if std::mem::replace(&mut idle, taken == 0 && given == 0) && idle {
+                return Err(io::Error::other("expected chains up to the ring's index, found none"));
             }
         }
     }

@@ -16,12 +16,16 @@ use rustix::event::epoll;
 use crate::connection::{Action, BUFFER, Connection, State};
 use crate::packet::{HOST_CID, Header, Operation, PAYLOAD_MAX, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, TYPE_STREAM};
 
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod footprint;
+
 /// The most connections at once, both directions together.
 pub const CONNECTIONS_MAX: usize = 1024;
 /// Refusals that wait for a place in the guest's ring; more are dropped.
-const REFUSALS_MAX: usize = 256;
+pub const REFUSALS_MAX: usize = 256;
 /// The longest `CONNECT` line in bytes.
-const CONNECT_LINE_MAX: usize = 32;
+pub const CONNECT_LINE_MAX: usize = 32;
 /// Host ports given to connections of the host start here.
 const FIRST_HOST_PORT: u32 = 1 << 30;
 /// The epoll token of the listener.
@@ -469,6 +473,10 @@ impl Mux {
     fn forget(&mut self, key: Key) {
         if let Some(peer) = self.peers.remove(&key) {
             self.tokens.remove(&peer.token);
+            // A guest that takes nothing and opens and resets for ever would leave a turn behind each time.
+            if peer.queued {
+                self.turn.retain(|waiting| *waiting != key);
+            }
         }
     }
 }

@@ -6,6 +6,10 @@
 
 pub mod beneath;
 mod files;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
+mod headers;
 mod pack;
 mod unpack;
 

@@ -44,15 +44,20 @@ pub(crate) fn frames(most: usize) -> LengthDelimitedCodec {
 }
 
 /// What was said so far, in order.
-struct Conversation {
+pub(crate) struct Conversation {
     session: SessionId,
     said: Vec<Digest256>,
     ready: bool,
 }
 
 impl Conversation {
+    /// With an agent that has not said anything yet.
+    pub(crate) fn new(session: SessionId) -> Self {
+        Self { session, said: Vec::new(), ready: false }
+    }
+
     /// Takes the frame at this place of a connection: nothing when it is a repetition.
-    fn take(&mut self, place: usize, frame: &[u8]) -> Result<Option<Signal>, String> {
+    pub(crate) fn take(&mut self, place: usize, frame: &[u8]) -> Result<Option<Signal>, String> {
         let digest = Digest256::of(frame);
         if let Some(known) = self.said.get(place) {
             let same = *known == digest;
@@ -99,7 +104,7 @@ pub(crate) async fn serve(
     orders: watch::Receiver<Orders>,
     signals: mpsc::Sender<Signal>,
 ) {
-    let mut conversation = Conversation { session, said: Vec::new(), ready: false };
+    let mut conversation = Conversation::new(session);
     let mut count = 0;
     while let Some(stream) = connections.recv().await {
         count += 1;
