@@ -20,8 +20,7 @@ pub fn bundle(data: &[u8]) {
     }
     let report = judged(data);
     if report.accepted == Accepted::Yes {
-        let seed = if data == fixtures::aborted() { fixtures::aborted() } else { fixtures::sealed() };
-        assert_eq!(data, seed, "a bundle that nobody made was accepted");
+        assert!(fixtures::genuine().iter().any(|known| known == data), "a bundle that nobody made was accepted");
     }
 }
 

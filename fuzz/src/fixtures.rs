@@ -1,4 +1,4 @@
-//! What the targets know to be true: the seeds `bundle/seed-sealed` and `bundle/seed-aborted`, made by `tests/seeds.rs` from the
+//! What the targets know to be true: the seeds `bundle/seed-*`, made by `tests/seeds.rs` from the
 //! fixtures of the verifier's own tests, and the keys that signed them.
 
 use std::path::{Path, PathBuf};
@@ -17,11 +17,11 @@ pub fn sealed() -> &'static [u8] {
     SEED.get_or_init(|| seed("sealed"))
 }
 
-/// A prefix without a seal.
+/// Every seed that is right: sealed, the same without its optional members, and a prefix without a seal.
 #[must_use]
-pub fn aborted() -> &'static [u8] {
-    static SEED: OnceLock<Vec<u8>> = OnceLock::new();
-    SEED.get_or_init(|| seed("aborted"))
+pub fn genuine() -> &'static [Vec<u8>] {
+    static SEEDS: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
+    SEEDS.get_or_init(|| ["sealed", "redacted", "aborted"].map(seed).to_vec())
 }
 
 fn seed(name: &str) -> Vec<u8> {
