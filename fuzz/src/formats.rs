@@ -89,10 +89,8 @@ pub fn records(data: &[u8]) {
     canonical::<Request>(data);
     canonical::<IntentPrivate>(data);
     canonical::<OutcomePrivate>(data);
-    if let Some(config) = canonical::<Config>(data) {
-        if config.verify_owner().is_ok() {
-            assert_eq!(config.intent, fixtures::config().intent, "an intent that nobody signed");
-        }
+    if let Some(config) = canonical::<Config>(data).filter(|config| config.verify_owner().is_ok()) {
+        assert_eq!(config.intent, fixtures::config().intent, "an intent that nobody signed");
     }
     if let Ok((index, event)) = parse_event(data) {
         assert_eq!(event_bytes(index, &event), data, "another encoding of an event was accepted");

@@ -41,7 +41,7 @@ pub fn run(data: &[u8]) {
     let mut script = Script::new(data);
     let mut books =
         Books { guest_buffer: 0, sent: 0, taken_by_guest: 0, given_by_guest: 0, forwarded: 0, guest_ended: 0 };
-    let mut connection = if script.u8() % 2 == 0 {
+    let mut connection = if script.u8() & 1 == 0 {
         let request = short(&mut script);
         books.hear(&request);
         Connection::accepted(&request)
@@ -75,7 +75,7 @@ fn step(connection: &mut Connection, books: &mut Books, script: &mut Script<'_>)
                 Ok(Action::Drop) => assert_eq!(connection.state(), State::Gone),
                 Ok(Action::None | Action::EndOfInput) => {}
                 Err(_) => {
-                    assert!(connection.state() == State::Gone && connection.owes(), "a violation without a reset")
+                    assert!(connection.state() == State::Gone && connection.owes(), "a violation without a reset");
                 }
             }
             if operation == Operation::Shutdown && before == State::Established {

@@ -1,5 +1,5 @@
 //! Every file of every corpus, and a fixed number of mutations of them, through the targets with the stable compiler. A corpus
-//! without a target, a target without a corpus, and an empty corpus fail.
+//! without a target, a target without a corpus, and an empty corpus fail. `COFFER_FUZZ_MUTATIONS=N` makes N of each instead.
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -107,12 +107,13 @@ fn every_file_of_every_corpus_is_survived() {
 
 #[test]
 fn mutations_of_every_corpus_are_survived() {
+    let asked = std::env::var("COFFER_FUZZ_MUTATIONS").ok().map(|count| count.parse().expect("a number of mutations"));
     let mut failures = Vec::new();
     for target in TARGETS {
         let corpus = corpus(target.name);
         let mut random = Random::of(target.name);
         let count = if SLOW.contains(&target.name) { MUTATIONS_OF_SLOW_ONES } else { MUTATIONS };
-        for n in 0..count {
+        for n in 0..asked.unwrap_or(count) {
             let (path, input) = &corpus[random.below(corpus.len())];
             let (_, other) = &corpus[random.below(corpus.len())];
             let mutated = mutate(&mut random, input, other);

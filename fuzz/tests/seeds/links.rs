@@ -42,7 +42,7 @@ fn mirrored() -> Vec<Mirror> {
 }
 
 /// Frames of one connection after another.
-fn script<'a>(connections: &[Vec<&'a [u8]>]) -> Vec<u8> {
+fn script(connections: &[Vec<&[u8]>]) -> Vec<u8> {
     let mut writer = Writer::default();
     for (n, frames) in connections.iter().enumerate() {
         for (place, frame) in frames.iter().enumerate() {
@@ -67,7 +67,7 @@ pub(crate) fn all() -> Vec<Seed> {
     seeds.extend(control());
     let told: Vec<&[u8]> = told.iter().map(Vec::as_slice).collect();
     let other = Mirror::Leaf { index: 0, bytes: b"leaf x".to_vec() }.encode();
-    seeds.push(seed("mirror_store", "told", script(&[told.clone()])));
+    seeds.push(seed("mirror_store", "told", script(std::slice::from_ref(&told))));
     seeds.push(seed("mirror_store", "told-again", script(&[told[..5].to_vec(), told.clone()])));
     seeds.push(seed("mirror_store", "another-story", script(&[told.clone(), vec![told[0], &other]])));
     seeds.extend(processes());
@@ -78,7 +78,7 @@ fn control() -> Vec<Seed> {
     let frames: Vec<Vec<u8>> = to_host().iter().map(|(_, frame)| frame.encode()).collect();
     let life: Vec<&[u8]> = [0, 1, 3, 4, 5].map(|n| frames[n].as_slice()).to_vec();
     vec![
-        seed("control_link", "life", script(&[life.clone()])),
+        seed("control_link", "life", script(std::slice::from_ref(&life))),
         seed("control_link", "comes-back", script(&[life[..2].to_vec(), life.clone(), life.clone()])),
         seed("control_link", "ready-first", script(&[life[1..].to_vec()])),
         seed("control_link", "failed-first", script(&[vec![life[4], life[0]]])),
