@@ -204,7 +204,7 @@ fn a_session_whose_boot_disk_was_changed_never_becomes_ready() -> anyhow::Result
     let scratch = tempfile::tempdir()?;
     let wrapper = scratch.path().join("qemu-system-tampering");
     write_tampering_qemu(&wrapper)?;
-    let host = Host::start(&Settings { qemu: Some(wrapper) })?;
+    let host = Host::start(&Settings { qemu: Some(wrapper), ..Settings::default() })?;
     let created = host.run(&["session", "create"])?;
     let said = String::from_utf8_lossy(&created.stderr).into_owned();
     assert_eq!(created.status.code(), Some(69), "a session with a changed boot disk became Ready: {said}");
