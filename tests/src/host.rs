@@ -106,6 +106,12 @@ impl Host {
         self.directory.path()
     }
 
+    /// The process of `cofferd`.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.daemon.id()
+    }
+
     /// The directory of a session on the host.
     #[must_use]
     pub fn session_directory(&self, session: &str) -> PathBuf {
@@ -223,6 +229,13 @@ impl Host {
         }
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         left.extend(mounts.lines().filter(|l| l.contains(session)).map(|l| format!("mount {l}")));
+        let sockets = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
+        left.extend(sockets.lines().filter(|l| l.contains(session)).map(|l| format!("socket {l}")));
+        // What the host itself found in its second look: processes of the session's uid, too.
+        match self.get(session).map(|shown| shown["scrub_failures"].as_array().cloned().unwrap_or_default()) {
+            Ok(failures) => left.extend(failures.iter().map(|why| format!("clean-up: {why}"))),
+            Err(error) => left.push(format!("no word about its clean-up: {error:#}")),
+        }
         left
     }
 
