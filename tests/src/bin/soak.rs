@@ -13,6 +13,8 @@ use coffer_tests::host::{Host, Settings, kill};
 const AT_ONCE: usize = 3;
 /// The longest life before the close: a guest boots, works and idles within it.
 const LIFE_MAX_MS: u64 = 12_000;
+/// How long `cofferd` may take to let go of what the last commands used.
+const SETTLING: Duration = Duration::from_secs(10);
 /// Threads that the runtime keeps for blocking work, which come and go.
 const THREADS_MAX: u64 = 16;
 /// What a `cofferd` that has served more sessions may hold more of: the store's pages, no more.
@@ -64,6 +66,18 @@ fn counts(host: &Host) -> anyhow::Result<Counts> {
     };
     let descriptors = std::fs::read_dir(proc.join("fd"))?.count();
     Ok(Counts { descriptors, threads: field("Threads:")?, memory_kib: field("VmRSS:")? })
+}
+
+/// The counts when the connections of the last commands have gone, too: that `cofferd` has seen their end is no event.
+fn settled(host: &Host, before: Counts) -> anyhow::Result<Counts> {
+    let begin = Instant::now();
+    loop {
+        let now = counts(host)?;
+        if now.descriptors <= before.descriptors || begin.elapsed() > SETTLING {
+            return Ok(now);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 fn start(host: &Host, dice: &mut Dice, worst: End) -> anyhow::Result<Life> {
@@ -166,7 +180,7 @@ fn main() -> anyhow::Result<()> {
     let before = counts(&host)?;
     let crashing = pairs / 3;
     batch(&mut host, &mut dice, pairs.saturating_sub(4 + crashing), End::Close, &mut outcomes)?;
-    let after = counts(&host)?;
+    let after = settled(&host, before)?;
     ensure!(after.descriptors <= before.descriptors, "descriptors: {before:?} before, {after:?} after");
     ensure!(after.threads <= before.threads + THREADS_MAX, "threads: {before:?} before, {after:?} after");
     ensure!(after.memory_kib <= before.memory_kib + MEMORY_GROWTH_MAX_KIB, "{before:?} before, {after:?} after");
