@@ -25,6 +25,13 @@ is the same on any machine. With --json it is one line.";
 pub(crate) struct VerifyArgs {
     /// The bundle
     file: PathBuf,
+    #[command(flatten)]
+    judging: Judging,
+}
+
+/// What the verifier is told beside the bundle.
+#[derive(Debug, Args)]
+pub(super) struct Judging {
     /// Everything that is pinned: trust anchor, publishers, owners, platforms
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
@@ -54,24 +61,30 @@ pub(crate) struct VerifyArgs {
     seen: Option<PathBuf>,
 }
 
+impl Judging {
+    /// In the verifier's terms.
+    pub(super) fn options(&self) -> anyhow::Result<Options> {
+        Ok(Options {
+            at: self.at.unwrap_or_else(now),
+            accept_simulated: if self.accept_simulated { AcceptSimulated::Yes } else { AcceptSimulated::No },
+            accept_prefix: if self.accept_prefix { AcceptPrefix::Yes } else { AcceptPrefix::No },
+            any_owner: if self.any_owner { AnyOwner::Yes } else { AnyOwner::No },
+            expect: Expectations {
+                session: self.session,
+                owner: self.owner,
+                instance: self.instance,
+                seen_note: self.seen.as_deref().map(|path| small_text(path, NOTE_MAX, "note")).transpose()?,
+                registers: Vec::new(),
+            },
+            policy: self.policy.as_deref().map(read_policy).transpose()?,
+        })
+    }
+}
+
 /// `coffer evidence verify`
 pub(super) fn verify(output: &Output, args: &VerifyArgs) -> anyhow::Result<Status> {
-    let options = Options {
-        at: args.at.unwrap_or_else(now),
-        accept_simulated: if args.accept_simulated { AcceptSimulated::Yes } else { AcceptSimulated::No },
-        accept_prefix: if args.accept_prefix { AcceptPrefix::Yes } else { AcceptPrefix::No },
-        any_owner: if args.any_owner { AnyOwner::Yes } else { AnyOwner::No },
-        expect: Expectations {
-            session: args.session,
-            owner: args.owner,
-            instance: args.instance,
-            seen_note: args.seen.as_deref().map(|path| small_text(path, NOTE_MAX, "note")).transpose()?,
-            registers: Vec::new(),
-        },
-        policy: args.policy.as_deref().map(read_policy).transpose()?,
-    };
-    let report = verify_bundle(&read_bundle(&args.file)?, &options);
-    if let Some(told) = unpinned(args, &report) {
+    let report = verify_bundle(&read_bundle(&args.file)?, &args.judging.options()?);
+    if let Some(told) = unpinned(&args.judging, &report) {
         output.note(told);
     }
     match output.form {
@@ -82,7 +95,7 @@ pub(super) fn verify(output: &Output, args: &VerifyArgs) -> anyhow::Result<Statu
 }
 
 /// What nobody was asked about, because no policy was given.
-fn unpinned(args: &VerifyArgs, report: &Report) -> Option<String> {
+pub(super) fn unpinned(args: &Judging, report: &Report) -> Option<String> {
     let unchecked = |name: &str| {
         report.checks.iter().any(|check| {
             let open = matches!(check.result, CheckResult::NotEvaluated | CheckResult::CannotTell);
