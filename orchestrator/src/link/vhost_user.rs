@@ -97,7 +97,11 @@ pub(crate) fn port_socket(uds: &Path, port: u32) -> PathBuf {
 }
 
 /// Listens on a socket that only the session's uid (and root) may connect to.
-fn listen(path: &Path, uid: Option<u32>, tasks: &mut Tasks) -> Result<mpsc::Receiver<GuestStream>, LaunchError> {
+pub(crate) fn listen(
+    path: &Path,
+    uid: Option<u32>,
+    tasks: &mut Tasks,
+) -> Result<mpsc::Receiver<GuestStream>, LaunchError> {
     let failed = |source| LaunchError::Io { path: path.to_path_buf(), source };
     let listener = bind(path, uid).map_err(failed)?;
     let (sender, receiver) = mpsc::channel::<GuestStream>(WAITING_MAX);
@@ -136,8 +140,8 @@ fn own(path: &Path, uid: Option<u32>) -> io::Result<()> {
 }
 
 /// Dials through the device's socket.
-struct UnixDial {
-    uds: PathBuf,
+pub(crate) struct UnixDial {
+    pub(crate) uds: PathBuf,
 }
 
 impl Dial for UnixDial {

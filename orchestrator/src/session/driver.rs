@@ -1,5 +1,5 @@
 //! The owner task of one session: the only one that changes it. It takes what happens, asks the machine what is to be
-//! done, journals that, shows it, and has it performed. Wishes to close come through a channel of their own and go first.
+//! done, journals that, has it performed, and shows it. Wishes to close come through a channel of their own and go first.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,7 +61,7 @@ struct Up {
     vm: Arc<dyn Vm>,
     dial: Arc<dyn Dial>,
     mirrored: watch::Receiver<Progress>,
-    _tasks: Tasks,
+    tasks: Tasks,
 }
 
 struct Driver {
@@ -204,7 +204,7 @@ impl Driver {
             let exit = machine.ended().await;
             drop(signals.send(Event::GuestGone(exit).into()).await);
         });
-        Up { vm, dial, mirrored, _tasks: tasks }
+        Up { vm, dial, mirrored, tasks }
     }
 
     /// One event: decide, journal, show, perform.
@@ -227,15 +227,16 @@ impl Driver {
                 return Box::pin(self.step(failed)).await;
             }
         }
-        let shown = Arc::new(self.record.clone());
-        self.view.send_replace(Arc::clone(&shown));
-        if visible(&self.record) != visible(&before) {
-            // Nobody watches: nobody is told.
-            drop(self.changes.send(shown));
-        }
+        // Performed before it is shown: whoever sees a session ready may call it at once.
         for effect in effects {
             self.perform(effect);
         }
+        let shown = Arc::new(self.record.clone());
+        if visible(&self.record) != visible(&before) {
+            // Nobody watches: nobody is told.
+            drop(self.changes.send(Arc::clone(&shown)));
+        }
+        self.view.send_replace(shown);
     }
 
     fn spawn(&self, work: impl Future<Output = Signal> + Send + 'static) {
@@ -305,12 +306,15 @@ impl Driver {
             Effect::StopGuest => self.stop_guest(host, record),
             Effect::PreservePrefix => self.spawn(perform::preserve_prefix(host, record)),
             Effect::Scrub => {
-                // Listeners, console and link of this process go before the directory they are in.
-                self.machinery = Machinery::Nothing;
+                let machinery = std::mem::replace(&mut self.machinery, Machinery::Nothing);
                 self.writers.close();
                 let writers = self.writers.clone();
                 self.spawn(async move {
-                    // The deadline of the phase bounds this, too.
+                    // Listeners, console and link of this process go before the directory they are in. The deadline of the
+                    // phase bounds this, too.
+                    if let Machinery::Up(up) = machinery {
+                        up.tasks.end().await;
+                    }
                     writers.wait().await;
                     perform::scrub_all(host, record).await
                 });

@@ -146,7 +146,7 @@ async fn start(host: &Arc<Host>, record: &SessionRecord, started: &mut Started) 
     let conversation = Conversation::begin(record.id, &dir).map_err(failed)?;
     let vm: Arc<dyn Vm> = host.vmm.launch(machine).await?.into();
     started.vm = Some(Arc::clone(&vm));
-    tasks.keep(link.tasks);
+    tasks.absorb(link.tasks);
     let started = std::mem::take(started);
     let (dial, control, record) = (link.dial, link.control, link.record);
     Ok(Running { vm, dial, control, record, mirror, conversation, tasks, started })
@@ -199,7 +199,7 @@ async fn take_over(host: &Arc<Host>, record: &SessionRecord) -> Result<Running, 
     let link = host.link.adopt(place(record, &dir, cgroup.as_ref(), cid)).await?;
     let mirror = MirrorStore::reopen(dir.clone(), intent.limits.leaves).map_err(failed)?;
     let conversation = Conversation::resume(record.id, &dir).map_err(failed)?;
-    tasks.keep(link.tasks);
+    tasks.absorb(link.tasks);
     let (dial, control, record) = (link.dial, link.control, link.record);
     Ok(Running { vm, dial, control, record, mirror, conversation, tasks, started: Started::default() })
 }

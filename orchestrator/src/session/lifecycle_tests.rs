@@ -27,12 +27,14 @@ use super::types::{Ending, Outcome, Phase, Timestamp};
 use crate::endorsements::{Endorsements, Source};
 use crate::host::cgroup::CgroupRoot;
 use crate::image::Catalogue;
+use crate::link::Link;
 use crate::store::embedded::EmbeddedStore;
 use crate::store::vault::Vault;
 use crate::store::{Created, RequestKey, Reservation, Seen, Store, StoreError, UidRange};
+use crate::vmm::Vmm;
 
 /// Longer than any phase of these tests takes.
-const SOON: Duration = Duration::from_secs(20);
+pub(super) const SOON: Duration = Duration::from_secs(20);
 
 /// At which step of the journal a control plane dies, and on which side of it.
 struct Fate {
@@ -132,7 +134,7 @@ impl Store for UntilKilled {
     }
 }
 
-struct World {
+pub(super) struct World {
     root: tempfile::TempDir,
     fate: Arc<Fate>,
     stage: Arc<Stage>,
@@ -142,7 +144,7 @@ struct World {
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let root = tempfile::tempdir().expect("a directory");
         for name in ["sessions", "evidence", "images"] {
             std::fs::create_dir(root.path().join(name)).expect("mkdir");
@@ -151,12 +153,18 @@ impl World {
         Self { root, fate: Arc::new(Fate::new()), stage: Arc::default(), image, cgroups: None }
     }
 
-    fn path(&self, name: &str) -> std::path::PathBuf {
+    pub(super) fn path(&self, name: &str) -> std::path::PathBuf {
         self.root.path().join(name)
     }
 
     /// A control plane over this world's files. After an earlier one its writer may still hold the store for a moment.
     async fn registry(&self) -> Arc<Registry> {
+        let (vmm, link) = (ActedVmm(Arc::clone(&self.stage)), ActedLink(Arc::clone(&self.stage)));
+        self.registry_of(Arc::new(vmm), Arc::new(link)).await
+    }
+
+    /// The same with other machines and links.
+    pub(super) async fn registry_of(&self, vmm: Arc<dyn Vmm>, link: Arc<dyn Link>) -> Arc<Registry> {
         let store: Arc<dyn Store> = loop {
             match EmbeddedStore::open_file(&self.path("coffer.redb"), "boot") {
                 Ok(store) => break Arc::new(UntilKilled { store, fate: Arc::clone(&self.fate) }),
@@ -166,8 +174,8 @@ impl World {
         let host = Host {
             store,
             vault: Vault::local(&self.path("evidence")).expect("vault"),
-            vmm: Arc::new(ActedVmm(Arc::clone(&self.stage))),
-            link: Arc::new(ActedLink(Arc::clone(&self.stage))),
+            vmm,
+            link,
             endorsements: Endorsements { simulated: Some(Arc::new(ActedSource::new()) as Arc<dyn Source>), tdx: None },
             images: Catalogue::new(self.path("images"), vec![]),
             cgroups: self.cgroups.clone(),
@@ -187,12 +195,12 @@ impl World {
         Registry::start(Arc::new(host), rules).await.expect("started")
     }
 
-    fn sessions(&self) -> usize {
+    pub(super) fn sessions(&self) -> usize {
         std::fs::read_dir(self.path("sessions")).expect("there").count()
     }
 }
 
-fn id(n: u32) -> SessionId {
+pub(super) fn id(n: u32) -> SessionId {
     let mut bytes = [0x11; 16];
     bytes[..4].copy_from_slice(&n.to_le_bytes());
     SessionId::new(bytes)
@@ -202,7 +210,7 @@ fn key(n: u32, what: &str) -> RequestKey {
     RequestKey { id: format!("{what}-{n}"), digest: "d".to_owned() }
 }
 
-async fn create(registry: &Arc<Registry>, world: &World, n: u32) -> SessionId {
+pub(super) async fn create(registry: &Arc<Registry>, world: &World, n: u32) -> SessionId {
     let mut intent = fixtures::intent(*id(n).as_bytes(), world.image);
     intent.issued_at = now().seconds();
     intent.not_after = now().seconds() + 600;
@@ -217,19 +225,19 @@ async fn create(registry: &Arc<Registry>, world: &World, n: u32) -> SessionId {
     registry.create(request, key(n, "create")).await.expect("created").id
 }
 
-async fn close(registry: &Arc<Registry>, n: u32) {
+pub(super) async fn close(registry: &Arc<Registry>, n: u32) {
     let ending = Ending::by_host(Reason::UserClosed);
     registry.close(id(n), key(n, "close"), ending).await.expect("asked");
 }
 
-async fn reach(registry: &Registry, n: u32, phase: Phase) -> Arc<SessionRecord> {
+pub(super) async fn reach(registry: &Registry, n: u32, phase: Phase) -> Arc<SessionRecord> {
     let record = registry.wait(id(n), phase, SOON).await.expect("known");
     assert!(record.machine.phase() >= phase, "expected {phase}, found {record:?}");
     record
 }
 
 /// It is closed, its files are gone, and the vault holds what the journal says.
-async fn closed(registry: &Registry, world: &World, n: u32) -> Arc<SessionRecord> {
+pub(super) async fn closed(registry: &Registry, world: &World, n: u32) -> Arc<SessionRecord> {
     let record = reach(registry, n, Phase::Closed).await;
     assert!(!world.path("sessions").join(id(n).to_string()).exists(), "{record:?}");
     assert_eq!(record.machine.scrub_failures(), [] as [String; 0], "{record:?}");
@@ -439,16 +447,16 @@ fn a_machine_that_is_gone_when_the_control_plane_is_back_leaves_what_was_kept_of
     );
 }
 
-fn descriptors() -> usize {
+pub(super) fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").expect("fds").count()
 }
 
-fn files(directory: &Path) -> usize {
+pub(super) fn files(directory: &Path) -> usize {
     std::fs::read_dir(directory).expect("there").count()
 }
 
 /// Set in the process that counts: other tests open files, too.
-const ALONE: &str = "COFFER_TEST_ALONE";
+pub(super) const ALONE: &str = "COFFER_TEST_ALONE";
 
 #[test]
 fn many_sessions_leave_no_task_descriptor_or_file_behind() {
@@ -530,7 +538,7 @@ fn of_status(field: &str) -> usize {
 }
 
 /// Waits until a count is down to what it was. That a task or a descriptor is gone is no event that others see.
-async fn falls_to(what: &str, count: impl Fn() -> usize, before: usize) {
+pub(super) async fn falls_to(what: &str, count: impl Fn() -> usize, before: usize) {
     let begin = std::time::Instant::now();
     while count() > before {
         assert!(begin.elapsed() < SOON, "{what}: {before} before, {} after", count());

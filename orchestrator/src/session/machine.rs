@@ -73,12 +73,14 @@ pub(crate) enum Attesting {
     Verifying,
 }
 
-/// Whether the agent has sealed before the host had verified its opening: a session can be that short.
+/// What the agent said of its end before the host had verified its opening: a session can be that short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Early {
-    /// It has not.
+    /// Nothing.
     No,
+    /// That it ends, and why.
+    Closing(Ending),
     /// The core is here and waits.
     Sealed,
 }
@@ -316,19 +318,30 @@ impl Machine {
             }
             (Attesting::Verifying, Event::OpeningVerified) => {
                 self.evidence = Evidence::Opened;
-                if self.early == Early::Sealed {
-                    // No call can have been: straight on to its evidence.
-                    self.enter(State::Sealing(Sealing::Storing), now, self.timings.seal);
-                    return vec![Effect::RefuseCalls, Effect::PreserveSealed];
+                match self.early {
+                    Early::No => {
+                        self.enter(State::Ready, now, self.timings.ttl.saturating_add(self.timings.ttl_slack));
+                        vec![Effect::AcceptCalls]
+                    }
+                    // No call can have been: straight on to its end.
+                    Early::Closing(ending) => self.closing(ending, now),
+                    Early::Sealed => {
+                        self.enter(State::Sealing(Sealing::Storing), now, self.timings.seal);
+                        vec![Effect::RefuseCalls, Effect::PreserveSealed]
+                    }
                 }
-                self.enter(State::Ready, now, self.timings.ttl.saturating_add(self.timings.ttl_slack));
-                vec![Effect::AcceptCalls]
             }
             (Attesting::Verifying, Event::OpeningRefused(why)) => {
                 self.abort(Ending::by_host(Reason::AttestationFailed), Some(why), now)
             }
             (Attesting::Verifying, Event::GuestSealed) => {
                 self.early = Early::Sealed;
+                Vec::new()
+            }
+            (Attesting::Verifying, Event::GuestClosing(ending)) => {
+                if self.early == Early::No {
+                    self.early = Early::Closing(ending);
+                }
                 Vec::new()
             }
             (_, Event::CloseRequested(ending)) => self.abort(ending, None, now),
@@ -339,11 +352,7 @@ impl Machine {
     fn in_ready(&mut self, event: Event, now: Timestamp) -> Vec<Effect> {
         match event {
             Event::CloseRequested(ending) => self.drain(ending, now),
-            Event::GuestClosing(ending) => {
-                self.ending = Some(ending);
-                self.enter(State::Draining, now, self.timings.seal);
-                vec![Effect::RefuseCalls]
-            }
+            Event::GuestClosing(ending) => self.closing(ending, now),
             Event::GuestSealed => {
                 self.enter(State::Sealing(Sealing::Storing), now, self.timings.seal);
                 vec![Effect::RefuseCalls, Effect::PreserveSealed]
@@ -416,6 +425,13 @@ impl Machine {
             Event::GuestViolated(why) => self.abort(Ending::by_host(Reason::AttestationFailed), Some(why), now),
             _ => Vec::new(),
         }
+    }
+
+    /// The agent ends it by itself.
+    fn closing(&mut self, ending: Ending, now: Timestamp) -> Vec<Effect> {
+        self.ending = Some(ending);
+        self.enter(State::Draining, now, self.timings.seal);
+        vec![Effect::RefuseCalls]
     }
 
     fn drain(&mut self, ending: Ending, now: Timestamp) -> Vec<Effect> {

@@ -20,4 +20,6 @@ pub(crate) mod signal;
 pub(crate) mod types;
 
 #[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
 mod lifecycle_tests;

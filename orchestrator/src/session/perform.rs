@@ -19,7 +19,7 @@ use super::control::frames;
 use super::conversation::Conversation;
 use super::evidence::{self, EvidenceError, GuestSeal};
 use super::machine::Event;
-use super::mirror::{self, MirrorStore, Progress, Telling};
+use super::mirror::{self, CONNECTIONS_MAX, MirrorError, MirrorStore, Progress, Telling};
 use super::record::SessionRecord;
 use super::signal::{Opening, Signal};
 use super::types::{GuestExit, Timestamp};
@@ -104,26 +104,40 @@ pub(crate) async fn reconnect(dial: Arc<dyn Dial>, ended: impl Future<Output = (
     }
 }
 
-/// Serves the record port until the session drops it.
+/// Serves the record port until the session drops it, or the guest breaks its word.
 pub(crate) async fn serve_mirror(
-    mut connections: mpsc::Receiver<GuestStream>,
-    mut store: MirrorStore,
+    connections: mpsc::Receiver<GuestStream>,
+    store: MirrorStore,
     progress: watch::Sender<Progress>,
     signals: mpsc::Sender<Signal>,
 ) {
+    if let Err(error) = hear(connections, store, &progress).await {
+        drop(signals.send(Event::GuestViolated(chain(&error)).into()).await);
+    }
+}
+
+async fn hear(
+    mut connections: mpsc::Receiver<GuestStream>,
+    mut store: MirrorStore,
+    progress: &watch::Sender<Progress>,
+) -> Result<(), MirrorError> {
+    let mut count = 0;
     while let Some(stream) = connections.recv().await {
+        count += 1;
+        if count > CONNECTIONS_MAX {
+            return Err(MirrorError::TooMuch { what: "connections", most: CONNECTIONS_MAX.into() });
+        }
         let mut reader = FramedRead::new(stream, frames(MIRROR_FRAME_MAX));
         let mut telling = Telling::default();
-        while let Some(Ok(frame)) = reader.next().await {
-            match store.accept(&mut telling, &frame) {
-                Ok(now) => drop(progress.send_replace(now)),
-                Err(error) => {
-                    drop(signals.send(Event::GuestViolated(chain(&error)).into()).await);
-                    return;
-                }
+        loop {
+            match reader.next().await {
+                Some(Ok(frame)) => drop(progress.send_replace(store.accept(&mut telling, &frame)?)),
+                Some(Err(error)) if error.kind() == std::io::ErrorKind::InvalidData => return Err(MirrorError::Form),
+                Some(Err(_)) | None => break,
             }
         }
     }
+    Ok(())
 }
 
 /// Verify the opening against what this host launched, and connect to the agent meanwhile.
@@ -192,8 +206,18 @@ pub(crate) async fn preserve_sealed(
 ) -> Signal {
     let work = async {
         let map = seal.parse().map_err(|error| chain(&error))?;
-        let all = mirrored.wait_for(|p| p.leaves >= map.size && p.events >= map.events).await;
-        drop(all.map_err(|_| "the record mirror ended before the record did".to_owned())?);
+        // Half of the time is for the guest to tell the rest, half for what follows.
+        let left = record.machine.deadline().map_or(0, |deadline| deadline.0.saturating_sub(now().0));
+        let all = mirrored.wait_for(|p| p.leaves >= map.size && p.events >= map.events);
+        let told = tokio::time::timeout(std::time::Duration::from_millis(left / 2), all).await;
+        let told =
+            told.map(|all| all.map(|_| ()).map_err(|_| "the record mirror ended before the record did".to_owned()));
+        told.unwrap_or_else(|_| {
+            Err(format!(
+                "expected the {} leaves and {} events that the guest sealed, found fewer",
+                map.size, map.events
+            ))
+        })?;
         let collateral = host.endorsements.current(record.profile).await.map_err(|error| chain(&error))?;
         let id = record.id;
         let sealed = move |record: &_, dir: &_, at| evidence::sealed(record, dir, seal, &collateral, at);

@@ -11,7 +11,7 @@ use coffer_evidence::sign::PublicKey;
 use coffer_evidence::statement::{Subjects, sign_statement};
 use coffer_evidence::writer::{EventExtend, LeafDraft, LogWriter};
 use ed25519_dalek::SigningKey;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::{mpsc, watch};
 
 use super::Script;
@@ -137,25 +137,16 @@ pub(super) async fn act(machine: Machine, script: Script, lines: watch::Receiver
 }
 
 async fn live(machine: Machine, script: Script, mut host: Host) -> Option<GuestExit> {
-    let disk = boot_disk::read(&std::fs::read(&machine.boot_disk).ok()?).ok()?;
-    let intent = Config::parse(&disk.config).ok()?.intent().ok()?;
-    let mut guest = Guest::boot(&disk.config, &disk.policy)?;
-    let session = if script == Script::IsAnother { SessionId::new([0xff; 16]) } else { intent.session };
+    let mut guest = Guest::boot(&machine)?;
+    let session = if script == Script::IsAnother { SessionId::new([0xff; 16]) } else { machine.session };
     host.say(&ToHost::Hello { session, agent_svn: 1 }).await;
     if script == Script::Fails {
         let (stage, detail) = ("registers".to_owned(), "they differ".to_owned());
         host.say(&ToHost::Failed { stage, detail }).await;
         return Some(GuestExit::PoweredOff);
     }
-    let mut report_data = guest.open_map.report_data();
-    if script == Script::LiesAtTheOpening {
-        report_data[0] ^= 1;
-    }
-    let quote = guest.quote(&report_data);
-    guest.opening_quote = Digest256::of(&quote);
-    guest.append(None, Public::Open { instance: guest.open_map.instance(), opening_quote: guest.opening_quote }, None);
-    guest.checkpoint();
-    host.say(&ToHost::Ready { open_map: guest.open_map.to_bytes(), opening_quote: quote, ccel: None }).await;
+    let ready = guest.open(script);
+    host.say(&ready).await;
     guest.call();
     guest.checkpoint();
     host.tell(&guest.records).await;
@@ -199,23 +190,30 @@ async fn live(machine: Machine, script: Script, mut host: Host) -> Option<GuestE
     Some(GuestExit::PoweredOff)
 }
 
+/// Says one thing on a connection of the caller's.
+pub(crate) async fn say(stream: &mut (impl AsyncWrite + Unpin), frame: &impl Frame) -> Option<()> {
+    stream.write_all(&frame.to_wire()).await.ok()
+}
+
 /// Notary and TD in one.
-struct Guest {
+pub(crate) struct Guest {
     config: Vec<u8>,
     policy: Vec<u8>,
     open_map: OpenMap,
     opening_quote: Digest256,
     key: SigningKey,
-    log: LogWriter,
+    pub(crate) log: LogWriter,
     td: Td,
     leaves: Vec<Vec<u8>>,
     /// What is told to the host, in order.
-    records: Vec<Mirror>,
+    pub(crate) records: Vec<Mirror>,
     pending: Vec<Mirror>,
 }
 
 impl Guest {
-    fn boot(config: &[u8], policy: &[u8]) -> Option<Self> {
+    pub(crate) fn boot(machine: &Machine) -> Option<Self> {
+        let disk = boot_disk::read(&std::fs::read(&machine.boot_disk).ok()?).ok()?;
+        let (config, policy) = (&disk.config[..], &disk.policy[..]);
         let intent = Config::parse(config).ok()?.intent().ok()?;
         let key = SigningKey::from_bytes(&random());
         let open_map = OpenMap {
@@ -254,6 +252,19 @@ impl Guest {
         Some(guest)
     }
 
+    /// The first leaf, and what makes the host ready.
+    pub(crate) fn open(&mut self, script: Script) -> ToHost {
+        let mut report_data = self.open_map.report_data();
+        if script == Script::LiesAtTheOpening {
+            report_data[0] ^= 1;
+        }
+        let quote = self.quote(&report_data);
+        self.opening_quote = Digest256::of(&quote);
+        self.append(None, Public::Open { instance: self.open_map.instance(), opening_quote: self.opening_quote }, None);
+        self.checkpoint();
+        ToHost::Ready { open_map: self.open_map.to_bytes(), opening_quote: quote, ccel: None }
+    }
+
     fn extend(&mut self, event: EventExtend) {
         assert_eq!(&self.td.rtmr[3], event.before.as_bytes(), "the log knows the register");
         self.td.rtmr[3] = *event.after.as_bytes();
@@ -281,7 +292,7 @@ impl Guest {
         }
     }
 
-    fn call(&mut self) {
+    pub(crate) fn call(&mut self) {
         use coffer_evidence::call::{IntentPrivate, OutcomePrivate, Request};
         let call = Some(CallId::new(random()));
         let request = Request::Stat { path: "a".to_owned() };
@@ -296,7 +307,7 @@ impl Guest {
         assert_eq!(method, Method::Stat);
     }
 
-    fn checkpoint(&mut self) {
+    pub(crate) fn checkpoint(&mut self) {
         if let Some((event, note)) = self.log.checkpoint(&self.key) {
             self.extend(event);
             self.pending.push(Mirror::Note(note.into_bytes()));
@@ -304,7 +315,7 @@ impl Guest {
         self.records.append(&mut self.pending);
     }
 
-    fn seal(&mut self, reason: Reason, closed_by: ClosedBy, script: Script) -> ToHost {
+    pub(crate) fn seal(&mut self, reason: Reason, closed_by: ClosedBy, script: Script) -> ToHost {
         let steps = ScrubStep::ALL.iter().map(|step| (*step, StepResult::Done)).collect();
         self.append(None, Public::Scrub { steps }, None);
         self.append(None, Public::Seal { count: self.log.size() + 1 }, None);

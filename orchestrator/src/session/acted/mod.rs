@@ -1,7 +1,7 @@
 //! A guest that is acted in this process, for tests of whole lives of sessions: it reads its boot disk, keeps a real log,
 //! makes quotes under the published simulator root, and follows a script. No process is started.
 
-mod guest;
+pub(crate) mod guest;
 #[path = "../../../../evidence/tests/rules/platform.rs"]
 #[allow(dead_code, reason = "its own tests use more of it")]
 mod platform;
