@@ -34,17 +34,17 @@ struct Shown {
 /// `coffer evidence show`
 pub(super) fn show(output: &Output, args: &ShowArgs) -> anyhow::Result<Status> {
     let bytes = read_bundle(&args.file)?;
-    let wrong = |what: &str, error: &dyn std::error::Error| {
-        failure(Status::FAILED, format!("{}: expected {what}: {error}", args.file.display()))
+    let wrong = |what: &str, error: anyhow::Error| {
+        failure(Status::FAILED, format!("{}: expected {what}: {error:#}", args.file.display()))
     };
-    let bundle = bundle::read(&bytes).map_err(|error| wrong("a bundle", &error))?;
+    let bundle = bundle::read(&bytes).map_err(|error| wrong("a bundle", error.into()))?;
     let mut disclosed = BTreeMap::new();
     if let Some(member) = bundle.member("disclosed.cbor") {
-        let parts = read_disclosed(member).map_err(|error| wrong("disclosed parts", &error))?;
+        let parts = read_disclosed(member).map_err(|error| wrong("disclosed parts", error.into()))?;
         disclosed.extend(parts.into_iter().map(|part| (part.index, part)));
     }
-    let leaves = leaves(bundle.member("leaves").unwrap_or_default(), &disclosed)
-        .map_err(|error| wrong("leaves", error.as_ref()))?;
+    let leaves =
+        leaves(bundle.member("leaves").unwrap_or_default(), &disclosed).map_err(|error| wrong("leaves", error))?;
     match output.form {
         Form::Json => {
             output.json(&Shown { bundle_id: bundle.bundle_id().to_string(), sealed: bundle.is_sealed(), leaves })?;
