@@ -8,6 +8,9 @@ use thiserror::Error;
 
 /// How deep arrays and maps may nest.
 pub const DEPTH_MAX: usize = 8;
+/// The most items in one value. An item takes up to a hundred times its bytes in memory, so bytes alone are no bound. The
+/// largest value of ours is a request with 128 KiB of environment; longer lists are read one by one ([`decode_list`]).
+pub const ITEMS_MAX: usize = 1 << 18;
 
 /// A key of a map: integers for structures, text for tables that are keyed by a name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,6 +79,12 @@ pub enum CborError {
     #[error("expected map keys in order and each once, at offset {offset}")]
     KeyOrder {
         /// Where the second key starts.
+        offset: usize,
+    },
+    /// Too many items.
+    #[error("expected at most {ITEMS_MAX} items, found more at offset {offset}")]
+    TooMany {
+        /// Where.
         offset: usize,
     },
     /// Nested too deep.
@@ -156,20 +165,65 @@ fn head(major: u8, argument: u64, out: &mut Vec<u8>) {
 /// # Errors
 /// [`CborError`]: anything that [`encode`] would not have written.
 pub fn decode(input: &[u8]) -> Result<Value, CborError> {
-    let mut reader = Reader { input, offset: 0 };
+    let mut reader = Reader::new(input);
     let value = reader.item(0)?;
-    if reader.offset != input.len() {
-        return Err(CborError::Trailing { offset: reader.offset });
-    }
+    reader.end()?;
     Ok(value)
+}
+
+/// Reads an array that fills the input item by item, so that the whole of it need not stand in memory. [`ITEMS_MAX`] is for
+/// each item. Nothing that is not an array gives an item; whatever is wrong gives an error and then no more.
+///
+/// # Errors
+/// [`CborError`] for the head; the items have their own.
+pub fn decode_list(input: &[u8]) -> Result<Option<List<'_>>, CborError> {
+    let mut reader = Reader::new(input);
+    let (major, left, _) = reader.head()?;
+    Ok((major == 4).then_some(List { reader, left, over: false }))
+}
+
+/// The items of [`decode_list`].
+pub struct List<'a> {
+    reader: Reader<'a>,
+    left: u64,
+    over: bool,
+}
+
+impl Iterator for List<'_> {
+    type Item = Result<Value, CborError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.over {
+            return None;
+        }
+        let Some(left) = self.left.checked_sub(1) else {
+            self.over = true;
+            return self.reader.end().err().map(Err);
+        };
+        self.left = left;
+        self.reader.items = 0;
+        let item = self.reader.item(1);
+        self.over = item.is_err();
+        Some(item)
+    }
 }
 
 struct Reader<'a> {
     input: &'a [u8],
     offset: usize,
+    items: usize,
 }
 
 impl<'a> Reader<'a> {
+    fn new(input: &'a [u8]) -> Self {
+        Self { input, offset: 0, items: 0 }
+    }
+
+    /// Nothing may follow.
+    fn end(&self) -> Result<(), CborError> {
+        if self.offset == self.input.len() { Ok(()) } else { Err(CborError::Trailing { offset: self.offset }) }
+    }
+
     fn take(&mut self, length: u64) -> Result<&'a [u8], CborError> {
         let missing = CborError::Truncated { offset: self.offset, expected: length };
         let wanted = usize::try_from(length).map_err(|_| missing)?;
@@ -204,6 +258,10 @@ impl<'a> Reader<'a> {
 
     fn item(&mut self, depth: usize) -> Result<Value, CborError> {
         let offset = self.offset;
+        self.items = self.items.saturating_add(1);
+        if self.items > ITEMS_MAX {
+            return Err(CborError::TooMany { offset });
+        }
         let (major, argument, byte) = self.head()?;
         if matches!(major, 4 | 5) && depth >= DEPTH_MAX {
             return Err(CborError::TooDeep { offset });

@@ -50,18 +50,18 @@ type Told = (Leaf, Option<Disclosed>);
 pub(super) fn show(output: &Output, args: &ShowArgs) -> anyhow::Result<Status> {
     let options = args.judging.options()?;
     let bytes = read_bundle(&args.file)?;
-    let wrong = |what: &str, error: &dyn std::error::Error| {
-        failure(Status::FAILED, format!("{}: expected {what}: {error}", args.file.display()))
+    let wrong = |what: &str, error: anyhow::Error| {
+        failure(Status::FAILED, format!("{}: expected {what}: {error:#}", args.file.display()))
     };
     let report = verify_bundle(&bytes, &options);
-    let bundle = bundle::read(&bytes).map_err(|error| wrong("a bundle", &error))?;
+    let bundle = bundle::read(&bytes).map_err(|error| wrong("a bundle", error.into()))?;
     let mut disclosed = BTreeMap::new();
     if let Some(member) = bundle.member("disclosed.cbor") {
-        let parts = read_disclosed(member).map_err(|error| wrong("disclosed parts", &error))?;
+        let parts = read_disclosed(member).map_err(|error| wrong("disclosed parts", error.into()))?;
         disclosed.extend(parts.into_iter().map(|part| (part.index, part)));
     }
-    let told = leaves(bundle.member("leaves").unwrap_or_default(), &mut disclosed)
-        .map_err(|error| wrong("leaves", error.as_ref()))?;
+    let told =
+        leaves(bundle.member("leaves").unwrap_or_default(), &mut disclosed).map_err(|error| wrong("leaves", error))?;
     if let Some(id) = &args.call {
         return call::show(output, &told, id, &report);
     }
