@@ -112,6 +112,23 @@ impl Host {
         self.daemon.id()
     }
 
+    /// The socket that `cofferd` listens on.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.directory().join("cofferd.sock")
+    }
+
+    /// The most memory that `cofferd` has had resident so far, in KiB.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn peak_memory_kib(&self) -> anyhow::Result<u64> {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.daemon.id())).context("cofferd's status")?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("VmHWM")?;
+        Ok(line.trim().trim_end_matches(" kB").parse()?)
+    }
+
     /// The directory of a session on the host.
     #[must_use]
     pub fn session_directory(&self, session: &str) -> PathBuf {
@@ -129,7 +146,7 @@ impl Host {
     pub fn coffer(&self) -> Command {
         let mut command = Command::new(binaries().join("coffer"));
         command
-            .env("COFFER_SOCKET", self.directory().join("cofferd.sock"))
+            .env("COFFER_SOCKET", self.socket())
             .env("XDG_CONFIG_HOME", self.directory().join("config"))
             .stdin(Stdio::null());
         command

@@ -2,9 +2,10 @@
 //! itself and lie about sizes. Links in it are made and never followed; what is in the way is replaced, not written
 //! through; set-user-id and its kin are dropped; devices, FIFOs and sparse files are refused.
 
+use super::archive::{self, Member};
 use super::beneath::{Beneath, Links};
 use super::{ENTRIES_MAX, PATH_MAX, TRANSFER_MAX, Tell, ToolError, told};
-use crate::frames::tool::{Report, Rest};
+use crate::frames::tool::Report;
 use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
@@ -13,22 +14,16 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use tar::{Archive, EntryType};
+use tar::EntryType;
 
 /// Unpacks `stream` beneath `path`, which is made when missing.
 pub(super) fn unpack(base: &Beneath, path: &[u8], stream: impl io::Read, tell: Tell<'_>) -> Result<(), ToolError> {
     let target = if path.is_empty() { None } else { Some(make_directories(base, path, Links::Follow)?) };
     let target = target.map(Beneath::at);
     let mut work = Unpack { base: target.as_ref().unwrap_or(base), files: 0, bytes: 0, directories: BTreeMap::new() };
-    let mut archive = Archive::new(stream);
-    for entry in archive.entries().map_err(|error| ToolError::data(&error))? {
-        work.entry(&mut entry.map_err(|_| ToolError::new("data", Errno::INVAL))?)?;
-    }
+    archive::each(stream, |member| work.member(member))?;
     work.finish_directories()?;
-    // The padding after the end, so that whoever writes to us can finish.
-    let mut rest = archive.into_inner();
-    io::copy(&mut rest, &mut io::sink()).map_err(|error| ToolError::data(&error))?;
-    told(tell(Report::Done { files: work.files, bytes: work.bytes, rest: Rest::Nothing }))
+    told(tell(Report::Done { files: work.files, bytes: work.bytes, left_out: 0 }))
 }
 
 struct Unpack<'a> {
@@ -40,41 +35,42 @@ struct Unpack<'a> {
 }
 
 impl Unpack<'_> {
-    fn entry<R: io::Read>(&mut self, entry: &mut tar::Entry<'_, R>) -> Result<(), ToolError> {
-        let header = entry.header();
-        let kind = header.entry_type();
-        let mode = Mode::from_raw_mode(header.mode().unwrap_or(0o644) & 0o777);
-        let modified = header.mtime().unwrap_or(0);
-        let size = entry.size();
-        if kind == EntryType::XGlobalHeader {
-            // Comments, such as the commit that `git archive` names. Nothing of it applies to a file.
-            return Ok(());
-        }
-        let path = inside(&entry.path_bytes())?;
+    fn member<R: io::Read>(&mut self, member: &mut Member<'_, R>) -> Result<(), ToolError> {
+        let path = inside(&member.path)?;
         self.files += 1;
-        self.bytes = self.bytes.saturating_add(size);
+        self.bytes = self.bytes.saturating_add(member.size);
         if self.files > ENTRIES_MAX || self.bytes > TRANSFER_MAX {
             return Err(ToolError::new("limit", Errno::FBIG));
         }
+        let mode = Mode::from_raw_mode(member.mode & 0o777);
         if path.is_empty() {
             // The directory itself: it is there, and its mode is not the archive's to choose.
-            return if kind == EntryType::Directory { Ok(()) } else { Err(ToolError::path(Errno::ISDIR)) };
+            return if member.kind == EntryType::Directory { Ok(()) } else { Err(ToolError::path(Errno::ISDIR)) };
         }
-        match kind {
+        match member.kind {
             EntryType::Directory => {
                 make_directories(self.base, &path, Links::Refuse)?;
                 self.directories.insert(path, mode);
                 Ok(())
             }
-            EntryType::Regular | EntryType::Continuous => self.file(&path, mode, modified, size, entry),
+            EntryType::Regular | EntryType::Continuous => {
+                self.file(&path, mode, member.modified, member.size, &mut member.content)
+            }
             EntryType::Symlink | EntryType::Link => {
-                let target = entry.link_name_bytes().ok_or(ToolError::new("type", Errno::INVAL))?.into_owned();
-                if target.is_empty() || target.len() > PATH_MAX || target.contains(&0) {
+                let target = member.link.take().unwrap_or_default();
+                if target.is_empty() || target.contains(&0) {
                     return Err(ToolError::path(Errno::INVAL));
                 }
-                if kind == EntryType::Symlink { self.symlink(&path, &target) } else { self.hardlink(&path, &target) }
+                if target.len() >= PATH_MAX {
+                    return Err(ToolError::path(Errno::NAMETOOLONG));
+                }
+                if member.kind == EntryType::Symlink {
+                    self.symlink(&path, &target)
+                } else {
+                    self.hardlink(&path, &target)
+                }
             }
-            _ => Err(ToolError::new("type", Errno::PERM)),
+            _ => Err(ToolError::new("member", Errno::PERM)),
         }
     }
 
@@ -92,7 +88,7 @@ impl Unpack<'_> {
         let mut file = File::from(file);
         let written = io::copy(content, &mut file).map_err(|error| ToolError::data(&error))?;
         if written != size {
-            return Err(ToolError::new("data", Errno::INVAL));
+            return Err(ToolError::new("archive", Errno::INVAL));
         }
         rustix::fs::fchmod(&file, mode).map_err(ToolError::path)?;
         let time = Timespec { tv_sec: modified.try_into().unwrap_or(0), tv_nsec: 0 };
@@ -158,7 +154,10 @@ fn make_directories(base: &Beneath, path: &[u8], links: Links) -> Result<OwnedFd
 
 /// A path of the archive as one beneath the target: `.` and empty components dropped, `..` and `/` refused.
 fn inside(path: &[u8]) -> Result<Vec<u8>, ToolError> {
-    if path.len() > PATH_MAX || path.contains(&0) {
+    if path.len() >= PATH_MAX {
+        return Err(ToolError::path(Errno::NAMETOOLONG));
+    }
+    if path.contains(&0) {
         return Err(ToolError::path(Errno::INVAL));
     }
     if path.starts_with(b"/") || path.split(|&byte| byte == b'/').any(|component| component == b"..") {
