@@ -38,8 +38,7 @@ impl Link for VhostUserLink {
     fn open(&self, place: Place) -> BoxFuture<'_, Result<OpenLink, LaunchError>> {
         Box::pin(async move {
             if !self.program.is_file() {
-                let hint = "install it beside cofferd, or set vmm.vsock_device";
-                return Err(LaunchError::Missing { what: "coffer-vsock", path: self.program.clone(), hint });
+                return Err(missing(&self.program));
             }
             let uds = place.run.join("vsock.sock");
             let mut tasks = Tasks::default();
@@ -65,7 +64,7 @@ impl Link for VhostUserLink {
                     Exposure { path: place.run.clone(), access: Access::ReadWrite },
                 ],
             };
-            let helper = Helper { name: "coffer-vsock", ready: READY };
+            let helper = Helper { name: "coffer-vsock", ready: READY, setting: "vmm.vsock_device" };
             let program = jail::start_helper(&self.launcher, &spec, &place.complaints, helper).await?;
             let dial = Arc::new(UnixDial { uds });
             Ok(OpenLink {
@@ -78,6 +77,12 @@ impl Link for VhostUserLink {
             })
         })
     }
+}
+
+/// The program is not where it should be.
+pub(crate) fn missing(program: &Path) -> LaunchError {
+    let hint = "install it beside cofferd, or set vmm.vsock_device";
+    LaunchError::Missing { what: "coffer-vsock", path: program.to_path_buf(), hint }
 }
 
 /// Where the device connects for the guest's connections to a host port.

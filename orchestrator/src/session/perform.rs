@@ -3,13 +3,14 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use coffer_evidence::config::{Config, boot_disk, measured_config};
 use coffer_evidence::fields::Canonical as _;
 use coffer_evidence::ids::SessionId;
 use coffer_evidence::link::MIRROR_FRAME_MAX;
 use coffer_evidence::manifest::Profile;
+use coffer_evidence::sign::PublicKey;
 use coffer_evidence::verify::{TrustAnchor, verify_opening};
 use ed25519_dalek::SigningKey;
 use futures_util::StreamExt as _;
@@ -22,13 +23,14 @@ use super::calls::GuestCalls;
 use super::control::frames;
 use super::evidence::{self, EvidenceError, GuestSeal};
 use super::machine::Event;
-use super::mirror::{MirrorStore, Progress, Telling};
+use super::mirror::{MirrorError, MirrorStore, Progress, Telling};
 use super::record::SessionRecord;
 use super::signal::{Opening, Signal};
 use super::types::{GuestExit, Timestamp};
 use crate::endorsements::Endorsements;
 use crate::host::blocking::blocking;
 use crate::host::cgroup::{CgroupRoot, SessionCgroup};
+use crate::host::room::Patience;
 use crate::host::scrub::{self, Holdings, Step};
 use crate::host::session_dir::{Readers, SessionDir};
 use crate::image::{Catalogue, Image};
@@ -41,6 +43,10 @@ use crate::vmm::{LaunchError, Machine, Vm, Vmm};
 
 /// The most memory of a session's processes: the guest's 2 GiB, and what emulating it takes.
 const MEMORY_MAX: u64 = 3 << 30;
+/// How long a full disk is waited for: with the sealed core in hand, with the record, with a prefix. Less than the phase.
+const SEALED_PATIENCE: Duration = Duration::from_secs(30);
+const RECORD_PATIENCE: Duration = Duration::from_secs(30);
+const PREFIX_PATIENCE: Duration = Duration::from_secs(15);
 /// Name of the boot disk in a session's directory.
 const BOOT_DISK: &str = "boot.img";
 /// Children of a session's cgroup.
@@ -279,13 +285,27 @@ pub(crate) async fn serve_mirror(
         let mut reader = FramedRead::new(stream, frames(MIRROR_FRAME_MAX));
         let mut telling = Telling::default();
         while let Some(Ok(frame)) = reader.next().await {
-            match store.accept(&mut telling, &frame) {
-                Ok(now) => drop(progress.send_replace(now)),
-                Err(error) => {
-                    drop(signals.send(Event::GuestViolated(chain(&error)).into()).await);
-                    return;
+            // A frame that could not be kept is not counted: it is written again at the same place.
+            let mut patience = Patience::of("the record of a session", RECORD_PATIENCE);
+            let error = loop {
+                match store.accept(&mut telling, &frame) {
+                    Ok(now) => {
+                        progress.send_replace(now);
+                        break None;
+                    }
+                    Err(error) => match patience.pause(&error) {
+                        Some(pause) => pause.await,
+                        None => break Some(error),
+                    },
                 }
-            }
+            };
+            let event = match error {
+                None => continue,
+                Some(error @ MirrorError::Io(_)) => Event::HostFailed(chain(&error)),
+                Some(error) => Event::GuestViolated(chain(&error)),
+            };
+            drop(signals.send(event.into()).await);
+            return;
         }
     }
 }
@@ -362,13 +382,14 @@ pub(crate) async fn preserve_sealed(
         let id = record.id;
         let sealed = move |record: &_, dir: &_, at| evidence::sealed(record, dir, seal, &collateral, at);
         let (bundle, ending) = assembled(&host, record, sealed).await?;
-        match host.vault.put_first(id, bundle).await.map_err(|error| chain(&error))? {
-            Put::Stored => Ok(ending),
-            Put::OneIsThere => Err("it came too late: a prefix is stored".to_owned()),
+        match host.vault.put_first(id, bundle, SEALED_PATIENCE).await {
+            Ok(Put::Stored) => Ok(Event::EvidenceSealed(ending)),
+            Ok(Put::OneIsThere) => Err("it came too late: a prefix is stored".to_owned()),
+            Err(error) => Ok(Event::HostFailed(chain(&error))),
         }
     };
     let result: Result<_, String> = work.await;
-    result.map_or_else(Event::EvidenceRefused, Event::EvidenceSealed).into()
+    result.unwrap_or_else(Event::EvidenceRefused).into()
 }
 
 /// Store what can be shown to be genuine; a sealed bundle that is there already stays.
@@ -379,7 +400,7 @@ pub(crate) async fn preserve_prefix(host: Arc<Host>, record: SessionRecord) -> S
         }
         let id = record.id;
         let bundle = assembled(&host, record, evidence::prefix).await?;
-        match host.vault.put_first(id, bundle).await.map_err(|error| chain(&error))? {
+        match host.vault.put_first(id, bundle, PREFIX_PATIENCE).await.map_err(|error| chain(&error))? {
             Put::Stored => Ok(Event::PrefixStored),
             // A sealed one that was on its way was faster.
             Put::OneIsThere => stored(&host, id).await?.ok_or_else(|| "the stored bundle is gone".to_owned()),
@@ -431,6 +452,12 @@ pub(crate) async fn scrub_all(host: Arc<Host>, record: SessionRecord) -> Signal 
 pub(crate) async fn write_receipt(host: Arc<Host>, record: SessionRecord, steps: Vec<Step>) -> Signal {
     let work = async {
         let instance = record.instance().ok_or("the instance is not known")?;
+        // A receipt of another key would spoil the bundle: the configuration names the one that may sign.
+        let named = Config::parse(&record.config).map_err(|_| "the stored configuration is malformed")?.host.host_key;
+        let ours = PublicKey::of(&host.key);
+        if named != ours {
+            return Err(format!("expected the host key {named} of the session's start, found {ours}: none is signed"));
+        }
         let stored = host.vault.get(record.id).await.map_err(|error| chain(&error))?.ok_or("the bundle is gone")?;
         let id = record.id;
         let shared = Arc::clone(&host);
