@@ -45,8 +45,8 @@ use crate::vmm::{LaunchError, Machine, Vm, Vmm};
 const MEMORY_MAX: u64 = 3 << 30;
 /// How long a full disk is waited for: with the sealed core in hand, with the record, with a prefix. Less than the phase.
 const SEALED_PATIENCE: Duration = Duration::from_secs(30);
-const RECORD_PATIENCE: Duration = Duration::from_secs(30);
-const PREFIX_PATIENCE: Duration = Duration::from_secs(15);
+const RECORD_PATIENCE: Duration = Duration::from_secs(20);
+const PREFIX_PATIENCE: Duration = Duration::from_secs(10);
 /// Name of the boot disk in a session's directory.
 const BOOT_DISK: &str = "boot.img";
 /// Children of a session's cgroup.

@@ -252,3 +252,21 @@ fn a_simulator_that_gives_no_collateral_is_named_by_the_session_that_it_ends() -
     let message = ["expected", "half-broken to print collateral", "it ended with exit status: 3"];
     assert_ends("collateral", place, "attestation_failed", &message, &[])
 }
+
+#[test]
+fn an_image_of_a_publisher_that_the_host_does_not_name_is_refused_with_its_name() -> anyhow::Result<()> {
+    needs_an_image!();
+    let mut place = Place::with_image()?;
+    // The generator of Ed25519: a key, and nobody's.
+    place.config += &format!("publishers = [\"58{}\"]\n", "66".repeat(31));
+    place.start()?;
+    place.says("an image cannot be used")?;
+    let refused = place.coffer(&["session", "create", "--wait"])?;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success(), "{said}");
+    for word in ["IMAGE_UNUSABLE", "to be signed by one of image.publishers, found "] {
+        assert!(said.contains(word), "no {word:?} in {said}");
+    }
+    assert_eq!(std::fs::read_dir(place.state().join("sessions"))?.count(), 0);
+    Ok(())
+}
