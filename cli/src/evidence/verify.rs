@@ -1,18 +1,18 @@
 //! `coffer evidence verify`: the files and the options; what they mean is `coffer_evidence::verify`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use coffer_evidence::ids::{InstanceId, SessionId};
 use coffer_evidence::note::NOTE_MAX;
 use coffer_evidence::sign::PublicKey;
 use coffer_evidence::verify::{
-    AcceptPrefix, AcceptSimulated, AnyOwner, AppraisalPolicy, CheckResult, Expectations, MAX_POLICY_BYTES, Options,
-    Report, Rule, verify_bundle,
+    AcceptPrefix, AcceptSimulated, AnyOwner, CheckResult, Expectations, Options, Report, Rule, verify_bundle,
 };
 
 use super::read_bundle;
-use crate::exit::{INPUT_OUTPUT, Status, USAGE, failure};
+use crate::exit::Status;
+use crate::file::{read_policy, small_text};
 use crate::output::{Form, Output};
 use crate::time::{now, parse_time};
 
@@ -66,6 +66,7 @@ pub(super) fn verify(output: &Output, args: &VerifyArgs) -> anyhow::Result<Statu
             owner: args.owner,
             instance: args.instance,
             seen_note: args.seen.as_deref().map(|path| small_text(path, NOTE_MAX, "note")).transpose()?,
+            registers: Vec::new(),
         },
         policy: args.policy.as_deref().map(read_policy).transpose()?,
     };
@@ -93,35 +94,4 @@ fn unpinned(args: &VerifyArgs, report: &Report) -> Option<String> {
     let missing: Vec<&str> = [owner, publisher].into_iter().flatten().collect();
     (args.policy.is_none() && !missing.is_empty())
         .then(|| format!("no policy was given, so {} was checked: --policy names them", missing.join(" and ")))
-}
-
-fn read_policy(path: &Path) -> anyhow::Result<AppraisalPolicy> {
-    let text = small_text(path, MAX_POLICY_BYTES, "appraisal policy")?;
-    let wrong = |error| failure(USAGE, format!("{}: {error}", path.display()));
-    let policy = AppraisalPolicy::parse(&text).map_err(wrong)?;
-    // A certificate is named relative to the policy that names it.
-    let Some(anchor) = policy.anchor_file().map(|name| path.parent().unwrap_or(Path::new("")).join(name)) else {
-        return Ok(policy);
-    };
-    let der = small(&anchor, MAX_POLICY_BYTES, "trust anchor")?;
-    Ok(policy.with_anchor_file(der))
-}
-
-fn small(path: &Path, most: usize, what: &str) -> anyhow::Result<Vec<u8>> {
-    use std::io::Read as _;
-    let wrong = |error: std::io::Error| failure(INPUT_OUTPUT, format!("read the {what} {}: {error}", path.display()));
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(wrong)?;
-    file.take(most as u64 + 1).read_to_end(&mut bytes).map_err(wrong)?;
-    if bytes.len() > most {
-        let message = format!("expected a {what} of at most {most} bytes, found more in {}", path.display());
-        return Err(failure(INPUT_OUTPUT, message));
-    }
-    Ok(bytes)
-}
-
-fn small_text(path: &Path, most: usize, what: &str) -> anyhow::Result<String> {
-    String::from_utf8(small(path, most, what)?).map_err(|_| {
-        failure(INPUT_OUTPUT, format!("expected text in the {what} {}, found other bytes", path.display()))
-    })
 }

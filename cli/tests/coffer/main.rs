@@ -5,6 +5,7 @@ mod copying;
 mod evidence;
 mod execution;
 mod fake;
+mod quote;
 mod running;
 mod sessions;
 mod usage;

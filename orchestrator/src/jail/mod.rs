@@ -71,6 +71,8 @@ pub(crate) struct Jailed {
 pub(crate) enum Exit {
     Status(i32),
     Signal(i32),
+    /// It was started by an earlier life of this process: only its parent learns more.
+    Unseen,
 }
 
 /// Why a program does not run.
@@ -230,6 +232,20 @@ fn write_spec(child: &mut tokio::process::Child, bytes: &[u8]) -> io::Result<()>
 }
 
 impl Jailed {
+    /// One that an earlier life of this process started.
+    pub(crate) fn adopt(process: OwnedProcess) -> Self {
+        let process = Arc::new(process);
+        let (ended, status) = watch::channel(None);
+        let waiting = Arc::clone(&process);
+        tokio::spawn(async move {
+            if let Err(error) = waiting.ended().await {
+                tracing::error!(%error, pid = waiting.pid(), "the end of a process cannot be waited for");
+            }
+            let _ = ended.send(Some(Exit::Unseen));
+        });
+        Self { process, status }
+    }
+
     /// SIGKILL by descriptor.
     pub(crate) fn kill(&self) -> io::Result<()> {
         self.process.kill()
@@ -256,6 +272,7 @@ impl std::fmt::Display for Exit {
         match self {
             Self::Status(status) => write!(f, "status {status}"),
             Self::Signal(signal) => write!(f, "signal {signal}"),
+            Self::Unseen => f.write_str("an exit that only an earlier life of cofferd could have seen"),
         }
     }
 }

@@ -83,6 +83,9 @@ pub(crate) trait Dial: Send + Sync {
 pub(crate) trait Link: Send + Sync {
     /// Listens for the guest of one session. Returns when every port is ready.
     fn open(&self, place: Place) -> BoxFuture<'_, Result<OpenLink, LaunchError>>;
+
+    /// Listens again for a guest of an earlier life of this process.
+    fn adopt(&self, place: Place) -> BoxFuture<'_, Result<OpenLink, LaunchError>>;
 }
 
 /// After a failed accept: the kernel has no event for descriptors that are free again.

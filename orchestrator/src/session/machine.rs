@@ -21,7 +21,8 @@
 //! - Only `Scrubbing` leads to `Closed`, and it always asks for `Scrub`: so nothing that was held is forgotten.
 //! - An event that means nothing in a state is ignored: late answers of effects that were overtaken are normal.
 //! - A guest may seal before its opening is verified; the seal waits, and no call is taken.
-//! - A restart re-enters `Scrubbing` from wherever it was. Adoption of a running guest is not built yet.
+//! - A restart takes over a machine that was launched (`Adopt`), hears again what its guest said, and goes on where it was;
+//!   a step that was under way is asked for again. Before `Attesting`, and in `Scrubbing`, it goes (again) to `Scrubbing`.
 
 mod late;
 mod scrubbing;
@@ -86,6 +87,8 @@ pub(crate) enum Early {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Sealing {
+    /// After a restart: the sealed core, heard again.
+    Awaiting,
     /// Bundle verified and stored; the guest is there.
     Storing,
     /// The same; the guest is gone already.
@@ -239,6 +242,8 @@ impl Machine {
     pub(crate) fn handle(&mut self, event: Event, now: Timestamp) -> Vec<Effect> {
         match event {
             Event::HostRestarted => return self.restarted(now),
+            Event::Adopted => return self.adopted(now),
+            Event::AdoptFailed(why) => return self.adopt_failed(&why, now),
             Event::LinkLost => return self.link_lost(now),
             Event::LinkRestored => {
                 self.silent_until = None;
@@ -343,6 +348,12 @@ impl Machine {
                 self.enter(State::Sealing(Sealing::Storing), now, self.timings.seal);
                 vec![Effect::RefuseCalls, Effect::PreserveSealed]
             }
+            Event::Reconnected => vec![Effect::AcceptCalls],
+            Event::ReconnectFailed(why) => {
+                // Nobody can be served; its record can still be sealed.
+                self.add_message(&why);
+                self.drain(Ending::by_host(Reason::GuestUnresponsive), now)
+            }
             event => self.guest_ended(event, now),
         }
     }
@@ -359,6 +370,12 @@ impl Machine {
 
     fn in_sealing(&mut self, step: Sealing, event: Event, now: Timestamp) -> Vec<Effect> {
         match (step, event) {
+            (Sealing::Awaiting, Event::GuestSealed) => {
+                self.enter(State::Sealing(Sealing::Storing), now, self.timings.seal);
+                vec![Effect::PreserveSealed]
+            }
+            (Sealing::Awaiting, Event::GuestGone(_)) => self.store_alone(now),
+            (Sealing::Awaiting, event) => self.guest_ended(event, now),
             (Sealing::Storing, Event::EvidenceSealed(ending)) => {
                 self.sealed(ending);
                 self.enter(State::Sealing(Sealing::PoweringOff), now, self.timings.power_off);

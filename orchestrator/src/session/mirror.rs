@@ -76,6 +76,20 @@ impl FrameFile {
         Ok(Self { what, file, entries_max, entry_max, count: 0, length: 0 })
     }
 
+    /// What an earlier life of this process wrote; half an entry at the end is dropped.
+    fn reopen(
+        dir: &SessionDir,
+        name: &str,
+        what: &'static str,
+        (entries_max, entry_max): (u64, usize),
+    ) -> io::Result<Self> {
+        let (file, bytes) = dir.reopen(name)?;
+        let entries = unframe(&bytes);
+        let (count, length) = (entries.len() as u64, entries.iter().map(|entry| entry.len() as u64 + 4).sum());
+        file.set_len(length)?;
+        Ok(Self { what, file, entries_max, entry_max, count, length })
+    }
+
     /// Appends, or compares with what is there.
     fn accept(&mut self, cursor: &mut Cursor, bytes: &[u8]) -> Result<(), MirrorError> {
         if bytes.is_empty() || bytes.len() > self.entry_max {
@@ -129,10 +143,28 @@ pub(crate) struct Telling {
 impl MirrorStore {
     /// Makes the files, for a session of at most so many leaves.
     pub(crate) fn create(dir: SessionDir, leaves_max: u64) -> io::Result<Self> {
-        let leaves = FrameFile::create(&dir, LEAVES, "leaf", (leaves_max, LEAF_MAX))?;
-        let private = FrameFile::create(&dir, PRIVATE, "private part", (leaves_max, MIRROR_FRAME_MAX))?;
-        let events = FrameFile::create(&dir, EVENTS, "event", (EVENTS_MAX, LEAF_MAX))?;
+        Self::of(dir, leaves_max, FrameFile::create)
+    }
+
+    /// Takes the files of an earlier life of this process: the guest repeats all of it and is held to it.
+    pub(crate) fn reopen(dir: SessionDir, leaves_max: u64) -> io::Result<Self> {
+        Self::of(dir, leaves_max, FrameFile::reopen)
+    }
+
+    fn of(
+        dir: SessionDir,
+        leaves_max: u64,
+        file: impl Fn(&SessionDir, &str, &'static str, (u64, usize)) -> io::Result<FrameFile>,
+    ) -> io::Result<Self> {
+        let leaves = file(&dir, LEAVES, "leaf", (leaves_max, LEAF_MAX))?;
+        let private = file(&dir, PRIVATE, "private part", (leaves_max, MIRROR_FRAME_MAX))?;
+        let events = file(&dir, EVENTS, "event", (EVENTS_MAX, LEAF_MAX))?;
         Ok(Self { dir, leaves, private, events })
+    }
+
+    /// How much is here.
+    pub(crate) fn progress(&self) -> Progress {
+        Progress { leaves: self.leaves.count, events: self.events.count }
     }
 
     /// Takes one frame of a connection. One that could not be kept may be given again.
@@ -170,7 +202,7 @@ impl MirrorStore {
                 telling.notes += 1;
             }
         }
-        Ok(Progress { leaves: self.leaves.count, events: self.events.count })
+        Ok(self.progress())
     }
 }
 
@@ -208,7 +240,8 @@ impl Record {
     }
 }
 
-fn unframe(mut bytes: &[u8]) -> Vec<Vec<u8>> {
+/// The entries of a file of `u32le length ‖ bytes`; a half one at the end is left out.
+pub(super) fn unframe(mut bytes: &[u8]) -> Vec<Vec<u8>> {
     let mut found = Vec::new();
     while let Some((length, rest)) = bytes.split_first_chunk::<4>() {
         let Some((entry, rest)) = rest.split_at_checked(u32::from_le_bytes(*length) as usize) else { break };
@@ -319,6 +352,25 @@ mod tests {
         }
         let note = Mirror::Note(vec![b'n'; NOTE_MAX + 1]);
         assert!(matches!(tell(&mut store, &[note]), Err(MirrorError::Size { .. })));
+    }
+
+    #[test]
+    fn a_record_that_is_taken_over_goes_on_and_holds_the_guest_to_it() {
+        let (_root, dir, mut store) = store();
+        let all = frames();
+        tell(&mut store, &all[..6]).expect("before the restart");
+        drop(store);
+        // The last leaf was half written.
+        let bytes = std::fs::read(dir.join(LEAVES)).expect("read");
+        std::fs::write(dir.join(LEAVES), &bytes[..bytes.len() - 1]).expect("cut");
+        let mut store = MirrorStore::reopen(dir.clone(), 4).expect("reopen");
+        assert_eq!(store.progress(), Progress { leaves: 1, events: 2 });
+        let changed = [vec![all[0].clone()], vec![Mirror::Leaf { index: 0, bytes: b"leaf x".to_vec() }]].concat();
+        assert!(matches!(tell(&mut store, &changed), Err(MirrorError::Contradiction { .. })));
+        assert_eq!(tell(&mut store, &all).expect("all of it"), Progress { leaves: 3, events: 3 });
+        let record = Record::read(&dir).expect("read");
+        assert_eq!(record.leaves, [b"leaf 0", b"leaf 1", b"leaf 2"]);
+        assert_eq!(record.private.len(), 1);
     }
 
     #[test]

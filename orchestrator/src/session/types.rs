@@ -121,7 +121,7 @@ pub(crate) enum GuestExit {
     Failed(i32),
     /// The kernel killed the machine's process for memory.
     OutOfMemory,
-    /// Found gone after a restart of the host's control plane.
+    /// It ended, and this life of the control plane could not see how.
     Lost,
 }
 
@@ -137,7 +137,7 @@ impl fmt::Display for GuestExit {
             Self::Killed(signal) => write!(f, "the machine's process was ended by signal {signal}"),
             Self::Failed(status) => write!(f, "the machine's process ended with status {status}; what it said is in cofferd's diagnostics"),
             Self::OutOfMemory => f.write_str("the machine's process was killed for memory"),
-            Self::Lost => f.write_str("the machine was gone when the control plane came back"),
+            Self::Lost => f.write_str("the machine is gone, and nobody saw how it ended"),
         }
     }
 }

@@ -68,12 +68,29 @@ pub(crate) enum LaunchError {
     Unsupported(String),
     #[error("the launch was given up: the session is ending")]
     GivenUp,
+    #[error("expected {program} of an earlier life of cofferd to run, found it gone")]
+    Gone { program: &'static str },
+}
+
+/// A machine that an earlier life of this process started. Paths are absolute.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LeftMachine {
+    pub(crate) session: SessionId,
+    /// Where its sockets are made.
+    pub(crate) run: PathBuf,
+    /// Where its processes wrote who they are.
+    pub(crate) process_records: PathBuf,
+    pub(crate) uid: Option<u32>,
+    pub(crate) cgroup: Option<SessionCgroup>,
 }
 
 /// Starts machines.
 pub(crate) trait Vmm: Send + Sync {
     /// Returns when the machine's process runs; the guest then calls the host by itself.
     fn launch(&self, machine: Machine) -> BoxFuture<'_, Result<Box<dyn Vm>, LaunchError>>;
+
+    /// Takes over a machine that runs and is provably the one that was launched.
+    fn adopt(&self, machine: LeftMachine) -> BoxFuture<'_, Result<Box<dyn Vm>, LaunchError>>;
 }
 
 /// One machine.

@@ -17,8 +17,9 @@ use tokio::net::UnixListener;
 use tokio::sync::{oneshot, watch};
 
 use super::stand_in::StandIn;
-use super::{LaunchError, Machine, Vm, Vmm};
+use super::{LaunchError, LeftMachine, Machine, Vm, Vmm};
 use crate::host::cgroup::SessionCgroup;
+use crate::host::process::ProcessRecord;
 use crate::jail::{self, Access, EndOnDrop, Exit, Exposure, JailSpec, Jailed, Output};
 use crate::link::{GuestDevice, vhost_user};
 use crate::session::types::GuestExit;
@@ -26,6 +27,8 @@ use argv::{Cpu, Surroundings};
 use kit::QemuProgram;
 use qmp::Stopping;
 
+/// Where QEMU's process writes who it is.
+const PROCESS: &str = "qemu.process";
 /// How long QMP may take to say why a machine stopped, once its process is gone: the line is in the socket already.
 const LAST_WORD: Duration = Duration::from_millis(500);
 
@@ -60,17 +63,13 @@ impl Vmm for QemuVmm {
             if let Some(version) = &program.version {
                 tracing::debug!(session = %machine.session, version, "the QEMU kit");
             }
-            let qmp = machine.run.join("qmp.sock");
-            let failed = |source| LaunchError::Io { path: qmp.clone(), source };
-            let listener = UnixListener::bind(&qmp).map_err(failed)?;
-            vhost_user::own(&qmp, machine.uid).map_err(failed)?;
-
+            let listener = listen(&machine.run, machine.uid)?;
             let surroundings = Surroundings { cpu: self.cpu, quote_socket: &self.quote_socket };
             let mut argv = program.prefix.clone();
             argv.extend(argv::argv(&machine, surroundings)?);
             let spec = JailSpec {
                 argv,
-                record: machine.process_records.join("qemu.process"),
+                record: machine.process_records.join(PROCESS),
                 cgroup_procs: machine.cgroup.as_ref().map(|c| c.procs_of("qemu")),
                 uid: machine.uid,
                 groups: self.device_groups(&machine),
@@ -90,6 +89,26 @@ impl Vmm for QemuVmm {
             Ok(Box::new(vm) as Box<dyn Vm>)
         })
     }
+
+    fn adopt(&self, machine: LeftMachine) -> BoxFuture<'_, Result<Box<dyn Vm>, LaunchError>> {
+        Box::pin(async move {
+            let record = ProcessRecord::read(&machine.process_records.join(PROCESS));
+            let process = record.and_then(|record| record.open()).ok_or(LaunchError::Gone { program: "QEMU" })?;
+            // QEMU dials again within a second. Its simulator is ended with the rest, by its record.
+            let listener = listen(&machine.run, machine.uid)?;
+            let process = Jailed::adopt(process);
+            tracing::info!(session = %machine.session, pid = process.pid(), "the machine's process still runs");
+            // It spoke to the earlier life: nobody waits for its first word.
+            let (vm, _) = QemuVm::follow(process, listener, machine.cgroup, None);
+            Ok(Box::new(vm) as Box<dyn Vm>)
+        })
+    }
+}
+
+/// Listens for QEMU's dial, in the place of an earlier life's socket.
+fn listen(run: &Path, uid: Option<u32>) -> Result<UnixListener, LaunchError> {
+    let qmp = run.join("qmp.sock");
+    vhost_user::bind(&qmp, uid).map_err(|source| LaunchError::Io { path: qmp, source })
 }
 
 impl QemuVmm {
@@ -203,12 +222,13 @@ impl QemuVm {
 
 fn meaning(exit: Exit, said: Stopping, out_of_memory: bool) -> GuestExit {
     match (exit, said) {
-        (Exit::Signal(_), _) if out_of_memory => GuestExit::OutOfMemory,
+        (Exit::Signal(_) | Exit::Unseen, _) if out_of_memory => GuestExit::OutOfMemory,
         (Exit::Signal(signal), Stopping::NotSaid) => GuestExit::Killed(signal),
         (_, Stopping::PowerOff) => GuestExit::PoweredOff,
         (_, Stopping::Reset) => GuestExit::Reset,
         (_, Stopping::Panic) => GuestExit::Panicked,
         (_, Stopping::Halted) => GuestExit::Halted,
+        (Exit::Unseen, Stopping::NotSaid) => GuestExit::Lost,
         // It stopped by itself and had no chance to say why.
         (Exit::Status(0), Stopping::NotSaid) => GuestExit::PoweredOff,
         (Exit::Status(status), Stopping::NotSaid) => GuestExit::Failed(status),
@@ -250,6 +270,9 @@ mod tests {
             (killed, Stopping::Halted, false, GuestExit::Halted),
             (zero, Stopping::NotSaid, false, GuestExit::PoweredOff),
             (one, Stopping::NotSaid, false, GuestExit::Failed(1)),
+            (Exit::Unseen, Stopping::PowerOff, false, GuestExit::PoweredOff),
+            (Exit::Unseen, Stopping::NotSaid, false, GuestExit::Lost),
+            (Exit::Unseen, Stopping::NotSaid, true, GuestExit::OutOfMemory),
         ] {
             assert_eq!(meaning(exit, said, memory), expected, "{exit:?} {said:?}");
         }
