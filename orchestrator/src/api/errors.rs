@@ -58,7 +58,13 @@ fn of_session(error: &SessionError) -> (Code, &'static str) {
         SessionError::Store(StoreError::NotCommitted(_) | StoreError::Stopped) => {
             (Code::Unavailable, "STORE_UNAVAILABLE")
         }
-        SessionError::Store(StoreError::Backend(_) | StoreError::Record(_)) => (Code::Internal, "STORE_FAILED"),
+        SessionError::Store(
+            StoreError::Backend(_)
+            | StoreError::Record(_)
+            | StoreError::Form { .. }
+            | StoreError::Format { .. }
+            | StoreError::Unreadable { .. },
+        ) => (Code::Internal, "STORE_FAILED"),
         SessionError::Task(_) => (Code::Internal, "INTERNAL"),
     }
 }

@@ -39,8 +39,7 @@ impl Link for VhostUserLink {
     fn open(&self, place: Place) -> BoxFuture<'_, Result<OpenLink, LaunchError>> {
         Box::pin(async move {
             if !self.program.is_file() {
-                let hint = "install it beside cofferd, or set vmm.vsock_device";
-                return Err(LaunchError::Missing { what: "coffer-vsock", path: self.program.clone(), hint });
+                return Err(missing(&self.program));
             }
             let mut link = ports(&place)?;
             let (socket, uds) = (place.run.join("vhost.sock"), place.run.join("vsock.sock"));
@@ -63,7 +62,7 @@ impl Link for VhostUserLink {
                     Exposure { path: place.run.clone(), access: Access::ReadWrite },
                 ],
             };
-            let helper = Helper { name: "coffer-vsock", ready: READY };
+            let helper = Helper { name: "coffer-vsock", ready: READY, setting: "vmm.vsock_device" };
             link.program = Some(jail::start_helper(&self.launcher, &spec, &place.complaints, helper).await?);
             Ok(link)
         })
@@ -87,6 +86,12 @@ fn ports(place: &Place) -> Result<OpenLink, LaunchError> {
     let record = listen(&port_socket(&uds, PORT_RECORD), place.uid, &mut tasks)?;
     let device = GuestDevice::VhostUser { socket: place.run.join("vhost.sock") };
     Ok(OpenLink { device, control, record, dial: Arc::new(UnixDial { uds }), program: None, tasks })
+}
+
+/// The program is not where it should be.
+pub(crate) fn missing(program: &Path) -> LaunchError {
+    let hint = "install it beside cofferd, or set vmm.vsock_device";
+    LaunchError::Missing { what: "coffer-vsock", path: program.to_path_buf(), hint }
 }
 
 /// Where the device connects for the guest's connections to a host port.

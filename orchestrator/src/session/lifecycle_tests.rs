@@ -267,7 +267,9 @@ async fn an_orderly_session_is_sealed_stored_and_gone() {
     let phases: Vec<Phase> = record.timeline.iter().map(|(phase, _)| *phase).collect();
     assert!(phases.is_sorted_by(|a, b| a < b) && phases.len() == 9, "each phase once, in order: {phases:?}");
     let mut watched = Vec::new();
-    while let Ok(change) = changes.try_recv() {
+    // Whoever waits is told a moment before those who watch.
+    while watched.last() != Some(&Phase::Closed) {
+        let change = tokio::time::timeout(SOON, changes.recv()).await.expect("in time").expect("a change");
         watched.push(change.machine.phase());
     }
     assert_eq!(watched, phases[1..], "a watcher is told of each once");

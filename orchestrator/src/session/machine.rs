@@ -400,6 +400,10 @@ impl Machine {
             (Sealing::StoringAlone, Event::EvidenceRefused(why)) => {
                 self.abort_without_guest(Ending::by_host(Reason::AttestationFailed), Some(why), now)
             }
+            (Sealing::Storing, Event::HostFailed(why)) => self.abort(Ending::by_host(Reason::Internal), Some(why), now),
+            (Sealing::StoringAlone, Event::HostFailed(why)) => {
+                self.abort_without_guest(Ending::by_host(Reason::Internal), Some(why), now)
+            }
             (Sealing::Storing, Event::GuestGone(_)) => {
                 // Everything needed is here: storing goes on without it.
                 self.state = State::Sealing(Sealing::StoringAlone);
@@ -423,6 +427,7 @@ impl Machine {
                 self.abort(Ending::by_agent(reason), Some(why), now)
             }
             Event::GuestViolated(why) => self.abort(Ending::by_host(Reason::AttestationFailed), Some(why), now),
+            Event::HostFailed(why) => self.abort(Ending::by_host(Reason::Internal), Some(why), now),
             _ => Vec::new(),
         }
     }
@@ -482,8 +487,10 @@ fn ending_of_exit(exit: GuestExit, state: State) -> Ending {
         // The agent powers off when it does not accept what it was given.
         GuestExit::PoweredOff if before_ready => Ending::by_agent(Reason::AttestationFailed),
         GuestExit::PoweredOff | GuestExit::Reset | GuestExit::Panicked => Ending::by_agent(Reason::GuestPanicked),
-        GuestExit::Failed(_) if before_ready => Ending::by_host(Reason::Internal),
-        GuestExit::Failed(_) | GuestExit::Killed(_) | GuestExit::Lost => Ending::by_host(Reason::HostLost),
+        GuestExit::Failed(_) | GuestExit::Halted if before_ready => Ending::by_host(Reason::Internal),
+        GuestExit::Failed(_) | GuestExit::Halted | GuestExit::Killed(_) | GuestExit::Lost => {
+            Ending::by_host(Reason::HostLost)
+        }
         GuestExit::OutOfMemory => Ending::by_host(Reason::OutOfMemory),
     }
 }

@@ -90,6 +90,7 @@ fn every_event() -> Vec<Event> {
         Event::GuestGone(GuestExit::PoweredOff),
         Event::GuestGone(GuestExit::Reset),
         Event::GuestGone(GuestExit::Panicked),
+        Event::GuestGone(GuestExit::Halted),
         Event::GuestGone(GuestExit::Killed(9)),
         Event::GuestGone(GuestExit::Failed(1)),
         Event::GuestGone(GuestExit::OutOfMemory),
@@ -106,6 +107,7 @@ fn every_event() -> Vec<Event> {
         Event::AdoptFailed("a".into()),
         Event::Reconnected,
         Event::ReconnectFailed("c".into()),
+        Event::HostFailed("h".into()),
     ]
 }
 
@@ -140,6 +142,7 @@ fn number_of_event_kinds(event: &Event) -> usize {
         Event::AdoptFailed(_) => 25,
         Event::Reconnected => 26,
         Event::ReconnectFailed(_) => 27,
+        Event::HostFailed(_) => 28,
     }
 }
 
@@ -147,7 +150,7 @@ fn number_of_event_kinds(event: &Event) -> usize {
 fn the_whole_table_is_as_written_down() {
     let mut kinds: Vec<usize> = every_event().iter().map(number_of_event_kinds).collect();
     kinds.dedup();
-    assert_eq!(kinds, (0..28).collect::<Vec<_>>(), "every kind of event is in the table");
+    assert_eq!(kinds, (0..29).collect::<Vec<_>>(), "every kind of event is in the table");
 
     let mut table = String::new();
     for before in every_state() {

@@ -177,7 +177,7 @@ impl MirrorStore {
         Progress { leaves: self.leaves.count, events: self.events.count }
     }
 
-    /// Takes one frame of a connection.
+    /// Takes one frame of a connection. One that could not be kept may be given again.
     pub(crate) fn accept(&mut self, telling: &mut Telling, frame: &[u8]) -> Result<Progress, MirrorError> {
         if self.leaves.length + self.private.length + self.events.length + frame.len() as u64 > MIRROR_MAX {
             return Err(MirrorError::TooMuch { what: "bytes", most: MIRROR_MAX });
@@ -192,8 +192,8 @@ impl MirrorStore {
                     let expected = telling.leaves.count.saturating_sub(1);
                     return Err(MirrorError::Order { what: "a private part of leaf", expected, found: index });
                 }
-                telling.last_private = Some(index);
                 self.private.accept(&mut telling.private, frame)?;
+                telling.last_private = Some(index);
             }
             Mirror::Event { index, bytes } => {
                 in_order("event", telling.events.count, index)?;
@@ -208,8 +208,8 @@ impl MirrorStore {
                 return Err(MirrorError::Size { what: "note", most: NOTE_MAX, found: note.len() });
             }
             Mirror::Note(note) => {
-                telling.notes += 1;
                 self.dir.replace(NOTE, &note)?;
+                telling.notes += 1;
             }
         }
         Ok(self.progress())

@@ -3,11 +3,14 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use coffer_evidence::config::Config;
+use coffer_evidence::fields::Canonical as _;
 use coffer_evidence::ids::SessionId;
 use coffer_evidence::link::MIRROR_FRAME_MAX;
 use coffer_evidence::manifest::Profile;
+use coffer_evidence::sign::PublicKey;
 use coffer_evidence::verify::{TrustAnchor, verify_opening};
 use ed25519_dalek::SigningKey;
 use futures_util::StreamExt as _;
@@ -26,6 +29,7 @@ use super::types::{GuestExit, Timestamp};
 use crate::endorsements::Endorsements;
 use crate::host::blocking::blocking;
 use crate::host::cgroup::{CgroupRoot, SessionCgroup};
+use crate::host::room::Patience;
 use crate::host::scrub::{self, Holdings, Step};
 use crate::host::session_dir::SessionDir;
 use crate::image::Catalogue;
@@ -34,6 +38,11 @@ use crate::store::vault::{Put, Vault};
 use crate::store::{Store, UidRange};
 use crate::vmm::Vmm;
 use crate::vmm::qemu::console;
+
+/// How long a full disk is waited for: with the sealed core in hand, with the record, with a prefix. Less than the phase.
+const SEALED_PATIENCE: Duration = Duration::from_secs(30);
+const RECORD_PATIENCE: Duration = Duration::from_secs(20);
+const PREFIX_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What every session of this host shares: the ports' adapters, and the host's own things.
 pub(crate) struct Host {
@@ -111,8 +120,25 @@ pub(crate) async fn serve_mirror(
     progress: watch::Sender<Progress>,
     signals: mpsc::Sender<Signal>,
 ) {
-    if let Err(error) = hear(connections, store, &progress).await {
-        drop(signals.send(Event::GuestViolated(chain(&error)).into()).await);
+    let Err(error) = hear(connections, store, &progress).await else { return };
+    let event = match error {
+        MirrorError::Io(_) => Event::HostFailed(chain(&error)),
+        _ => Event::GuestViolated(chain(&error)),
+    };
+    drop(signals.send(event.into()).await);
+}
+
+/// Takes one frame. One that could not be kept is not counted: it is written again at the same place, for a while.
+async fn keep(store: &mut MirrorStore, telling: &mut Telling, frame: &[u8]) -> Result<Progress, MirrorError> {
+    let mut patience = Patience::of("the record of a session", RECORD_PATIENCE);
+    loop {
+        match store.accept(telling, frame) {
+            Ok(now) => return Ok(now),
+            Err(error) => match patience.pause(&error) {
+                Some(pause) => pause.await,
+                None => return Err(error),
+            },
+        }
     }
 }
 
@@ -131,7 +157,10 @@ async fn hear(
         let mut telling = Telling::default();
         loop {
             match reader.next().await {
-                Some(Ok(frame)) => drop(progress.send_replace(store.accept(&mut telling, &frame)?)),
+                Some(Ok(frame)) => {
+                    let now = keep(&mut store, &mut telling, &frame).await?;
+                    progress.send_replace(now);
+                }
                 Some(Err(error)) if error.kind() == std::io::ErrorKind::InvalidData => return Err(MirrorError::Form),
                 Some(Err(_)) | None => break,
             }
@@ -222,17 +251,18 @@ pub(crate) async fn preserve_sealed(
         let id = record.id;
         let sealed = move |record: &_, dir: &_, at| evidence::sealed(record, dir, seal, &collateral, at);
         let (bundle, ending) = assembled(&host, record, sealed).await?;
-        match host.vault.put_first(id, bundle).await.map_err(|error| chain(&error))? {
-            Put::Stored => Ok(ending),
+        match host.vault.put_first(id, bundle, SEALED_PATIENCE).await {
+            Ok(Put::Stored) => Ok(Event::EvidenceSealed(ending)),
             // An earlier life of this process may have stored it without getting to write that down.
-            Put::OneIsThere => match stored(&host, id).await? {
-                Some(Event::EvidenceSealed(ending)) => Ok(ending),
+            Ok(Put::OneIsThere) => match stored(&host, id).await? {
+                Some(Event::EvidenceSealed(ending)) => Ok(Event::EvidenceSealed(ending)),
                 _ => Err("it came too late: a prefix is stored".to_owned()),
             },
+            Err(error) => Ok(Event::HostFailed(chain(&error))),
         }
     };
     let result: Result<_, String> = work.await;
-    result.map_or_else(Event::EvidenceRefused, Event::EvidenceSealed).into()
+    result.unwrap_or_else(Event::EvidenceRefused).into()
 }
 
 /// The same after a restart, of a guest that is gone: from what an earlier life of this process kept.
@@ -264,7 +294,7 @@ pub(crate) async fn preserve_prefix(host: Arc<Host>, record: SessionRecord) -> S
         }
         let id = record.id;
         let bundle = assembled(&host, record, evidence::prefix).await?;
-        match host.vault.put_first(id, bundle).await.map_err(|error| chain(&error))? {
+        match host.vault.put_first(id, bundle, PREFIX_PATIENCE).await.map_err(|error| chain(&error))? {
             Put::Stored => Ok(Event::PrefixStored),
             // A sealed one that was on its way was faster.
             Put::OneIsThere => stored(&host, id).await?.ok_or_else(|| "the stored bundle is gone".to_owned()),
@@ -316,6 +346,12 @@ pub(crate) async fn scrub_all(host: Arc<Host>, record: SessionRecord) -> Signal 
 pub(crate) async fn write_receipt(host: Arc<Host>, record: SessionRecord, steps: Vec<Step>) -> Signal {
     let work = async {
         let instance = record.instance().ok_or("the instance is not known")?;
+        // A receipt of another key would spoil the bundle: the configuration names the one that may sign.
+        let named = Config::parse(&record.config).map_err(|_| "the stored configuration is malformed")?.host.host_key;
+        let ours = PublicKey::of(&host.key);
+        if named != ours {
+            return Err(format!("expected the host key {named} of the session's start, found {ours}: none is signed"));
+        }
         let stored = host.vault.get(record.id).await.map_err(|error| chain(&error))?.ok_or("the bundle is gone")?;
         let id = record.id;
         let shared = Arc::clone(&host);

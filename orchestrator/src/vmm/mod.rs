@@ -55,8 +55,15 @@ pub(crate) enum LaunchError {
     },
     #[error(transparent)]
     Spawn(#[from] SpawnError),
-    #[error("{program} ended with {exit} instead of getting ready")]
-    Ended { program: &'static str, exit: String },
+    #[error(
+        "expected {program} to get ready, found {found}: what it said is in cofferd's diagnostics, which program it is \
+         says {setting}"
+    )]
+    NotReady { program: &'static str, setting: &'static str, found: String },
+    #[error(
+        "expected a KVM that can run guests, found {found}: set vmm.accelerator to \"auto\" or \"tcg\", or use another host"
+    )]
+    Kvm { found: String },
     #[error("{0}")]
     Unsupported(String),
     #[error("the launch was given up: the session is ending")]

@@ -32,11 +32,13 @@ pub(crate) enum Event {
     GuestFailed(String),
     /// What the guest sent contradicts itself.
     GuestViolated(String),
+    /// This host cannot keep what the guest sends, or cannot store its evidence: no fault of the guest.
+    HostFailed(String),
     /// The sealed core arrived.
     GuestSealed,
     /// A sealed bundle is verified and stored; who closed it and why is in the seal.
     EvidenceSealed(Ending),
-    /// The bundle does not verify, or cannot be stored.
+    /// The bundle does not verify.
     EvidenceRefused(String),
     /// The control channel ended.
     LinkLost,
