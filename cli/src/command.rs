@@ -7,7 +7,7 @@ use clap_complete::Shell;
 
 use crate::exit::Status;
 use crate::output::{Form, Output};
-use crate::{doctor, evidence, image, key, run, session};
+use crate::{doctor, evidence, image, key, policy, quote, run, session};
 
 /// Runs AI-agent sessions in fresh confidential VMs and verifies what they leave: one sealed file of evidence.
 #[derive(Debug, Parser)]
@@ -43,6 +43,12 @@ enum Command {
     /// Evidence: export, verify, show
     #[command(subcommand)]
     Evidence(evidence::EvidenceCommand),
+    /// TDX quotes: show, verify, replay an event log
+    #[command(subcommand)]
+    Quote(quote::QuoteCommand),
+    /// Policies: what a verifier pins and asks for
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
     /// This host
     #[command(subcommand)]
     Host(HostCommand),
@@ -95,6 +101,8 @@ impl Coffer {
             Command::Run(args) => run::run(&context, args).await,
             Command::Session(command) => session::carry_out(&context, command).await,
             Command::Evidence(command) => evidence::carry_out(&context, command).await,
+            Command::Quote(command) => quote::carry_out(&context.output, &command),
+            Command::Policy(command) => policy::carry_out(&context.output, &command),
             Command::Host(HostCommand::Doctor(args)) => doctor::doctor(&context, &args).await,
             Command::Image(ImageCommand::List) => image::list(&context).await,
             Command::Key(KeyCommand::Show) => key::show(&context.output),

@@ -23,17 +23,58 @@ enum Progress {
     None,
 }
 
+/// What a colour says; on a terminal, and never alone: the words say it, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Colour {
+    Good,
+    Bad,
+    Doubtful,
+    Strong,
+}
+
+impl Colour {
+    const fn code(self) -> &'static str {
+        match self {
+            Self::Good => "32",
+            Self::Bad => "1;31",
+            Self::Doubtful => "33",
+            Self::Strong => "1",
+        }
+    }
+}
+
+/// Whether stdout is a terminal that shows colours, and nobody has asked for none (`NO_COLOR`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Painting {
+    On,
+    Off,
+}
+
 /// Where text goes.
 #[derive(Clone, Debug)]
 pub(crate) struct Output {
     pub(crate) form: Form,
     progress: Progress,
+    painting: Painting,
 }
 
 impl Output {
     pub(crate) fn new(form: Form) -> Self {
         let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
-        Self { form, progress: if std::io::stderr().is_terminal() && !dumb { Progress::Drawn } else { Progress::None } }
+        let plain = dumb || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        Self {
+            form,
+            progress: if std::io::stderr().is_terminal() && !dumb { Progress::Drawn } else { Progress::None },
+            painting: if std::io::stdout().is_terminal() && !plain { Painting::On } else { Painting::Off },
+        }
+    }
+
+    /// A text of one line in a colour, where colours are shown.
+    pub(crate) fn paint(&self, colour: Option<Colour>, text: &str) -> String {
+        match (self.painting, colour) {
+            (Painting::On, Some(colour)) => format!("\x1b[{}m{text}\x1b[0m", colour.code()),
+            _ => text.to_owned(),
+        }
     }
 
     /// Bytes as they are, on stdout.

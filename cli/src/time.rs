@@ -28,6 +28,12 @@ pub(crate) fn shown_ms(milliseconds: i64) -> String {
     }
 }
 
+/// Unix seconds as RFC 3339 in UTC, or the number where that has no form.
+pub(crate) fn shown_s(seconds: u64) -> String {
+    let time = i64::try_from(seconds).ok().and_then(|seconds| DateTime::from_timestamp(seconds, 0));
+    time.map_or_else(|| seconds.to_string(), |time| time.to_rfc3339_opts(SecondsFormat::Secs, true))
+}
+
 /// `500ms`, `90`, `90s`, `10m`, `1h`.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let expected = || "expected a duration such as 500ms, 90s, 10m or 1h, at most 24h".to_owned();

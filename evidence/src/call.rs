@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::cbor::{Key, Value, decode, encode};
+use crate::cbor::{Key, Value, decode_list, encode};
 use crate::fields::{Canonical, Fields, MapBuilder, ParseError, bytes};
 use crate::ids::Digest256;
 use crate::numbers::{CauseClass, Method};
@@ -317,10 +317,9 @@ pub fn write_disclosed(parts: &[Disclosed]) -> Vec<u8> {
 pub fn read_disclosed(input: &[u8]) -> Result<Vec<Disclosed>, ParseError> {
     let wrong =
         || ParseError::Type { structure: "disclosed", expected: "[[index, salt, bytes], ...] with rising indices" };
-    let Value::Array(items) = decode(input)? else { return Err(wrong()) };
-    let mut parts: Vec<Disclosed> = Vec::with_capacity(items.len());
-    for item in items {
-        let Value::Array(triple) = item else { return Err(wrong()) };
+    let mut parts: Vec<Disclosed> = Vec::new();
+    for item in decode_list(input)?.ok_or_else(wrong)? {
+        let Value::Array(triple) = item? else { return Err(wrong()) };
         let Ok([Value::Unsigned(index), Value::Bytes(salt), Value::Bytes(bytes)]) = <[Value; 3]>::try_from(triple)
         else {
             return Err(wrong());

@@ -8,11 +8,9 @@ use thiserror::Error;
 
 /// How deep arrays and maps may nest.
 pub const DEPTH_MAX: usize = 8;
-/// So many items may stand in any input, however short.
-pub const ITEMS_FREE: usize = 65_536;
-/// Beyond those, an input has one item for each of so many of its bytes: a byte can be an item, and an item takes the memory
-/// of many bytes.
-pub const BYTES_PER_ITEM: usize = 8;
+/// The most items in one value. An item takes up to a hundred times its bytes in memory, so bytes alone are no bound. The
+/// largest value of ours is a request with 128 KiB of environment; longer lists are read one by one ([`decode_list`]).
+pub const ITEMS_MAX: usize = 1 << 18;
 
 /// A key of a map: integers for structures, text for tables that are keyed by a name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -83,13 +81,11 @@ pub enum CborError {
         /// Where the second key starts.
         offset: usize,
     },
-    /// More items than the input may have.
-    #[error("expected at most {limit} items, found more at offset {offset}")]
+    /// Too many items.
+    #[error("expected at most {ITEMS_MAX} items, found more at offset {offset}")]
     TooMany {
         /// Where.
         offset: usize,
-        /// Allowed.
-        limit: usize,
     },
     /// Nested too deep.
     #[error("expected at most {DEPTH_MAX} levels, found more at offset {offset}")]
@@ -169,31 +165,65 @@ fn head(major: u8, argument: u64, out: &mut Vec<u8>) {
 /// # Errors
 /// [`CborError`]: anything that [`encode`] would not have written.
 pub fn decode(input: &[u8]) -> Result<Value, CborError> {
-    decode_within(input, ITEMS_FREE.saturating_add(input.len().div_euclid(BYTES_PER_ITEM)))
+    let mut reader = Reader::new(input);
+    let value = reader.item(0)?;
+    reader.end()?;
+    Ok(value)
 }
 
-/// As [`decode`], for a format that has at most so many items, nested ones and itself included.
+/// Reads an array that fills the input item by item, so that the whole of it need not stand in memory. [`ITEMS_MAX`] is for
+/// each item. Nothing that is not an array gives an item; whatever is wrong gives an error and then no more.
 ///
 /// # Errors
-/// As [`decode`], and [`CborError::TooMany`].
-pub fn decode_within(input: &[u8], items: usize) -> Result<Value, CborError> {
-    let mut reader = Reader { input, offset: 0, left: items, limit: items };
-    let value = reader.item(0)?;
-    if reader.offset != input.len() {
-        return Err(CborError::Trailing { offset: reader.offset });
+/// [`CborError`] for the head; the items have their own.
+pub fn decode_list(input: &[u8]) -> Result<Option<List<'_>>, CborError> {
+    let mut reader = Reader::new(input);
+    let (major, left, _) = reader.head()?;
+    Ok((major == 4).then_some(List { reader, left, over: false }))
+}
+
+/// The items of [`decode_list`].
+pub struct List<'a> {
+    reader: Reader<'a>,
+    left: u64,
+    over: bool,
+}
+
+impl Iterator for List<'_> {
+    type Item = Result<Value, CborError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.over {
+            return None;
+        }
+        let Some(left) = self.left.checked_sub(1) else {
+            self.over = true;
+            return self.reader.end().err().map(Err);
+        };
+        self.left = left;
+        self.reader.items = 0;
+        let item = self.reader.item(1);
+        self.over = item.is_err();
+        Some(item)
     }
-    Ok(value)
 }
 
 struct Reader<'a> {
     input: &'a [u8],
     offset: usize,
-    /// Items that may still come.
-    left: usize,
-    limit: usize,
+    items: usize,
 }
 
 impl<'a> Reader<'a> {
+    fn new(input: &'a [u8]) -> Self {
+        Self { input, offset: 0, items: 0 }
+    }
+
+    /// Nothing may follow.
+    fn end(&self) -> Result<(), CborError> {
+        if self.offset == self.input.len() { Ok(()) } else { Err(CborError::Trailing { offset: self.offset }) }
+    }
+
     fn take(&mut self, length: u64) -> Result<&'a [u8], CborError> {
         let missing = CborError::Truncated { offset: self.offset, expected: length };
         let wanted = usize::try_from(length).map_err(|_| missing)?;
@@ -228,7 +258,10 @@ impl<'a> Reader<'a> {
 
     fn item(&mut self, depth: usize) -> Result<Value, CborError> {
         let offset = self.offset;
-        self.left = self.left.checked_sub(1).ok_or(CborError::TooMany { offset, limit: self.limit })?;
+        self.items = self.items.saturating_add(1);
+        if self.items > ITEMS_MAX {
+            return Err(CborError::TooMany { offset });
+        }
         let (major, argument, byte) = self.head()?;
         if matches!(major, 4 | 5) && depth >= DEPTH_MAX {
             return Err(CborError::TooDeep { offset });
@@ -276,24 +309,5 @@ impl<'a> Reader<'a> {
             map.push((key, self.item(depth.saturating_add(1))?));
         }
         Ok(Value::Map(map))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_input_has_so_many_items_and_no_more() {
-        let bools = |count: usize| encode(&Value::Array(vec![Value::Bool(true); count]));
-        // The array is an item itself; each of its items is a byte.
-        let most = ITEMS_FREE + (ITEMS_FREE + ITEMS_FREE / 7) / BYTES_PER_ITEM - 1;
-        assert!(decode(&bools(most)).is_ok());
-        let limit = ITEMS_FREE + bools(most + 100).len() / BYTES_PER_ITEM;
-        assert!(matches!(decode(&bools(most + 100)), Err(CborError::TooMany { limit: found, .. }) if found == limit));
-        let table = Value::Array(vec![Value::Bytes(vec![7; BYTES_PER_ITEM]); 3 * ITEMS_FREE]);
-        assert_eq!(decode(&encode(&table)), Ok(table), "items of some length may be as many as they like");
-        assert!(decode_within(&bools(2), 3).is_ok());
-        assert_eq!(decode_within(&bools(3), 3), Err(CborError::TooMany { offset: 3, limit: 3 }));
     }
 }

@@ -8,7 +8,7 @@ use crate::cbor::Value;
 use crate::fields::{Canonical, Fields, MapBuilder, ParseError, bytes};
 use crate::ids::Digest256;
 
-/// The largest collateral set in bytes.
+/// The largest collateral set in bytes. Real ones have some 20 KiB; a revocation list takes eleven times its bytes in memory.
 pub const COLLATERAL_MAX: usize = 1024 * 1024;
 
 /// One set. Chains are PEM text, CRLs DER, TCB info and QE identity the exact signed JSON text, signatures r‖s.
@@ -36,6 +36,9 @@ pub enum CollateralError {
     /// A byte field that is not hex.
     #[error("expected hex in the field {0}")]
     Hex(&'static str),
+    /// More than a verifier takes.
+    #[error("expected a collateral set of at most {COLLATERAL_MAX} bytes, found {0}")]
+    TooLarge(usize),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -61,7 +64,7 @@ impl Collateral {
     pub fn from_json(text: &[u8]) -> Result<Self, CollateralError> {
         let json: Json = serde_json::from_slice(text)?;
         let hex = |name, text: &str| hex::decode(text).map_err(|_| CollateralError::Hex(name));
-        Ok(Self {
+        let collateral = Self {
             root_ca_crl: hex("root_ca_crl", &json.root_ca_crl)?,
             pck_crl: hex("pck_crl", &json.pck_crl)?,
             tcb_info_signature: hex("tcb_info_signature", &json.tcb_info_signature)?,
@@ -72,7 +75,9 @@ impl Collateral {
             qe_identity_issuer_chain: json.qe_identity_issuer_chain.into_bytes(),
             qe_identity: json.qe_identity.into_bytes(),
             pck_certificate_chain: json.pck_certificate_chain.map(String::into_bytes),
-        })
+        };
+        let size = collateral.to_bytes().len();
+        if size > COLLATERAL_MAX { Err(CollateralError::TooLarge(size)) } else { Ok(collateral) }
     }
 
     /// The JSON form.

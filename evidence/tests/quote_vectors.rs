@@ -131,6 +131,31 @@ fn real_quotes_give_the_published_result_at_every_published_time() {
 }
 
 #[test]
+fn platforms_of_large_clouds_pass_by_default_and_only_where_their_set_up_is_allowed() {
+    use coffer_evidence::verify::{Allowed, Answer, PlatformPolicy};
+    let closed = PlatformPolicy { dynamic_platform: Allowed::No, ..PlatformPolicy::default() };
+    for (path, set, at) in [
+        (TDX_QUOTE, TDX_QUOTE_COLLATERAL, IN_WINDOW),
+        (GCP, GCP_COLLATERAL, 1_782_893_539),
+        (DSTACK, OUTDATED_COLLATERAL, 1_771_498_731),
+    ] {
+        let (Some(bytes), Some(set)) = (quote_of(path), collateral(set)) else {
+            not_run(path);
+            continue;
+        };
+        let verified = verify(&bytes, &set, at).expect("genuine");
+        let answers = PlatformPolicy::default().judge(&verified, at);
+        assert!(answers.iter().all(|(_, answer)| !matches!(answer, Answer::Refused(_))), "{path}: {answers:?}");
+        let refused = closed.judge(&verified, at);
+        let why = refused.iter().find_map(|(name, answer)| match answer {
+            Answer::Refused(why) => Some((*name, why.as_str())),
+            Answer::Accepted(_) | Answer::NotAsked => None,
+        });
+        assert_eq!(why, Some(("platform configuration", "a dynamic platform is not allowed")), "{path}");
+    }
+}
+
+#[test]
 fn the_as_of_time_is_the_latest_issue_date_of_the_set_and_inside_its_window() {
     for (path, set, as_of) in [(TDX_QUOTE, TDX_QUOTE_COLLATERAL, 1_750_329_147), (GCP, GCP_COLLATERAL, 1_782_807_139)] {
         let (Some(bytes), Some(set)) = (quote_of(path), collateral(set)) else {

@@ -6,11 +6,13 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, ConfigError};
+use crate::host::api_socket::ListenError;
 use crate::host::key::HostKeyError;
 use crate::host::state_dir::StateError;
-use crate::serve::{self, ListenError};
+use crate::serve;
 use crate::session::perform::chain;
 use crate::store::StoreError;
+use crate::store::vault::VaultError;
 use crate::{jail, vmm};
 
 /// Bad usage; clap's own status is 2.
@@ -99,18 +101,28 @@ fn exit_status(error: &anyhow::Error) -> u8 {
             return match error {
                 StateError::Locked { .. } => LOCKED,
                 StateError::NotOurs { .. } => PERMISSION,
-                StateError::TooLong { .. } | StateError::NoHome => CONFIGURATION,
+                StateError::TooLong { .. } | StateError::InTheWay { .. } | StateError::NoHome => CONFIGURATION,
                 StateError::Io { source, .. } => of_io(source),
             };
         }
         if let Some(error) = cause.downcast_ref::<ListenError>() {
             return match error {
                 ListenError::InUse { .. } => LOCKED,
-                ListenError::NoRuntimeDirectory => CONFIGURATION,
+                ListenError::NoRuntimeDirectory | ListenError::InTheWay { .. } | ListenError::TooLong { .. } => {
+                    CONFIGURATION
+                }
                 ListenError::Io { source, .. } => of_io(source),
             };
         }
-        if cause.is::<StoreError>() || cause.is::<HostKeyError>() {
+        if let Some(error) = cause.downcast_ref::<HostKeyError>() {
+            return match error {
+                HostKeyError::Mode { .. } => PERMISSION,
+                HostKeyError::Form { .. } => CONFIGURATION,
+                HostKeyError::Io { source, .. } => of_io(source),
+                HostKeyError::Random => UNAVAILABLE,
+            };
+        }
+        if cause.is::<StoreError>() || cause.is::<VaultError>() {
             return INPUT_OUTPUT;
         }
         if cause.is::<vmm::LaunchError>() {

@@ -6,7 +6,7 @@ use std::path::Path;
 use coffer_evidence::ids::SessionId;
 
 use crate::host::session_dir::SessionDir;
-use crate::session::control::Conversation;
+use crate::session::conversation::Conversation;
 use crate::session::machine::Event;
 use crate::session::mirror::{MirrorStore, Record, Telling};
 use crate::session::signal::Signal;
@@ -33,7 +33,7 @@ impl Control {
     /// Of this session.
     #[must_use]
     pub fn new(session: [u8; 16]) -> Self {
-        Self(Conversation::new(SessionId::new(session)))
+        Self(Conversation::unkept(SessionId::new(session)))
     }
 
     /// The frame at this place of a connection.

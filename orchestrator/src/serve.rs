@@ -2,7 +2,6 @@
 //! end. The only place that names concrete adapters.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +10,6 @@ use anyhow::Context as _;
 use coffer_evidence::ids::Digest256;
 use coffer_evidence::manifest::Profile;
 use coffer_evidence::seal::Reason;
-use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -21,40 +19,27 @@ use crate::api;
 use crate::config::{Accelerator, Config, LinkKind, Telemetry, TelemetryFormat};
 use crate::endorsements::{CollateralFile, Endorsements, SimulatorProgram, Source};
 use crate::host::cgroup::CgroupRoot;
-use crate::host::{key, process, state_dir};
+use crate::host::key::Origin;
+use crate::host::{api_socket, key, process, state_dir};
 use crate::image::Catalogue;
 use crate::link::Link;
 use crate::link::kernel::{self, KernelLink};
-use crate::link::vhost_user::VhostUserLink;
+use crate::link::vhost_user::{self, VhostUserLink};
 use crate::session::perform::{ASSEMBLING_MAX, Host, chain};
 use crate::session::registry::{Registry, Rules};
 use crate::session::types::Ending;
-use crate::store::UidRange;
 use crate::store::embedded::EmbeddedStore;
 use crate::store::vault::Vault;
-use crate::vmm::qemu::QemuVmm;
+use crate::store::{Store as _, UidRange};
+use crate::vmm::LaunchError;
 use crate::vmm::qemu::argv::Cpu;
+use crate::vmm::qemu::kit::QemuProgram;
+use crate::vmm::qemu::{QemuVmm, kvm};
 use crate::vmm::stand_in::StandIn;
 
 /// How long a guest may boot, in seconds: with hardware, and emulated.
 const BOOT_KVM_S: u64 = 120;
 const BOOT_TCG_S: u64 = 300;
-
-/// Why the API cannot be listened for.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ListenError {
-    #[error("expected XDG_RUNTIME_DIR to be an absolute path: set it, or name a socket with --socket")]
-    NoRuntimeDirectory,
-    #[error("the socket {} is in use by another cofferd: stop that one, or name another with --socket", path.display())]
-    InUse { path: PathBuf },
-    #[error("{what} {}", path.display())]
-    Io {
-        what: &'static str,
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-}
 
 /// Runs the daemon to its end.
 pub(crate) fn run(config: Option<&Path>, state: Option<PathBuf>, socket: Option<PathBuf>) -> anyhow::Result<()> {
@@ -80,6 +65,7 @@ async fn serve(config: Config, state: Option<PathBuf>, socket: Option<PathBuf>) 
         None => state_dir::default_state()?,
     };
     let state = state_dir::StateDir::open(&state)?;
+    let (key, origin) = key::load_or_make(&state.host_key())?;
     let boot_id = process::boot_id().context("read the host's boot id")?;
     let store = Arc::new(EmbeddedStore::open_file(&state.store(), &boot_id)?);
     let launcher = std::env::current_exe().context("find this executable")?;
@@ -98,6 +84,15 @@ async fn serve(config: Config, state: Option<PathBuf>, socket: Option<PathBuf>) 
     }
     let images = config.image.directory.clone().unwrap_or_else(|| state.images());
     let device = config.vmm.vsock_device.clone().unwrap_or_else(|| beside("coffer-vsock"));
+    warn_of_surroundings(&config, cpu, &device);
+    let open = store.open().await?;
+    if origin == Origin::Made && !open.is_empty() {
+        tracing::warn!(
+            path = %state.host_key().display(),
+            sessions = open.len(),
+            "the host key is new, open sessions name another: no receipts are signed for them"
+        );
+    }
     let host = Arc::new(Host {
         store,
         vault: Vault::local(&state.evidence())?,
@@ -117,7 +112,7 @@ async fn serve(config: Config, state: Option<PathBuf>, socket: Option<PathBuf>) 
         images: Catalogue::new(images, config.publishers()?),
         cgroups: prepare_cgroups(),
         uids: is_root.then_some(UidRange { first: config.vmm.uid_first, count: config.vmm.uid_count }),
-        key: key::load_or_make(&state.host_key())?,
+        key,
         boot_id,
         sessions: state.sessions(),
         assembling: Semaphore::new(ASSEMBLING_MAX),
@@ -130,17 +125,17 @@ async fn serve(config: Config, state: Option<PathBuf>, socket: Option<PathBuf>) 
         scrub: Duration::from_secs(config.limits.scrub_s),
         serves,
     };
+    // Before anything is done to sessions: whoever cannot serve leaves them to the one that can.
+    let path = match socket.or_else(|| config.listen.socket.clone()) {
+        Some(path) => path,
+        None => api_socket::default_path()?,
+    };
+    let (listener, socket) = api_socket::listen(&path).await?;
     warn_without_images(&host, config.default_image()?);
     tracing::info!(state = %state.root().display(), serves = ?rules.serves, ?cpu, is_root, "cofferd starts");
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let registry = Registry::start(host, rules).await?;
-
-    let socket = match socket.or_else(|| config.listen.socket.clone()) {
-        Some(socket) => socket,
-        None => default_socket()?,
-    };
-    let listener = listen(&socket).await?;
     let stop = CancellationToken::new();
     let serving = tokio::spawn(api::serve(
         Arc::clone(&registry),
@@ -149,7 +144,7 @@ async fn serve(config: Config, state: Option<PathBuf>, socket: Option<PathBuf>) 
         stop.clone().cancelled_owned(),
     ));
     // The word that scripts wait for.
-    println!("cofferd: listening on {}", socket.display());
+    println!("cofferd: listening on {}", path.display());
 
     tokio::select! {
         _ = terminate.recv() => tracing::info!("SIGTERM"),
@@ -163,7 +158,7 @@ async fn serve(config: Config, state: Option<PathBuf>, socket: Option<PathBuf>) 
     stop.cancel();
     // Streams that watch would keep it open for ever.
     drop(tokio::time::timeout(Duration::from_secs(2), serving).await);
-    drop(std::fs::remove_file(&socket));
+    drop(socket);
     if let Some(root) = &registry.host().cgroups {
         root.remove_if_empty();
     }
@@ -188,34 +183,47 @@ fn warn_without_images(host: &Arc<Host>, default: Option<Digest256>) {
     });
 }
 
-fn choose_link(kind: LinkKind, launcher: &Path, program: PathBuf) -> Arc<dyn Link> {
-    let kernel = match kind {
+fn uses_the_kernels_link(kind: LinkKind) -> bool {
+    match kind {
         LinkKind::Kernel => true,
         LinkKind::VhostUser => false,
         LinkKind::Auto => Path::new(kernel::DEVICE).exists(),
-    };
-    if kernel {
+    }
+}
+
+fn choose_link(kind: LinkKind, launcher: &Path, program: PathBuf) -> Arc<dyn Link> {
+    if uses_the_kernels_link(kind) {
         Arc::new(KernelLink::default())
     } else {
         Arc::new(VhostUserLink { launcher: launcher.to_path_buf(), program })
     }
 }
 
-/// `/dev/kvm` alone says little: without vmx or svm it is a paravirtual one that cannot run a stock kernel.
 fn choose_cpu(accelerator: Accelerator) -> Cpu {
-    let usable = || {
-        let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let virtual_machines = flags
-            .lines()
-            .find_map(|line| line.strip_prefix("flags"))
-            .is_some_and(|flags| flags.split_whitespace().any(|flag| flag == "vmx" || flag == "svm"));
-        virtual_machines && std::fs::File::options().read(true).write(true).open("/dev/kvm").is_ok()
-    };
     match accelerator {
         Accelerator::Kvm => Cpu::Kvm,
         Accelerator::Tcg => Cpu::Tcg,
-        Accelerator::Auto if usable() => Cpu::Kvm,
+        Accelerator::Auto if kvm::fault().is_none() => Cpu::Kvm,
         Accelerator::Auto => Cpu::Tcg,
+    }
+}
+
+/// What sessions will miss: said at the start, and again to each that asks. Those that an earlier life left open are ended
+/// without any of it, so nothing here keeps `cofferd` from starting.
+fn warn_of_surroundings(config: &Config, cpu: Cpu, device: &Path) {
+    if let Err(error) = QemuProgram::find(config.vmm.qemu.as_deref(), config.vmm.kit.as_deref()) {
+        tracing::warn!(error = chain(&error), "no session can be started");
+    }
+    if cpu == Cpu::Kvm
+        && let Some(found) = kvm::fault()
+    {
+        tracing::warn!(error = chain(&LaunchError::Kvm { found }), "no session can be started");
+    }
+    if !uses_the_kernels_link(config.vmm.link) && !device.is_file() {
+        tracing::warn!(error = chain(&vhost_user::missing(device)), "no session can be started");
+    }
+    if let Some(program) = config.simulator.command.as_deref().filter(|program| !program.is_file()) {
+        tracing::warn!(path = %program.display(), "simulator.command names no program: simulated images are refused");
     }
 }
 
@@ -236,55 +244,5 @@ fn prepare_cgroups() -> Option<CgroupRoot> {
             tracing::warn!(%error, "no cgroups for sessions: their processes are found by their records alone");
             None
         }
-    }
-}
-
-fn default_socket() -> Result<PathBuf, ListenError> {
-    if rustix::process::geteuid().is_root() {
-        return Ok(PathBuf::from("/run/coffer/cofferd.sock"));
-    }
-    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
-    runtime.map(|path| path.join("coffer/cofferd.sock")).ok_or(ListenError::NoRuntimeDirectory)
-}
-
-/// Listens; a socket that an earlier life left behind makes way, one that somebody answers on does not.
-async fn listen(path: &Path) -> Result<UnixListener, ListenError> {
-    let failed = |what| {
-        let path = path.to_path_buf();
-        move |source| ListenError::Io { what, path, source }
-    };
-    if let Some(directory) = path.parent() {
-        std::fs::create_dir_all(directory).map_err(failed("expected to make the directory of the socket"))?;
-    }
-    if path.exists() {
-        if tokio::net::UnixStream::connect(path).await.is_ok() {
-            return Err(ListenError::InUse { path: path.to_path_buf() });
-        }
-        std::fs::remove_file(path).map_err(failed("expected to remove the stale socket"))?;
-    }
-    // Ready with its mode before anybody can find it by its name.
-    let mut fresh = path.as_os_str().to_owned();
-    fresh.push(".new");
-    let fresh = PathBuf::from(fresh);
-    drop(std::fs::remove_file(&fresh));
-    let listener = UnixListener::bind(&fresh).map_err(failed("expected to listen on"))?;
-    std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o660)).map_err(failed("expected to chmod"))?;
-    std::fs::rename(&fresh, path).map_err(failed("expected to put in place"))?;
-    Ok(listener)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_stale_socket_makes_way_and_a_live_one_does_not() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join("run/cofferd.sock");
-        let first = listen(&path).await.expect("listen");
-        assert_eq!(path.metadata().expect("there").permissions().mode() & 0o777, 0o660);
-        assert!(matches!(listen(&path).await, Err(ListenError::InUse { .. })));
-        drop(first);
-        listen(&path).await.expect("the stale one is replaced");
     }
 }

@@ -2,6 +2,7 @@
 //! would do is done through the `coffer` command; nothing here reaches into the product's code.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -36,6 +37,8 @@ pub struct Host {
 pub struct Settings {
     /// A program to run instead of the QEMU kit.
     pub qemu: Option<PathBuf>,
+    /// More of the configuration: sections that are not in it yet.
+    pub more: &'static str,
 }
 
 impl Host {
@@ -56,36 +59,74 @@ impl Host {
         std::fs::write(
             &config,
             format!(
-                "[listen]\nsocket = {:?}\n[image]\ndirectory = {:?}\ndefault = {digest:?}\n{qemu}",
+                "[listen]\nsocket = {:?}\n[image]\ndirectory = {:?}\ndefault = {digest:?}\n{qemu}{}",
                 directory.path().join("cofferd.sock").display().to_string(),
                 images.display().to_string(),
+                settings.more,
             ),
         )?;
-        let mut daemon = Command::new(binaries().join("cofferd"))
-            .arg("serve")
-            .arg("--config")
-            .arg(&config)
-            .arg("--state")
-            .arg(directory.path().join("state"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(std::fs::File::create(directory.path().join("cofferd.log"))?)
-            .spawn()
-            .context("start cofferd")?;
-        let stdout = daemon.stdout.take().context("cofferd's stdout")?;
+        let daemon = spawn(directory.path())?;
+        let mut host = Self { directory, daemon };
+        host.wait_until_it_listens()?;
+        Ok(host)
+    }
+
+    fn wait_until_it_listens(&mut self) -> anyhow::Result<()> {
+        let stdout = self.daemon.stdout.take().context("cofferd's stdout")?;
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
-        let host = Self { directory, daemon };
         if !line.starts_with("cofferd: listening") {
-            bail!("expected cofferd to say that it listens, found {line:?}; diagnostics:\n{}", host.diagnostics());
+            bail!("expected cofferd to say that it listens, found {line:?}; diagnostics:\n{}", self.diagnostics());
         }
-        Ok(host)
+        Ok(())
+    }
+
+    /// Kills `cofferd` as a crash would: nothing of it gets another turn.
+    ///
+    /// # Errors
+    /// When it cannot be killed or waited for.
+    pub fn crash(&mut self) -> anyhow::Result<()> {
+        self.daemon.kill()?;
+        self.daemon.wait()?;
+        Ok(())
+    }
+
+    /// Starts `cofferd` again over the same state, after a crash.
+    ///
+    /// # Errors
+    /// When it ends before it listens.
+    pub fn restart(&mut self) -> anyhow::Result<()> {
+        self.daemon = spawn(self.directory.path())?;
+        self.wait_until_it_listens()
     }
 
     /// The directory that holds everything of this host.
     #[must_use]
     pub fn directory(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// The process of `cofferd`.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.daemon.id()
+    }
+
+    /// The socket that `cofferd` listens on.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.directory().join("cofferd.sock")
+    }
+
+    /// The most memory that `cofferd` has had resident so far, in KiB.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn peak_memory_kib(&self) -> anyhow::Result<u64> {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.daemon.id())).context("cofferd's status")?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("VmHWM")?;
+        Ok(line.trim().trim_end_matches(" kB").parse()?)
     }
 
     /// The directory of a session on the host.
@@ -105,7 +146,7 @@ impl Host {
     pub fn coffer(&self) -> Command {
         let mut command = Command::new(binaries().join("coffer"));
         command
-            .env("COFFER_SOCKET", self.directory().join("cofferd.sock"))
+            .env("COFFER_SOCKET", self.socket())
             .env("XDG_CONFIG_HOME", self.directory().join("config"))
             .stdin(Stdio::null());
         command
@@ -163,6 +204,28 @@ impl Host {
         found
     }
 
+    /// What the API says of a session.
+    ///
+    /// # Errors
+    /// As [`Host::ok`].
+    pub fn get(&self, session: &str) -> anyhow::Result<serde_json::Value> {
+        Ok(serde_json::from_str(&self.ok(&["session", "get", "--json", session])?)?)
+    }
+
+    /// The pid of a session's process whose command line holds this.
+    ///
+    /// # Errors
+    /// When there is none, or more than one.
+    pub fn process_of(&self, session: &str, program: &str) -> anyhow::Result<u32> {
+        let all = self.processes();
+        let found: Vec<u32> =
+            all.iter().filter(|(_, c)| c.contains(session) && c.contains(program)).map(|(pid, _)| *pid).collect();
+        match found.as_slice() {
+            [pid] => Ok(*pid),
+            _ => bail!("expected one {program} of session {session}, found {found:?} among {all:?}"),
+        }
+    }
+
     /// What is left of a session on the host: processes, its directory, cgroups, mounts.
     #[must_use]
     pub fn residue(&self, session: &str) -> Vec<String> {
@@ -183,6 +246,13 @@ impl Host {
         }
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         left.extend(mounts.lines().filter(|l| l.contains(session)).map(|l| format!("mount {l}")));
+        let sockets = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
+        left.extend(sockets.lines().filter(|l| l.contains(session)).map(|l| format!("socket {l}")));
+        // What the host itself found in its second look: processes of the session's uid, too.
+        match self.get(session).map(|shown| shown["scrub_failures"].as_array().cloned().unwrap_or_default()) {
+            Ok(failures) => left.extend(failures.iter().map(|why| format!("clean-up: {why}"))),
+            Err(error) => left.push(format!("no word about its clean-up: {error:#}")),
+        }
         left
     }
 
@@ -201,6 +271,22 @@ impl Drop for Host {
     fn drop(&mut self) {
         let _ = self.stop();
     }
+}
+
+/// Starts `cofferd` with the files in a directory; its diagnostics are appended to those of an earlier life.
+fn spawn(directory: &Path) -> anyhow::Result<Child> {
+    let diagnostics = File::options().create(true).append(true).open(directory.join("cofferd.log"))?;
+    Command::new(binaries().join("cofferd"))
+        .arg("serve")
+        .arg("--config")
+        .arg(directory.join("cofferd.toml"))
+        .arg("--state")
+        .arg(directory.join("state"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(diagnostics)
+        .spawn()
+        .context("start cofferd")
 }
 
 /// Sends SIGTERM to a process that this test started.

@@ -51,6 +51,39 @@ pub fn qemu_command(kit: &Path) -> anyhow::Result<Command> {
     Ok(command)
 }
 
+/// Writes a program that can be run as QEMU: `edits` is bash that may change the array `arguments` and use `$disk`, the boot
+/// disk, and `$run`, the only directory that it may write to; then the kit's QEMU is run with them.
+///
+/// # Errors
+/// When the kit is missing or the file cannot be written.
+pub fn write_wrapper(path: &Path, edits: &str) -> anyhow::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    // The jail shows the kit under its real name.
+    let qemu = qemu_command(&kit_directory()?.canonicalize()?)?;
+    let mut line = vec![qemu.get_program().to_string_lossy().into_owned()];
+    line.extend(qemu.get_args().map(|a| a.to_string_lossy().into_owned()));
+    let command: Vec<String> = line.iter().map(|a| format!("'{a}'")).collect();
+    let script = format!(
+        r#"#!/bin/bash
+set -eu
+disk= run=
+for argument in "$@"; do
+  case $argument in
+    *file=*/boot.img) disk=${{argument##*file=}};;
+    unix:*/qmp.sock,*) run=${{argument#unix:}} run=${{run%/qmp.sock,*}};;
+  esac
+done
+arguments=("$@")
+{edits}
+exec {command} "${{arguments[@]}}"
+"#,
+        command = command.join(" "),
+    );
+    std::fs::write(path, script)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?;
+    Ok(())
+}
+
 /// Boots the image with nothing beside it and returns the time from the start of QEMU to the first user-space line.
 ///
 /// # Errors

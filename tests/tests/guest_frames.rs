@@ -8,7 +8,7 @@ mod grammar;
 use coffer_agent::frames::Frame;
 use coffer_agent::frames::log::{Call, Refusal, ToAgent as NotaryToAgent, ToNotary as AgentToNotary};
 use coffer_agent::frames::start::{Cause, Exit, ToAgent as InitToAgent, ToInit as AgentToInit};
-use coffer_agent::frames::tool::{Entry, Kind, Report, Rest};
+use coffer_agent::frames::tool::{Entry, Kind, Report};
 use coffer_agent::frames::warrant::{ReportFile, ToInit as NotaryToInit, ToNotary as InitToNotary};
 
 use examples::{block, compare_or_bless};
@@ -113,7 +113,7 @@ fn of_tools() -> Vec<Sample> {
     };
     vec![
         sample("tool-entry", RULE, &Report::Entry(entry)),
-        sample("tool-done", RULE, &Report::Done { files: 2, bytes: 9, rest: Rest::LeftOut }),
+        sample("tool-done", RULE, &Report::Done { files: 2, bytes: 9, left_out: 1 }),
         sample("tool-failed", RULE, &Report::Failed { stage: text("open"), errno: 2 }),
     ]
 }

@@ -203,8 +203,8 @@ fn a_session_whose_boot_disk_was_changed_never_becomes_ready() -> anyhow::Result
     needs_an_image!();
     let scratch = tempfile::tempdir()?;
     let wrapper = scratch.path().join("qemu-system-tampering");
-    write_tampering_qemu(&wrapper)?;
-    let host = Host::start(&Settings { qemu: Some(wrapper) })?;
+    coffer_tests::kit::write_wrapper(&wrapper, TAMPERING)?;
+    let host = Host::start(&Settings { qemu: Some(wrapper), ..Settings::default() })?;
     let created = host.run(&["session", "create"])?;
     let said = String::from_utf8_lossy(&created.stderr).into_owned();
     assert_eq!(created.status.code(), Some(69), "a session with a changed boot disk became Ready: {said}");
@@ -222,42 +222,17 @@ fn a_session_whose_boot_disk_was_changed_never_becomes_ready() -> anyhow::Result
     Ok(())
 }
 
-/// Writes a program that gives the kit's QEMU a copy of the boot disk with one byte changed: the last but eleventh of
-/// the configuration, inside the host key.
-fn write_tampering_qemu(path: &Path) -> anyhow::Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
-    // The jail shows the kit under its real name.
-    let kit = coffer_tests::kit::kit_directory()?.canonicalize()?;
-    let qemu = coffer_tests::kit::qemu_command(&kit)?;
-    let mut line = vec![qemu.get_program().to_string_lossy().into_owned()];
-    line.extend(qemu.get_args().map(|a| a.to_string_lossy().into_owned()));
-    let script = format!(
-        r#"#!/bin/bash
-set -eu
-# All that this program may write to is where the sockets are.
-disk= run=
-for argument in "$@"; do
-  case $argument in
-    *file=*/boot.img) disk=${{argument##*file=}};;
-    unix:*/qmp.sock,*) run=${{argument#unix:}} run=${{run%/qmp.sock,*}};;
-  esac
-done
+/// A program that gives the kit's QEMU a copy of the boot disk with one byte changed: the last but eleventh of the
+/// configuration, inside the host key.
+const TAMPERING: &str = r#"
 changed=$run/changed.img
-arguments=()
-for argument in "$@"; do arguments+=("${{argument/"$disk"/"$changed"}}"); done
 cp "$disk" "$changed"
 config=$(od -An -tu4 -j 8 -N 4 "$disk" | tr -d ' ')
 at=$((16 + config - 12))
 old=$(od -An -tu1 -j "$at" -N 1 "$disk" | tr -d ' ')
 printf "\\x$(printf %02x $((old ^ 1)))" | dd of="$changed" bs=1 seek="$at" conv=notrunc status=none
-exec {command} "${{arguments[@]}}"
-"#,
-        command = line.iter().map(|a| format!("'{a}'")).collect::<Vec<_>>().join(" "),
-    );
-    std::fs::write(path, script)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?;
-    Ok(())
-}
+for i in "${!arguments[@]}"; do arguments[i]=${arguments[i]/"$disk"/"$changed"}; done
+"#;
 
 #[test]
 fn run_does_it_all_in_one_line() -> anyhow::Result<()> {

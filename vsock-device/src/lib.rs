@@ -4,5 +4,6 @@
 
 pub mod connection;
 pub mod device;
+mod host_socket;
 pub mod mux;
 pub mod packet;

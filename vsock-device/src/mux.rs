@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use rustix::event::epoll;
 
 use crate::connection::{Action, BUFFER, Connection, State};
+use crate::host_socket::{connect, is_hung_up};
 use crate::packet::{HOST_CID, Header, Operation, PAYLOAD_MAX, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, TYPE_STREAM};
 
 #[cfg(feature = "fuzzing")]
@@ -172,10 +173,10 @@ impl Mux {
         }
         let mut path = self.uds.clone().into_os_string();
         path.push(format!("_{}", key.host_port));
-        match UnixStream::connect(&path) {
+        match connect(Path::new(&path)) {
             Ok(socket) => self.insert(key, Connection::accepted(request), socket),
             Err(error) => {
-                tracing::debug!(port = key.host_port, %error, "nobody listens on the host port");
+                tracing::debug!(port = key.host_port, %error, "nobody takes connections to the host port");
                 self.refuse(request);
             }
         }
@@ -473,7 +474,7 @@ impl Mux {
     fn forget(&mut self, key: Key) {
         if let Some(peer) = self.peers.remove(&key) {
             self.tokens.remove(&peer.token);
-            // A guest that takes nothing and opens and resets for ever would leave a turn behind each time.
+            // A guest that takes nothing would fill the queue with connections that are gone.
             if peer.queued {
                 self.turn.retain(|waiting| *waiting != key);
             }
@@ -485,12 +486,4 @@ impl Mux {
 fn needs_credit(connection: &mut Connection) -> bool {
     connection.want_credit();
     connection.owes()
-}
-
-/// Both directions of the socket are gone, not only the one that was read.
-fn is_hung_up(socket: &UnixStream) -> bool {
-    use rustix::event::{PollFd, PollFlags, poll};
-    let mut fds = [PollFd::new(socket, PollFlags::OUT)];
-    let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
-    poll(&mut fds, Some(&now)).is_ok() && fds.iter().any(|fd| fd.revents().contains(PollFlags::HUP))
 }

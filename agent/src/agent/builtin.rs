@@ -1,19 +1,18 @@
 //! Runs the built-in tool of a logged file request and gathers what it did: reports, digests, exit.
 
 use super::call::{self, Call};
-use super::errors::Reason;
+use super::errors::{self, Reason};
 use super::limits;
 use super::pump::{self, Budget, Counter};
 use super::starter::Process;
 use crate::frames::start::{Cause, Exit};
-use crate::frames::tool::{Entry, Report, Rest};
+use crate::frames::tool::{Entry, Report};
 use crate::frames::{FRAME_MAX, Frame as _};
 use bytes::Bytes;
 use coffer_evidence::call::{OutcomePrivate, StreamDigest};
 use coffer_evidence::leaf::CauseClass;
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
-use rustix::io::Errno;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::net::unix::pipe;
@@ -37,9 +36,10 @@ pub(super) struct Ran {
     pub(super) outcome: u64,
     /// What it found.
     pub(super) entries: Vec<Entry>,
-    /// How many, how much, and whether that is all.
+    /// How many.
     pub(super) files: u64,
-    pub(super) rest: Rest,
+    /// How many were there beside them.
+    pub(super) left_out: u64,
     /// The bytes that came in.
     pub(super) input: StreamDigest,
     /// The bytes that went out.
@@ -73,7 +73,7 @@ where
     let outcome = OutcomePrivate { usage: call::ended(&exit).usage, ..outcome(&verdict, &told, &input, &output) };
     let outcome = call.outcome(&outcome, output.total, input.total).await?;
     verdict.map_err(|failure| failure.status)?;
-    Ok(Ran { intent, outcome, entries: told.entries, files: told.files, rest: told.rest, input, output })
+    Ok(Ran { intent, outcome, entries: told.entries, files: told.files, left_out: told.left_out, input, output })
 }
 
 struct Carried {
@@ -88,7 +88,7 @@ struct Carried {
 struct Told {
     entries: Vec<Entry>,
     files: u64,
-    rest: Rest,
+    left_out: u64,
     end: End,
 }
 
@@ -175,10 +175,7 @@ async fn feed(
     let pumping = async {
         while let Some(chunk) = input.next().await {
             let chunk = chunk?;
-            if counter.total() + chunk.len() as u64 > limits::TRANSFER_MAX {
-                let most = limits::TRANSFER_MAX;
-                return Err(Reason::LimitExceeded.status(format!("expected at most {most} bytes, found more")));
-            }
+            limits::transfer(counter.total(), chunk.len())?;
             let Some(pipe) = &mut stdin else { break };
             if !pump::feed(pipe, &mut counter, &chunk).await {
                 // The tool has ended, or will not take more; it says itself why.
@@ -210,7 +207,7 @@ where
     E: Future<Output = Option<Entry>>,
 {
     let mut stderr = stderr.take(REPORTS_MAX);
-    let mut told = Told { entries: Vec::new(), files: 0, rest: Rest::Nothing, end: End::Silent };
+    let mut told = Told { entries: Vec::new(), files: 0, left_out: 0, end: End::Silent };
     while let Some(report) = report(&mut stderr).await {
         match report {
             Report::Entry(found) => {
@@ -220,8 +217,8 @@ where
                 };
                 told.entries.extend(kept);
             }
-            Report::Done { files, rest, .. } => {
-                (told.files, told.rest, told.end) = (files, rest, End::Done);
+            Report::Done { files, left_out, .. } => {
+                (told.files, told.left_out, told.end) = (files, left_out, End::Done);
             }
             Report::Failed { stage, errno } => {
                 told.end = End::Failed { stage, errno: i32::try_from(errno).unwrap_or(libc::EIO) };
@@ -248,13 +245,12 @@ fn verdict(exit: &Exit, told: &Told, fed: Result<(), Status>) -> Result<(), Fail
     let failure = |cause, status| Failure { cause, errno: None, stage: None, status };
     if let Err(status) = fed {
         // The client's own stream was at fault; that is what it hears.
-        return Err(failure(CauseClass::Cancelled, status));
+        return Err(failure(CauseClass::Cancelled, errors::of_transport(status)));
     }
     match (exit.cause, &told.end) {
         (Cause::Ended, End::Done) if cause == CauseClass::Completed => Ok(()),
         (Cause::Ended, End::Failed { stage, errno }) => {
-            let text = std::io::Error::from_raw_os_error(*errno);
-            let status = Reason::of_errno(Errno::from_raw_os_error(*errno)).status(format!("at `{stage}`: {text}"));
+            let status = errors::of_tool(stage, *errno);
             let (errno, stage) = (Some(u64::from(errno.unsigned_abs())), Some(call::stage(stage)));
             Err(Failure { cause: CauseClass::Failed, errno, stage, status })
         }

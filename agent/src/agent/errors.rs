@@ -1,10 +1,13 @@
 //! Every error that a client can get, in one place: gRPC code, reason, text. The reason travels as
 //! `google.rpc.ErrorInfo` in the status details (domain `coffer.dev`), and in front of the text for people.
 
+use crate::tool::{DEPTH_MAX, ENTRIES_MAX, PATH_MAX, TRANSFER_MAX};
 use prost::Message as _;
 use rustix::io::Errno;
 use tonic::{Code, Status};
 
+/// The kernel's error numbers are below this.
+const ERRNO_END: i32 = 4096;
 const DOMAIN: &str = "coffer.dev";
 
 /// Why a call was refused or failed. Each has one code and one word.
@@ -32,6 +35,8 @@ pub enum Reason {
     AccessDenied,
     /// The file is not of the kind that the operation needs, or is in the way.
     WrongKind,
+    /// The file is changed or locked by others just then.
+    FileBusy,
     /// No space or no inodes are left.
     NoSpace,
     /// The tool could not be started.
@@ -63,6 +68,7 @@ impl Reason {
             Reason::FileNotFound => (Code::NotFound, "FILE_NOT_FOUND"),
             Reason::AccessDenied => (Code::PermissionDenied, "ACCESS_DENIED"),
             Reason::WrongKind => (Code::FailedPrecondition, "WRONG_KIND"),
+            Reason::FileBusy => (Code::Aborted, "FILE_BUSY"),
             Reason::NoSpace => (Code::ResourceExhausted, "NO_SPACE"),
             Reason::NotStarted => (Code::Internal, "NOT_STARTED"),
             Reason::Ended => (Code::Aborted, "CALL_ENDED"),
@@ -87,11 +93,62 @@ impl Reason {
             Errno::XDEV | Errno::LOOP => Reason::PathEscape,
             Errno::NOENT => Reason::FileNotFound,
             Errno::ACCESS | Errno::PERM => Reason::AccessDenied,
-            Errno::ISDIR | Errno::NOTDIR | Errno::EXIST | Errno::NOTEMPTY | Errno::STALE => Reason::WrongKind,
+            // No such device or address: that is how a socket answers to being opened.
+            Errno::ISDIR | Errno::NOTDIR | Errno::EXIST | Errno::NOTEMPTY | Errno::NXIO => Reason::WrongKind,
+            Errno::AGAIN | Errno::STALE => Reason::FileBusy,
             Errno::NOSPC | Errno::DQUOT | Errno::FBIG | Errno::NOMEM => Reason::NoSpace,
             Errno::INVAL | Errno::NAMETOOLONG => Reason::InvalidArgument,
             _ => Reason::Internal,
         }
+    }
+}
+
+/// What a built-in tool said of its failure, as its client hears it. Stage and errno are an identity's words: whatever
+/// they are, there is a status.
+pub fn of_tool(stage: &str, errno: i32) -> Status {
+    // Other numbers are no errno, and would end us.
+    let errno = if (1..ERRNO_END).contains(&errno) { errno } else { libc::EIO };
+    let told = Errno::from_raw_os_error(errno);
+    let (reason, text) = match (stage, told) {
+        ("limit", _) => (Reason::LimitExceeded, format!("expected at most {TRANSFER_MAX} bytes in at most {ENTRIES_MAX} entries, found more; move them in parts")),
+        ("depth", _) => (Reason::LimitExceeded, format!("expected directories at most {DEPTH_MAX} deep, found deeper ones; move what is in them by itself")),
+        ("archive", _) => (Reason::InvalidArgument, "expected a whole tar archive that is not compressed, found one that is malformed, cut off, or followed by more".into()),
+        ("member", _) => (Reason::InvalidArgument, "expected files, directories and links in the archive, found a device, a pipe, a sparse file or the like; leave it out".into()),
+        (_, errno) => (Reason::of_errno(errno), of_file(errno)),
+    };
+    let system = std::io::Error::from_raw_os_error(errno);
+    reason.status(format!("{text} (at `{}`: {system})", super::call::stage(stage)))
+}
+
+/// What the system's answer to a file operation means.
+fn of_file(errno: Errno) -> String {
+    match errno {
+        Errno::XDEV | Errno::LOOP => "expected a path that stays beneath its directory, found one that leads out of it, or in circles: by a link, by `..`, or from the root".into(),
+        Errno::NOENT => "expected something at the path, found nothing; look with a listing of its directory".into(),
+        Errno::ACCESS | Errno::PERM => "expected a file that the identity may use like this, found one whose mode or directory forbids it".into(),
+        Errno::NOTDIR => "expected a directory, found something else in its place".into(),
+        Errno::ISDIR => "expected a file or a free name, found a directory".into(),
+        Errno::EXIST | Errno::NOTEMPTY => "expected a free name, found it taken; remove what is there".into(),
+        Errno::NXIO => "expected a regular file, found a pipe, a socket or a device".into(),
+        Errno::AGAIN | Errno::STALE => "expected a file that keeps still, found one that others change or lock; try again".into(),
+        Errno::NOSPC | Errno::DQUOT | Errno::FBIG | Errno::NOMEM => "expected room in the workspace, found it used up; remove what is not needed".into(),
+        Errno::NAMETOOLONG => format!("expected names of at most 255 bytes in paths of less than {PATH_MAX}, found a longer one; shorten it"),
+        Errno::INVAL => "expected an operation that the file system knows, found that it refuses it".into(),
+        _ => "the system failed".into(),
+    }
+}
+
+/// What the transport says of bytes that are no message of ours. Its own code for that is the one of our failures.
+pub fn of_transport(status: Status) -> Status {
+    if !status.details().is_empty() {
+        return status;
+    }
+    match status.code() {
+        Code::Internal => Reason::InvalidArgument
+            .status(format!("expected a message of this service, found bytes that are none: {}", status.message())),
+        Code::OutOfRange => Reason::LimitExceeded
+            .status(format!("expected a message within its limit, found another: {}", status.message())),
+        _ => status,
     }
 }
 
@@ -143,5 +200,31 @@ mod tests {
         assert_eq!(Reason::of_errno(Errno::XDEV), Reason::PathEscape);
         assert_eq!(Reason::of_errno(Errno::NOENT), Reason::FileNotFound);
         assert_eq!(Reason::of_errno(Errno::NOSPC), Reason::NoSpace);
+    }
+
+    #[test]
+    fn whatever_a_tool_says_its_client_hears_what_was_expected() {
+        for stage in
+            ["path", "type", "data", "archive", "member", "limit", "depth", "arguments", "", "\u{0}", &"ä".repeat(999)]
+        {
+            for errno in [i32::MIN, -1, 0, 1, 2, 6, 11, 13, 18, 20, 21, 22, 27, 28, 36, 40, 116, 4095, 4096, i32::MAX] {
+                let status = of_tool(stage, errno);
+                assert!(status.message().contains(": expected ") || status.code() == Code::Internal, "{status:?}");
+            }
+        }
+        let of =
+            |stage, errno: Errno| RpcStatus::decode(of_tool(stage, errno.raw_os_error()).details()).unwrap().message;
+        assert!(of("limit", Errno::FBIG).starts_with("LIMIT_EXCEEDED: "));
+        assert!(of("data", Errno::FBIG).starts_with("NO_SPACE: "));
+        assert!(of("path", Errno::NXIO).starts_with("WRONG_KIND: "));
+        assert!(of("path", Errno::AGAIN).starts_with("FILE_BUSY: "));
+    }
+
+    #[test]
+    fn bytes_that_are_no_message_are_the_clients_fault_and_our_own_words_stay() {
+        assert_eq!(of_transport(Status::internal("failed to decode")).code(), Code::InvalidArgument);
+        assert!(of_transport(Status::out_of_range("too large")).message().starts_with("LIMIT_EXCEEDED: "));
+        assert_eq!(of_transport(Reason::Internal.status("ours")).code(), Code::Internal);
+        assert_eq!(of_transport(Status::cancelled("gone")).code(), Code::Cancelled);
     }
 }

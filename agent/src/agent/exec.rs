@@ -7,7 +7,7 @@
 //! ```
 
 use super::call::{self, Call, Header};
-use super::errors::Reason;
+use super::errors::{self, Reason};
 use super::limits;
 use super::pump::{self, Budget, Counter};
 use super::session::Session;
@@ -39,7 +39,7 @@ pub(super) async fn run(session: Arc<Session>, mut inbound: Streaming<pb::ExecRe
 }
 
 async fn exec(session: &Arc<Session>, inbound: &mut Streaming<pb::ExecRequest>, reply: &Reply) -> Result<(), Status> {
-    let first = inbound.message().await?.and_then(|message| message.request);
+    let first = inbound.message().await.map_err(errors::of_transport)?.and_then(|message| message.request);
     let Some(Inbound::Start(start)) = first else {
         return Err(Reason::InvalidArgument.status("expected `start` as the first message of an exec"));
     };
@@ -57,8 +57,8 @@ async fn exec(session: &Arc<Session>, inbound: &mut Streaming<pb::ExecRequest>, 
     };
     let intent_index = call.intent;
     send(reply, Outbound::Started(pb::Started { intent_index })).await;
-    let (exit, streams) = carry(&call, process, inbound, reply, output_max).await?;
-    finish(call, exit, streams, reply).await
+    let (exit, fed, streams) = carry(&call, process, inbound, reply, output_max).await?;
+    finish(call, exit, fed, streams, reply).await
 }
 
 fn parse(start: pb::ExecStart) -> Result<(Header, Request, u64), Status> {
@@ -91,7 +91,7 @@ async fn carry(
     inbound: &mut Streaming<pb::ExecRequest>,
     reply: &Reply,
     output_max: u64,
-) -> Result<(Exit, Streams), Status> {
+) -> Result<(Exit, Result<(), Status>, Streams), Status> {
     let budget = Budget::new(output_max);
     let (over, abandon) = (CancellationToken::new(), CancellationToken::new());
     let Process { stdin, stdout, stderr, exit } = process;
@@ -127,47 +127,62 @@ async fn carry(
             () = &mut patience => both.await,
         }
     };
-    let (exit, (stdout, stderr), stdin, ()) = tokio::join!(end, streams, input, watch_client);
+    let (exit, (stdout, stderr), (fed, stdin), ()) = tokio::join!(end, streams, input, watch_client);
     let exit = exit.map_err(|_| Reason::OutcomeUnknown.status("the guest ended before the program did"))?;
-    Ok((exit, Streams { stdin, stdout, stderr }))
+    Ok((exit, fed, Streams { stdin, stdout, stderr }))
 }
 
-/// Feeds stdin until it ends, the client asks for the end, or the program is over.
+/// Feeds stdin until it ends, the client asks for the end, or the program is over. A message that breaks the protocol ends
+/// the call, too, and its client hears why.
 async fn input(
     call: &Call,
     inbound: &mut Streaming<pb::ExecRequest>,
     stdin: tokio::net::unix::pipe::Sender,
     over: &CancellationToken,
-) -> StreamDigest {
+) -> (Result<(), Status>, StreamDigest) {
     let mut counter = Counter::default();
+    // Dropping it is the end of input: at the client's word, and when the client has nothing more to say. A call that is
+    // cancelled sees none: what it has of its input is not all of it.
+    let mut stdin = Some(stdin);
     let feed = async {
-        // Dropping it is the end of input: at the client's word, and when the client has nothing more to say.
-        let mut stdin = Some(stdin);
-        loop {
-            let message = match inbound.message().await {
-                Ok(Some(message)) => message.request,
-                Ok(None) => break,
-                Err(_) => return call.cancel().await,
-            };
-            match (message, &mut stdin) {
-                (Some(Inbound::Stdin(bytes)), Some(pipe)) if bytes.len() <= limits::CHUNK_MAX => {
-                    if !pump::feed(pipe, &mut counter, &bytes).await {
-                        stdin = None;
+        while let Some(message) = inbound.message().await.map_err(errors::of_transport)? {
+            match message.request {
+                Some(Inbound::Stdin(bytes)) => {
+                    limits::chunk(&bytes)?;
+                    match &mut stdin {
+                        Some(pipe) => {
+                            if !pump::feed(pipe, &mut counter, &bytes).await {
+                                stdin = None;
+                            }
+                        }
+                        // The program closed its stdin: what still comes is nobody's.
+                        None => counter.came(&bytes),
                     }
                 }
-                // The program closed its stdin: what still comes is nobody's.
-                (Some(Inbound::Stdin(bytes)), None) if bytes.len() <= limits::CHUNK_MAX => counter.came(&bytes),
-                (Some(Inbound::StdinEof(_)), _) => stdin = None,
-                // Cancel, or a message that breaks the protocol: either way the call ends.
-                _ => return call.cancel().await,
+                Some(Inbound::StdinEof(_)) => stdin = None,
+                Some(Inbound::Cancel(_)) => {
+                    call.cancel().await;
+                    over.cancelled().await;
+                }
+                Some(Inbound::Start(_)) | None => {
+                    let text = "expected `stdin`, `stdin_eof` or `cancel` after `start`, found something else";
+                    return Err(Reason::InvalidArgument.status(text));
+                }
             }
         }
+        stdin = None;
+        Ok(())
     };
-    tokio::select! {
-        () = feed => {}
-        () = over.cancelled() => {}
+    let fed = tokio::select! {
+        fed = feed => fed,
+        () = over.cancelled() => Ok(()),
+    };
+    if fed.is_err() {
+        call.cancel().await;
+        over.cancelled().await;
     }
-    counter.finish()
+    drop(stdin);
+    (fed, counter.finish())
 }
 
 async fn output(reply: &Reply, of: fn(pb::Output) -> Outbound, offset: u64, data: Bytes) -> bool {
@@ -192,7 +207,13 @@ async fn finish_unstarted(call: Call, error: NotStarted, reply: &Reply) -> Resul
     Ok(())
 }
 
-async fn finish(call: Call, exit: Exit, streams: Streams, reply: &Reply) -> Result<(), Status> {
+async fn finish(
+    call: Call,
+    exit: Exit,
+    fed: Result<(), Status>,
+    streams: Streams,
+    reply: &Reply,
+) -> Result<(), Status> {
     let mut exited = exited(&exit);
     exited.stdout = Some(stream(&streams.stdout));
     exited.stderr = Some(stream(&streams.stderr));
@@ -204,6 +225,8 @@ async fn finish(call: Call, exit: Exit, streams: Streams, reply: &Reply) -> Resu
         ..call::ended(&exit)
     };
     exited.outcome_index = call.outcome(&outcome, output, input).await?;
+    // The client's own stream was at fault; that is what it hears.
+    fed?;
     send(reply, Outbound::Exited(exited)).await;
     Ok(())
 }

@@ -5,7 +5,7 @@ use super::call::{self, Call};
 use super::errors::Reason;
 use super::limits;
 use super::session::Session;
-use crate::frames::tool::{Entry, Kind, Rest};
+use crate::frames::tool::{Entry, Kind};
 use bytes::Bytes;
 use coffer_evidence::call::{Request, StreamDigest};
 use coffer_proto::guest::v1 as pb;
@@ -42,7 +42,7 @@ pub(super) async fn list(
     let ran = plain(&session, request.header, asked, path, None, &gone).await?;
     Ok(pb::ListDirectoryResponse {
         entries: ran.entries.into_iter().map(entry).collect(),
-        truncated: ran.rest == Rest::LeftOut,
+        truncated: ran.left_out > 0,
         intent_index: ran.intent,
         outcome_index: ran.outcome,
     })
@@ -112,6 +112,7 @@ pub(super) async fn read(
     let send = async |response| reply.send(Ok(pb::ReadFileResponse { response: Some(response) })).await.is_ok();
     let reading = async {
         let path = limits::file_path(&request.path)?;
+        limits::offset(request.offset)?;
         let header = call::header(request.header)?;
         let asked = Request::ReadFile { path: path.clone(), offset: request.offset, length: request.length };
         let call = Call::begin(&session, header, &asked, None, vec![path]).await?;
@@ -130,7 +131,9 @@ pub(super) async fn read(
             reply.send(Ok(pb::ReadFileResponse { response: Some(Outbound::Data(bytes)) })).await.is_ok()
         };
         let ran = builtin::run(call, None, &gone, head, data).await?;
-        send(Outbound::Trailer(trailer(&ran))).await;
+        let trailer =
+            pb::FileTrailer { size: ran.output.total, sha256: digest(&ran.output), outcome_index: ran.outcome };
+        send(Outbound::Trailer(trailer)).await;
         Ok(())
     };
     if let Err(status) = reading.await {
@@ -156,7 +159,13 @@ pub(super) async fn download(
             reply.send(Ok(pb::DownloadResponse { response: Some(Outbound::Data(bytes)) })).await.is_ok()
         };
         let ran = builtin::run(call, None, &gone, |_| std::future::ready(None), data).await?;
-        let end = pb::DownloadResponse { response: Some(Outbound::Trailer(trailer(&ran))) };
+        let trailer = pb::DownloadTrailer {
+            size: ran.output.total,
+            sha256: digest(&ran.output),
+            outcome_index: ran.outcome,
+            special: ran.left_out,
+        };
+        let end = pb::DownloadResponse { response: Some(Outbound::Trailer(trailer)) };
         drop(reply.send(Ok(end)).await);
         Ok(())
     };
@@ -177,10 +186,6 @@ async fn plain(
     let header = call::header(header)?;
     let call = Call::begin(session, header, &request, None, vec![path]).await?;
     builtin::run(call, input, gone, |entry| std::future::ready(Some(entry)), |_| std::future::ready(false)).await
-}
-
-fn trailer(ran: &Ran) -> pb::FileTrailer {
-    pb::FileTrailer { size: ran.output.total, sha256: digest(&ran.output), outcome_index: ran.outcome }
 }
 
 fn digest(stream: &StreamDigest) -> Bytes {

@@ -7,8 +7,8 @@ use tonic::Status;
 pub const ARGUMENTS_MAX: usize = 1024;
 /// Bytes of arguments and environment together, terminators included.
 pub const ARGUMENT_BYTES_MAX: usize = 128 * 1024;
-/// Bytes of a path.
-pub const PATH_MAX: usize = 4096;
+/// Bytes of a path with the NUL at its end, as arguments are counted.
+pub const PATH_MAX: usize = crate::tool::PATH_MAX;
 /// Bytes of a chunk.
 pub const CHUNK_MAX: usize = 64 * 1024;
 /// Bytes of a message.
@@ -31,9 +31,11 @@ pub const GRACE_MAX_MS: u64 = 30_000;
 /// A path as the API takes it: relative to the workspace, no `..`, no NUL. Returns it without `.` and doubled
 /// slashes. Links are not looked at here: the kernel refuses those that lead out when the path is opened.
 pub fn path(text: &str) -> Result<String, Status> {
-    if text.len() > PATH_MAX {
-        return Err(Reason::LimitExceeded
-            .status(format!("expected a path of at most {PATH_MAX} bytes, found {}; shorten it", text.len())));
+    let bytes = text.len() + 1;
+    if bytes > PATH_MAX {
+        return Err(Reason::LimitExceeded.status(format!(
+            "expected a path of at most {PATH_MAX} bytes with the NUL at its end, found {bytes}; shorten it"
+        )));
     }
     if text.contains('\0') {
         return Err(Reason::InvalidArgument.status("expected a path without NUL; remove it"));
@@ -93,6 +95,24 @@ pub fn bounded(name: &str, value: i64, default: u64, most: u64) -> Result<u64, S
     }
 }
 
+/// What a transfer may grow to: `sent` bytes and another chunk.
+pub fn transfer(sent: u64, chunk: usize) -> Result<(), Status> {
+    if sent.saturating_add(chunk as u64) <= TRANSFER_MAX {
+        return Ok(());
+    }
+    Err(Reason::LimitExceeded.status(format!("expected at most {TRANSFER_MAX} bytes, found more; send them in parts")))
+}
+
+/// Where reading may begin: at any byte that a file can have.
+pub fn offset(offset: u64) -> Result<(), Status> {
+    match i64::try_from(offset) {
+        Ok(_) => Ok(()),
+        Err(_) => {
+            Err(Reason::LimitExceeded.status(format!("expected an offset of at most {}, found {offset}", i64::MAX)))
+        }
+    }
+}
+
 /// A chunk of a stream.
 pub fn chunk(bytes: &[u8]) -> Result<(), Status> {
     if bytes.len() <= CHUNK_MAX {
@@ -105,6 +125,7 @@ pub fn chunk(bytes: &[u8]) -> Result<(), Status> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use tonic::Code;
 
     #[test]
@@ -127,8 +148,8 @@ mod tests {
             assert_eq!(path(text).ok().as_deref(), expected, "{text:?}");
         }
         assert_eq!(path("../a").unwrap_err().code(), Code::InvalidArgument);
-        assert!(path(&"a".repeat(4096)).is_ok());
-        assert!(path(&"a".repeat(4097)).is_err());
+        assert!(path(&"a".repeat(4095)).is_ok());
+        assert!(path(&"a".repeat(4096)).is_err());
         assert!(file_path("./").is_err());
     }
 
@@ -150,5 +171,49 @@ mod tests {
         assert_eq!(bounded("x", 9, 7, 9).unwrap(), 9);
         assert!(bounded("x", 10, 7, 9).is_err());
         assert!(bounded("x", -1, 7, 9).is_err());
+        assert!(bounded("x", i64::MIN, 7, u64::MAX).is_err());
+        assert!(bounded("x", i64::MAX, 7, 9).is_err());
+    }
+
+    #[test]
+    fn a_transfer_ends_at_its_limit_however_it_is_cut() {
+        assert!(transfer(TRANSFER_MAX - 1, 1).is_ok());
+        assert!(transfer(TRANSFER_MAX, 0).is_ok());
+        assert!(transfer(TRANSFER_MAX, 1).is_err());
+        assert!(transfer(u64::MAX, CHUNK_MAX).is_err());
+        assert!(chunk(&[0; CHUNK_MAX]).is_ok());
+        assert!(chunk(&[0; CHUNK_MAX + 1]).is_err());
+        assert!(offset(i64::MAX as u64).is_ok());
+        assert!(offset(i64::MAX as u64 + 1).is_err());
+    }
+
+    proptest! {
+        /// What is let through stays beneath the workspace however the kernel reads it, names what was asked for, and is
+        /// in its one form; what is refused leaves, or is no path.
+        #[test]
+        fn a_path_that_is_let_through_is_plain(text in "([a-c./%\\x00]|\\.\\.){0,24}") {
+            let components = || text.split('/').filter(|part| !matches!(*part, "" | "."));
+            match path(&text) {
+                Ok(plain) => {
+                    prop_assert_eq!(&plain, &components().collect::<Vec<_>>().join("/"));
+                    prop_assert!(!plain.split('/').any(|part| part == ".." || part == "."));
+                    prop_assert!(!text.starts_with('/') && !text.contains('\0'));
+                    prop_assert_eq!(path(&plain).ok(), Some(plain));
+                }
+                Err(_) => prop_assert!(text.starts_with('/') || text.contains('\0') || components().any(|part| part == "..")),
+            }
+        }
+
+        /// Any strings: they are counted as the kernel counts them, and none is let through that it could not take.
+        #[test]
+        fn arguments_that_are_let_through_can_be_executed(
+            argv in proptest::collection::vec("[a=\\x00]{0,3}", 0..4),
+            environment in proptest::collection::vec(("[a=\\x00]{0,2}", "[a=\\x00]{0,2}"), 0..3),
+        ) {
+            let good = argv.first().is_some_and(|program| !program.is_empty())
+                && !argv.iter().chain(environment.iter().flat_map(|(key, value)| [key, value])).any(|text| text.contains('\0'))
+                && !environment.iter().any(|(key, _)| key.is_empty() || key.contains('='));
+            prop_assert_eq!(arguments(&argv, &environment).is_ok(), good);
+        }
     }
 }

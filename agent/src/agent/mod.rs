@@ -17,6 +17,7 @@ pub mod limits;
 pub mod link;
 pub mod log;
 pub mod outlet;
+pub mod plain;
 pub mod pump;
 pub mod service;
 pub mod session;

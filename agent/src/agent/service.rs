@@ -1,6 +1,7 @@
 //! `coffer.guest.v1.ToolService`. Every call runs in a task of its own, so that its outcome is logged even when the
 //! client, and with it the server's future, is gone.
 
+use super::plain::Plain;
 use super::session::Session;
 use super::vanish::{Presence, presence};
 use super::{exec, files, limits};
@@ -21,10 +22,11 @@ const WAITING: usize = 4;
 pub struct Tools(Arc<Session>);
 
 /// The service with its message limits, ready to be served.
-pub fn server(session: Arc<Session>) -> ToolServiceServer<Tools> {
-    ToolServiceServer::new(Tools(session))
+pub fn server(session: Arc<Session>) -> Plain<ToolServiceServer<Tools>> {
+    let server = ToolServiceServer::new(Tools(session))
         .max_decoding_message_size(limits::MESSAGE_MAX)
-        .max_encoding_message_size(limits::MESSAGE_MAX)
+        .max_encoding_message_size(limits::MESSAGE_MAX);
+    Plain(server)
 }
 
 /// A stream of answers that tells, by being dropped, that nobody reads it any more.

@@ -14,8 +14,8 @@ pub enum Report {
         files: u64,
         /// Bytes of file content that were handled.
         bytes: u64,
-        /// Whether there was more than the limit allows to tell.
-        rest: Rest,
+        /// Entries that were there and are not among them: over the limit of a listing, or of a kind that is not packed.
+        left_out: u64,
     },
     /// The operation failed here; what it did before remains.
     Failed {
@@ -24,15 +24,6 @@ pub enum Report {
         /// The system's answer, or the one that fits best.
         errno: u64,
     },
-}
-
-/// Whether a listing is whole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rest {
-    /// Nothing was left out.
-    Nothing,
-    /// Something was left out.
-    LeftOut,
 }
 
 /// What `lstat` says.
@@ -80,8 +71,8 @@ impl Frame for Report {
                     .unsigned(5, entry.modified_ms)
                     .bytes(6, &entry.target)
             }
-            Report::Done { files, bytes, rest } => {
-                Builder::kind(2).unsigned(1, *files).unsigned(2, *bytes).unsigned(3, u64::from(*rest == Rest::LeftOut))
+            Report::Done { files, bytes, left_out } => {
+                Builder::kind(2).unsigned(1, *files).unsigned(2, *bytes).unsigned(3, *left_out)
             }
             Report::Failed { stage, errno } => Builder::kind(3).text(1, stage).unsigned(2, *errno),
         }
@@ -101,15 +92,7 @@ impl Frame for Report {
                     target: fields.bytes(6)?,
                 })
             }
-            2 => Report::Done {
-                files: fields.unsigned(1)?,
-                bytes: fields.unsigned(2)?,
-                rest: match fields.unsigned(3)? {
-                    0 => Rest::Nothing,
-                    1 => Rest::LeftOut,
-                    _ => return Err(FrameError::Unexpected("zero or one")),
-                },
-            },
+            2 => Report::Done { files: fields.unsigned(1)?, bytes: fields.unsigned(2)?, left_out: fields.unsigned(3)? },
             3 => Report::Failed { stage: fields.text(1)?, errno: fields.unsigned(2)? },
             _ => return Err(FrameError::Unexpected("a message of a built-in tool")),
         })

@@ -8,6 +8,9 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 
+/// How often a path is tried that changes while it is looked up.
+const TRIES: usize = 64;
+
 /// A directory that no path leaves.
 #[derive(Debug)]
 pub struct Beneath(OwnedFd);
@@ -39,7 +42,14 @@ impl Beneath {
         if links == Links::Refuse {
             resolve |= ResolveFlags::NO_SYMLINKS;
         }
-        openat2(&self.0, name(path), flags | OFlags::CLOEXEC, Mode::empty(), resolve)
+        for _ in 0..TRIES {
+            match openat2(&self.0, name(path), flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
+                // Something was renamed while the kernel looked, so it cannot tell whether a `..` of a link led out.
+                Err(Errno::AGAIN) => {}
+                result => return result,
+            }
+        }
+        Err(Errno::AGAIN)
     }
 
     /// Opens the directory that holds the last component, and gives that component. The last component is never

@@ -1,8 +1,8 @@
 //! stat, list, read, write: one file or directory each.
 
 use super::beneath::{self, Beneath, Links};
-use super::{LISTING_BYTES_MAX, LISTING_MAX, Tell, ToolError, told};
-use crate::frames::tool::{Report, Rest};
+use super::{LISTING_BYTES_MAX, LISTING_MAX, TRANSFER_MAX, Tell, ToolError, told};
+use crate::frames::tool::Report;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use std::collections::BTreeSet;
@@ -15,16 +15,16 @@ use std::os::unix::ffi::OsStrExt as _;
 /// Tells what is at a path; a link is told, not followed.
 pub(super) fn stat(base: &Beneath, path: &[u8], tell: Tell<'_>) -> Result<(), ToolError> {
     told(tell(Report::Entry(base.entry(path, path).map_err(ToolError::path)?)))?;
-    done(tell, 1, 0, Rest::Nothing)
+    done(tell, 1, 0, 0)
 }
 
 /// Tells the entries of a directory, sorted by name, up to the limits.
 pub(super) fn list(base: &Beneath, path: &[u8], tell: Tell<'_>) -> Result<(), ToolError> {
     let directory = base.open(path, OFlags::RDONLY | OFlags::DIRECTORY, Links::Follow).map_err(ToolError::path)?;
-    let (names, mut rest) = first_names(&directory)?;
+    let (names, mut left_out) = first_names(&directory)?;
     let directory = Beneath::at(directory);
     let (mut told_entries, mut bytes) = (0, 0);
-    for name in &names {
+    for (at, name) in names.iter().enumerate() {
         // Gone since it was listed: as if it had never been there.
         let Ok(stat) = directory.child(name) else { continue };
         let target = match FileType::from_raw_mode(stat.st_mode) {
@@ -33,19 +33,19 @@ pub(super) fn list(base: &Beneath, path: &[u8], tell: Tell<'_>) -> Result<(), To
         };
         bytes += name.len() + target.len() + 32;
         if bytes > LISTING_BYTES_MAX {
-            rest = Rest::LeftOut;
+            left_out += (names.len() - at) as u64;
             break;
         }
         told(tell(Report::Entry(beneath::entry(name, &stat, target))))?;
         told_entries += 1;
     }
-    done(tell, told_entries, 0, rest)
+    done(tell, told_entries, 0, left_out)
 }
 
-/// The first names in order; memory stays bounded however large the directory is.
-fn first_names(directory: &std::os::fd::OwnedFd) -> Result<(BTreeSet<Vec<u8>>, Rest), ToolError> {
+/// The first names in order, and how many there are besides; memory stays bounded however large the directory is.
+fn first_names(directory: &std::os::fd::OwnedFd) -> Result<(BTreeSet<Vec<u8>>, u64), ToolError> {
     let mut names = BTreeSet::new();
-    let mut rest = Rest::Nothing;
+    let mut left_out = 0;
     for entry in rustix::fs::Dir::read_from(directory).map_err(ToolError::path)? {
         let entry = entry.map_err(ToolError::path)?;
         let name = entry.file_name().to_bytes();
@@ -55,13 +55,15 @@ fn first_names(directory: &std::os::fd::OwnedFd) -> Result<(BTreeSet<Vec<u8>>, R
         names.insert(name.to_vec());
         if names.len() > LISTING_MAX {
             names.pop_last();
-            rest = Rest::LeftOut;
+            left_out += 1;
         }
     }
-    Ok((names, rest))
+    Ok((names, left_out))
 }
 
-/// Copies a range of a regular file to stdout. Zero as length means to the end.
+/// Copies a range of a regular file to stdout. Zero as length means to the end that the file has when it
+/// is opened. A file may be larger than a range can
+/// be, and cost its owner nothing: it is sparse.
 pub(super) fn read(base: &Beneath, path: &[u8], offset: u64, length: u64, tell: Tell<'_>) -> Result<(), ToolError> {
     // Without blocking: a FIFO must not hold the call up before it is seen for what it is.
     let file = base.open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, Links::Follow);
@@ -70,14 +72,19 @@ pub(super) fn read(base: &Beneath, path: &[u8], offset: u64, length: u64, tell: 
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => {}
         FileType::Directory => return Err(ToolError::new("type", Errno::ISDIR)),
-        _ => return Err(ToolError::new("type", Errno::INVAL)),
+        _ => return Err(ToolError::new("type", Errno::NXIO)),
+    }
+    let length = if length == 0 { u64::MAX } else { length };
+    let there = u64::try_from(stat.st_size).unwrap_or(0).saturating_sub(offset).min(length);
+    if there > TRANSFER_MAX {
+        return Err(ToolError::new("limit", Errno::FBIG));
     }
     told(tell(Report::Entry(beneath::entry(path, &stat, Vec::new()))))?;
     let mut file = file;
     told(file.seek(SeekFrom::Start(offset)).map(drop))?;
-    let mut range = file.take(if length == 0 { u64::MAX } else { length });
-    let bytes = copy(&mut range, &mut io::stdout().lock())?;
-    done(tell, 1, bytes, Rest::Nothing)
+    // What was there when it was opened: the kernel refuses to read further than files can go.
+    let bytes = copy(&mut file.take(there), &mut io::stdout().lock())?;
+    done(tell, 1, bytes, 0)
 }
 
 /// Replaces a file by what comes from stdin, whole or not at all: the content has no name until it is complete.
@@ -91,7 +98,7 @@ pub(super) fn write(base: &Beneath, path: &[u8], mode: u64, tell: Tell<'_>) -> R
     // The mode as asked, whatever the umask says.
     rustix::fs::fchmod(&file, mode).map_err(ToolError::path)?;
     install(&file, &parent, last)?;
-    done(tell, 1, bytes, Rest::Nothing)
+    done(tell, 1, bytes, 0)
 }
 
 /// Gives an unnamed file a name, replacing what has it. A link of that name is replaced, not followed.
@@ -126,6 +133,6 @@ fn copy(from: &mut dyn io::Read, to: &mut dyn io::Write) -> Result<u64, ToolErro
     Ok(total)
 }
 
-fn done(tell: Tell<'_>, files: u64, bytes: u64, rest: Rest) -> Result<(), ToolError> {
-    told(tell(Report::Done { files, bytes, rest }))
+fn done(tell: Tell<'_>, files: u64, bytes: u64, left_out: u64) -> Result<(), ToolError> {
+    told(tell(Report::Done { files, bytes, left_out }))
 }

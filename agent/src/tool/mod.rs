@@ -4,12 +4,12 @@
 //!
 //! Every path is opened by openat2 beneath the working directory; none is ever joined and trusted.
 
+mod archive;
 pub mod beneath;
 mod files;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
-mod headers;
 mod pack;
 mod unpack;
 
@@ -20,21 +20,23 @@ use std::ffi::{OsStr, OsString};
 use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 
-/// Bytes of one upload, and of the files of one download.
+/// Bytes of one upload, of one range that is read, and of the files of one download.
 pub const TRANSFER_MAX: u64 = 1 << 30;
 /// Entries of one tar stream: as many as the workspace has inodes.
 pub const ENTRIES_MAX: u64 = 200_000;
+/// Depth of directories in one download: a tool may nest them deeper than any path can name.
+pub const DEPTH_MAX: usize = 256;
 /// Entries of one listing.
 pub const LISTING_MAX: usize = 10_000;
 /// Bytes of names and link targets in one listing, so that it fits a message.
 pub const LISTING_BYTES_MAX: usize = 3 << 20;
-/// Bytes of one path.
+/// Bytes of one path, the NUL at its end included: the kernel takes no longer one.
 pub const PATH_MAX: usize = 4096;
 
 /// A failed operation: what was being done, and the errno to tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ToolError {
-    /// One word: `path`, `type`, `data`, `limit`, `arguments`.
+    /// One word: `path`, `type`, `data`, `archive`, `member`, `limit`, `depth`, `arguments`.
     pub stage: &'static str,
     /// The system's answer, or the one that fits best.
     pub errno: Errno,

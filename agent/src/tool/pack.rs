@@ -1,9 +1,10 @@
 //! Packs a file or a directory as a tar stream, sorted by name, so that the same files give the same bytes. Links
-//! are packed as links; owners are left out; what is neither file, directory nor link is skipped.
+//! are packed as links; owners are left out; what is neither file, directory nor link has no content to
+//! carry: it is counted and told, not packed.
 
 use super::beneath::{Beneath, Links};
-use super::{ENTRIES_MAX, TRANSFER_MAX, Tell, ToolError, told};
-use crate::frames::tool::{Report, Rest};
+use super::{DEPTH_MAX, ENTRIES_MAX, TRANSFER_MAX, Tell, ToolError, told};
+use crate::frames::tool::Report;
 use rustix::fs::{FileType, OFlags, Stat};
 use rustix::io::Errno;
 use std::ffi::OsStr;
@@ -13,12 +14,10 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use tar::{Builder, EntryType, Header};
 
-/// Depth of directories: deeper trees than paths can name do not exist, and recursion stays bounded.
-const DEPTH_MAX: usize = 256;
-
 /// Packs what is at `path`: a directory's content under relative names, or one file under its own name.
 pub(super) fn pack(base: &Beneath, path: &[u8], stream: impl io::Write, tell: Tell<'_>) -> Result<(), ToolError> {
-    let mut work = Pack { tar: Builder::new(io::BufWriter::with_capacity(64 * 1024, stream)), files: 0, bytes: 0 };
+    let mut work =
+        Pack { tar: Builder::new(io::BufWriter::with_capacity(64 * 1024, stream)), entries: 0, bytes: 0, special: 0 };
     let found = base.entry(path, path).map_err(ToolError::path)?;
     match found.kind {
         crate::frames::tool::Kind::Directory => {
@@ -32,19 +31,22 @@ pub(super) fn pack(base: &Beneath, path: &[u8], stream: impl io::Write, tell: Te
     }
     let mut stream = work.tar.into_inner().map_err(|error| ToolError::data(&error))?;
     told(io::Write::flush(&mut stream))?;
-    told(tell(Report::Done { files: work.files, bytes: work.bytes, rest: Rest::Nothing }))
+    let files = work.entries - work.special;
+    told(tell(Report::Done { files, bytes: work.bytes, left_out: work.special }))
 }
 
 struct Pack<W: io::Write> {
     tar: Builder<W>,
-    files: u64,
+    entries: u64,
     bytes: u64,
+    /// Of the entries, those that are not packed.
+    special: u64,
 }
 
 impl<W: io::Write> Pack<W> {
     fn directory(&mut self, directory: &Beneath, prefix: &[u8], depth: usize) -> Result<(), ToolError> {
         if depth > DEPTH_MAX {
-            return Err(ToolError::new("limit", Errno::LOOP));
+            return Err(ToolError::new("depth", Errno::FBIG));
         }
         let readable = directory.open(b".", OFlags::RDONLY | OFlags::DIRECTORY, Links::Refuse);
         let mut names = Vec::new();
@@ -66,8 +68,8 @@ impl<W: io::Write> Pack<W> {
     fn child(&mut self, directory: &Beneath, name: &[u8], path: &[u8], depth: usize) -> Result<(), ToolError> {
         let stat = directory.child(name).map_err(ToolError::path)?;
         let kind = FileType::from_raw_mode(stat.st_mode);
-        self.files += 1;
-        if self.files > ENTRIES_MAX {
+        self.entries += 1;
+        if self.entries > ENTRIES_MAX {
             return Err(ToolError::new("limit", Errno::FBIG));
         }
         match kind {
@@ -86,7 +88,10 @@ impl<W: io::Write> Pack<W> {
                 told(self.tar.append_link(&mut header, path, target))
             }
             FileType::RegularFile => self.file(directory, name, path),
-            _ => Ok(()),
+            _ => {
+                self.special += 1;
+                Ok(())
+            }
         }
     }
 
@@ -94,6 +99,10 @@ impl<W: io::Write> Pack<W> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW;
         let file = File::from(directory.open(name, flags, Links::Refuse).map_err(ToolError::path)?);
         let stat = rustix::fs::fstat(&file).map_err(ToolError::path)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            // It was one when it was looked at.
+            return Err(ToolError::new("type", Errno::STALE));
+        }
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         self.bytes = self.bytes.saturating_add(size);
         if self.bytes > TRANSFER_MAX {

@@ -1,6 +1,7 @@
-//! `coffer evidence show`: the action log of a bundle as a timeline, private parts included where they were disclosed.
-//! Reads, and verifies only that private parts are the ones committed to.
+//! `coffer evidence show`: a bundle as an auditor reads it. What the verifier makes of it, then the action log as a timeline,
+//! private parts included where they were disclosed, then every check. One call whole with `--call`.
 
+mod call;
 mod leaf;
 
 use std::collections::BTreeMap;
@@ -11,70 +12,124 @@ use coffer_evidence::bundle;
 use coffer_evidence::call::{Disclosed, read_disclosed};
 use coffer_evidence::fields::Canonical as _;
 use coffer_evidence::leaf::Leaf;
+use coffer_evidence::verify::{Accepted, Report, Verdict, verify_bundle};
 use serde::Serialize;
+use serde_json::Value;
 
 use self::leaf::Line;
 use super::read_bundle;
+use super::verify::{Judging, unpinned};
 use crate::exit::{Status, failure};
-use crate::output::{Form, Output};
+use crate::output::{Colour, Form, Output};
 
 #[derive(Debug, Args)]
 pub(crate) struct ShowArgs {
     /// The bundle
     file: PathBuf,
+    /// Show this call whole: its id, or the first 4 or more characters of it
+    #[arg(long, value_name = "ID")]
+    call: Option<String>,
+    #[command(flatten)]
+    judging: Judging,
 }
 
 #[derive(Serialize)]
 struct Shown {
+    schema: &'static str,
     bundle_id: String,
     sealed: bool,
+    /// As `coffer evidence verify --json` prints it.
+    report: Value,
     leaves: Vec<Line>,
 }
 
+/// A leaf with what the bundle discloses of it.
+type Told = (Leaf, Option<Disclosed>);
+
 /// `coffer evidence show`
 pub(super) fn show(output: &Output, args: &ShowArgs) -> anyhow::Result<Status> {
+    let options = args.judging.options()?;
     let bytes = read_bundle(&args.file)?;
-    let wrong = |what: &str, error: &dyn std::error::Error| {
-        failure(Status::FAILED, format!("{}: expected {what}: {error}", args.file.display()))
+    let wrong = |what: &str, error: anyhow::Error| {
+        failure(Status::FAILED, format!("{}: expected {what}: {error:#}", args.file.display()))
     };
-    let bundle = bundle::read(&bytes).map_err(|error| wrong("a bundle", &error))?;
+    let report = verify_bundle(&bytes, &options);
+    let bundle = bundle::read(&bytes).map_err(|error| wrong("a bundle", error.into()))?;
     let mut disclosed = BTreeMap::new();
     if let Some(member) = bundle.member("disclosed.cbor") {
-        let parts = read_disclosed(member).map_err(|error| wrong("disclosed parts", &error))?;
+        let parts = read_disclosed(member).map_err(|error| wrong("disclosed parts", error.into()))?;
         disclosed.extend(parts.into_iter().map(|part| (part.index, part)));
     }
-    let leaves = leaves(bundle.member("leaves").unwrap_or_default(), &disclosed)
-        .map_err(|error| wrong("leaves", error.as_ref()))?;
+    let told =
+        leaves(bundle.member("leaves").unwrap_or_default(), &mut disclosed).map_err(|error| wrong("leaves", error))?;
+    if let Some(id) = &args.call {
+        return call::show(output, &told, id, &report);
+    }
+    let lines = told.iter().map(|(leaf, part)| Line::new(leaf, part.as_ref())).collect::<Vec<_>>();
     match output.form {
-        Form::Json => {
-            output.json(&Shown { bundle_id: bundle.bundle_id().to_string(), sealed: bundle.is_sealed(), leaves })?;
-        }
+        Form::Json => output.json(&Shown {
+            schema: "coffer.show.v1",
+            bundle_id: bundle.bundle_id().to_string(),
+            sealed: bundle.is_sealed(),
+            report: serde_json::from_str(&report.json_line())?,
+            leaves: lines,
+        })?,
         Form::People => {
-            output.note("not verified: this is what the file says; `coffer evidence verify` says what of it is true");
-            let mut text = String::new();
-            for line in &leaves {
-                text.push_str(&line.text());
-                text.push('\n');
+            if let Some(told) = unpinned(&args.judging, &report) {
+                output.note(told);
             }
-            if !bundle.is_sealed() {
-                text.push_str("(no seal: what came after is not known)\n");
-            }
-            output.bytes(text.as_bytes())?;
+            output.bytes(page(output, &report, &lines, bundle.is_sealed()).as_bytes())?;
         }
     }
     Ok(Status::DONE)
 }
 
+fn page(output: &Output, report: &Report, lines: &[Line], sealed: bool) -> String {
+    let mut page = format!("{}\n\n", headline(output, report));
+    page.push_str("what happened, as the guest recorded it (seconds since it started):\n");
+    for line in lines {
+        page.push_str(&output.paint(line.colour(), &line.text()));
+        page.push('\n');
+    }
+    if !sealed {
+        page.push_str("(no seal: what came after is not known)\n");
+    }
+    page.push_str("\nwhat of it is true, and what is not known:\n");
+    page.push_str(&report.human());
+    page
+}
+
+/// The answer in one line. What follows it is worth as much as this says.
+fn headline(output: &Output, report: &Report) -> String {
+    let verdict = match report.verdict {
+        Verdict::Sealed => "SEALED: the whole record of one TD",
+        Verdict::Aborted => "ABORTED: a genuine prefix, and nothing is known of what followed",
+        Verdict::Invalid => "INVALID: what follows is what the file says, not what happened",
+        Verdict::Indeterminate => "INDETERMINATE: something is missing, so nothing below is shown to be true",
+    };
+    let (accepted, colour) = match report.accepted {
+        Accepted::Yes => ("accepted", Colour::Good),
+        Accepted::No => ("not accepted", Colour::Bad),
+        Accepted::CannotTell => ("cannot tell whether to accept it", Colour::Doubtful),
+    };
+    let platform = match report.platform.as_deref() {
+        Some("simulated") => "; SIMULATED: anyone can forge this",
+        _ => "",
+    };
+    output.paint(Some(colour), &format!("{verdict}; {accepted}{platform}"))
+}
+
 /// The frames of `leaves`: u32le length, leaf.
-fn leaves(mut member: &[u8], disclosed: &BTreeMap<u64, Disclosed>) -> anyhow::Result<Vec<Line>> {
-    let mut lines = Vec::new();
+fn leaves(mut member: &[u8], disclosed: &mut BTreeMap<u64, Disclosed>) -> anyhow::Result<Vec<Told>> {
+    let mut told = Vec::new();
     while !member.is_empty() {
         let (length, rest) = member.split_first_chunk().ok_or_else(|| anyhow::anyhow!("a cut length"))?;
         let length = usize::try_from(u32::from_le_bytes(*length))?;
         let (leaf, rest) = rest.split_at_checked(length).ok_or_else(|| anyhow::anyhow!("a cut leaf"))?;
         let leaf = Leaf::parse(leaf)?;
-        lines.push(Line::new(&leaf, disclosed.get(&leaf.index)));
+        let part = disclosed.remove(&leaf.index);
+        told.push((leaf, part));
         member = rest;
     }
-    Ok(lines)
+    Ok(told)
 }

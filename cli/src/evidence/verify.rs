@@ -1,18 +1,18 @@
 //! `coffer evidence verify`: the files and the options; what they mean is `coffer_evidence::verify`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use coffer_evidence::ids::{InstanceId, SessionId};
 use coffer_evidence::note::NOTE_MAX;
 use coffer_evidence::sign::PublicKey;
 use coffer_evidence::verify::{
-    AcceptPrefix, AcceptSimulated, AnyOwner, AppraisalPolicy, CheckResult, Expectations, MAX_POLICY_BYTES, Options,
-    Report, Rule, verify_bundle,
+    AcceptPrefix, AcceptSimulated, AnyOwner, CheckResult, Expectations, Options, Report, Rule, verify_bundle,
 };
 
 use super::read_bundle;
-use crate::exit::{INPUT_OUTPUT, Status, USAGE, failure};
+use crate::exit::Status;
+use crate::file::{read_policy, small_text};
 use crate::output::{Form, Output};
 use crate::time::{now, parse_time};
 
@@ -25,6 +25,13 @@ is the same on any machine. With --json it is one line.";
 pub(crate) struct VerifyArgs {
     /// The bundle
     file: PathBuf,
+    #[command(flatten)]
+    judging: Judging,
+}
+
+/// What the verifier is told beside the bundle.
+#[derive(Debug, Args)]
+pub(super) struct Judging {
     /// Everything that is pinned: trust anchor, publishers, owners, platforms
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
@@ -54,23 +61,30 @@ pub(crate) struct VerifyArgs {
     seen: Option<PathBuf>,
 }
 
+impl Judging {
+    /// In the verifier's terms.
+    pub(super) fn options(&self) -> anyhow::Result<Options> {
+        Ok(Options {
+            at: self.at.unwrap_or_else(now),
+            accept_simulated: if self.accept_simulated { AcceptSimulated::Yes } else { AcceptSimulated::No },
+            accept_prefix: if self.accept_prefix { AcceptPrefix::Yes } else { AcceptPrefix::No },
+            any_owner: if self.any_owner { AnyOwner::Yes } else { AnyOwner::No },
+            expect: Expectations {
+                session: self.session,
+                owner: self.owner,
+                instance: self.instance,
+                seen_note: self.seen.as_deref().map(|path| small_text(path, NOTE_MAX, "note")).transpose()?,
+                registers: Vec::new(),
+            },
+            policy: self.policy.as_deref().map(read_policy).transpose()?,
+        })
+    }
+}
+
 /// `coffer evidence verify`
 pub(super) fn verify(output: &Output, args: &VerifyArgs) -> anyhow::Result<Status> {
-    let options = Options {
-        at: args.at.unwrap_or_else(now),
-        accept_simulated: if args.accept_simulated { AcceptSimulated::Yes } else { AcceptSimulated::No },
-        accept_prefix: if args.accept_prefix { AcceptPrefix::Yes } else { AcceptPrefix::No },
-        any_owner: if args.any_owner { AnyOwner::Yes } else { AnyOwner::No },
-        expect: Expectations {
-            session: args.session,
-            owner: args.owner,
-            instance: args.instance,
-            seen_note: args.seen.as_deref().map(|path| small_text(path, NOTE_MAX, "note")).transpose()?,
-        },
-        policy: args.policy.as_deref().map(read_policy).transpose()?,
-    };
-    let report = verify_bundle(&read_bundle(&args.file)?, &options);
-    if let Some(told) = unpinned(args, &report) {
+    let report = verify_bundle(&read_bundle(&args.file)?, &args.judging.options()?);
+    if let Some(told) = unpinned(&args.judging, &report) {
         output.note(told);
     }
     match output.form {
@@ -81,7 +95,7 @@ pub(super) fn verify(output: &Output, args: &VerifyArgs) -> anyhow::Result<Statu
 }
 
 /// What nobody was asked about, because no policy was given.
-fn unpinned(args: &VerifyArgs, report: &Report) -> Option<String> {
+pub(super) fn unpinned(args: &Judging, report: &Report) -> Option<String> {
     let unchecked = |name: &str| {
         report.checks.iter().any(|check| {
             let open = matches!(check.result, CheckResult::NotEvaluated | CheckResult::CannotTell);
@@ -93,35 +107,4 @@ fn unpinned(args: &VerifyArgs, report: &Report) -> Option<String> {
     let missing: Vec<&str> = [owner, publisher].into_iter().flatten().collect();
     (args.policy.is_none() && !missing.is_empty())
         .then(|| format!("no policy was given, so {} was checked: --policy names them", missing.join(" and ")))
-}
-
-fn read_policy(path: &Path) -> anyhow::Result<AppraisalPolicy> {
-    let text = small_text(path, MAX_POLICY_BYTES, "appraisal policy")?;
-    let wrong = |error| failure(USAGE, format!("{}: {error}", path.display()));
-    let policy = AppraisalPolicy::parse(&text).map_err(wrong)?;
-    // A certificate is named relative to the policy that names it.
-    let Some(anchor) = policy.anchor_file().map(|name| path.parent().unwrap_or(Path::new("")).join(name)) else {
-        return Ok(policy);
-    };
-    let der = small(&anchor, MAX_POLICY_BYTES, "trust anchor")?;
-    Ok(policy.with_anchor_file(der))
-}
-
-fn small(path: &Path, most: usize, what: &str) -> anyhow::Result<Vec<u8>> {
-    use std::io::Read as _;
-    let wrong = |error: std::io::Error| failure(INPUT_OUTPUT, format!("read the {what} {}: {error}", path.display()));
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(wrong)?;
-    file.take(most as u64 + 1).read_to_end(&mut bytes).map_err(wrong)?;
-    if bytes.len() > most {
-        let message = format!("expected a {what} of at most {most} bytes, found more in {}", path.display());
-        return Err(failure(INPUT_OUTPUT, message));
-    }
-    Ok(bytes)
-}
-
-fn small_text(path: &Path, most: usize, what: &str) -> anyhow::Result<String> {
-    String::from_utf8(small(path, most, what)?).map_err(|_| {
-        failure(INPUT_OUTPUT, format!("expected text in the {what} {}, found other bytes", path.display()))
-    })
 }

@@ -21,8 +21,8 @@ file becomes the file that is named, or goes into it where it is a directory.
 
 At the top of a git work tree, what git ignores is left out; .git itself goes along. --all takes everything.
 What comes out of a session is not trusted: an archive that would leave the target is refused, links that lead out of it \
-are left out and told. Pipes, sockets and devices are not copied: those of a local tree are told, a session leaves its \
-own out silently.";
+are left out and told. Pipes, sockets and devices are not copied, and told: those of a local tree by name, those of a \
+session by number.";
 
 #[derive(Debug, Args)]
 pub(crate) struct CopyArgs {
@@ -60,7 +60,8 @@ impl FromStr for Place {
 struct Copied {
     files: u64,
     bytes: u64,
-    /// Up: how many git ignores, and pipes, sockets and devices. Down: how many links lead out of the target.
+    /// Up: how many git ignores, and pipes, sockets and devices. Down: how many links lead out of
+    /// the target, and pipes, sockets and devices.
     left_out: u64,
 }
 
@@ -91,7 +92,7 @@ pub(super) async fn copy(context: &Context, args: CopyArgs) -> anyhow::Result<St
             Copied {
                 files: downloaded.unpacked.files,
                 bytes: downloaded.bytes,
-                left_out: downloaded.unpacked.left_out.len() as u64,
+                left_out: downloaded.special.saturating_add(downloaded.unpacked.left_out.len() as u64),
             }
         }
         _ => {
@@ -134,6 +135,9 @@ pub(crate) fn tell_download(output: &Output, downloaded: &Downloaded) {
     }
     if links.len() > SHOWN {
         output.note(format_args!("left out {} more of them", links.len() - SHOWN));
+    }
+    if downloaded.special > 0 {
+        output.note(format_args!("left out {} entries that are pipes, sockets or devices", downloaded.special));
     }
 }
 

@@ -158,9 +158,11 @@ fn a_hostile_archive_writes_nothing_outside_and_is_told() {
         );
         assert!(!target.join("file").exists(), "{name}");
     }
-    let copied = host.run(&["session", "cp", &format!("{id}:links"), "links"]);
+    let copied = host.run(&["session", "cp", "--json", &format!("{id}:links"), "links"]);
     assert_eq!(code(&copied), Some(0), "{}", stderr(&copied));
     assert_eq!(stderr(&copied).matches("leads out of the target").count(), 2, "{}", stderr(&copied));
+    assert!(stderr(&copied).contains("left out 3 entries that are pipes, sockets or devices"), "{}", stderr(&copied));
+    assert_eq!(json(&copied)["left_out"], 5);
     let links = host.home().join("links");
     assert!(links.join("file").exists());
     assert!(links.join("etc").symlink_metadata().is_err() && links.join("up").symlink_metadata().is_err());

@@ -105,27 +105,64 @@ fn files_that_cannot_be_read_exit_74_and_policies_that_are_none_64() {
     assert_eq!(code(&verify(home.path(), &["--policy", policy.to_str().expect("text")], &file)), Some(74));
 }
 
+/// The lines between the headline and what the verifier says.
+fn timeline(text: &str) -> Vec<&str> {
+    let from = text.lines().skip_while(|line| !line.starts_with("what happened")).skip(1);
+    from.take_while(|line| !line.is_empty()).collect()
+}
+
 #[test]
-fn a_bundle_is_shown_as_a_timeline_with_what_was_disclosed() {
+fn a_bundle_is_shown_with_its_verdict_its_timeline_and_every_check() {
     let home = tempfile::tempdir().expect("a directory");
     let file = write(home.path(), "a.evidence", &sealed(&Recipe::default()));
     let file = file.to_str().expect("text");
-    let people = output(home.path(), &["evidence", "show", file]);
+    let at = ["--at", "2026-11-15T00:00:00Z"];
+    let people = output(home.path(), &[&["evidence", "show", file][..], &at].concat());
     assert_eq!(code(&people), Some(0), "{}", stderr(&people));
     let text = stdout(&people);
-    let lines: Vec<&str> = text.lines().collect();
+    assert!(
+        text.starts_with("SEALED: the whole record of one TD; not accepted; SIMULATED: anyone can forge this\n"),
+        "{text}"
+    );
+    let lines = timeline(&text);
     assert_eq!(lines.len(), 9, "{text}");
     assert!(
         lines[0].contains("open") && lines[1].contains("exec  true 1  (in /workspace)") && lines[2].contains("exit 0"),
         "{text}"
     );
     assert!(lines[7].contains("scrub") && lines[8].contains("seal"), "{text}");
-    assert!(stderr(&people).contains("not verified"), "{}", stderr(&people));
-    let shown = json(&output(home.path(), &["evidence", "show", "--json", file]));
-    assert_eq!(shown["sealed"], true);
+    assert!(text.contains("\nchecks:\n") && text.contains("R14 final report data binds the seal"), "{text}");
+    assert!(!text.contains('\x1b'), "no colours where nobody sees them");
+    let accepted = output(home.path(), &[&["evidence", "show", file, "--accept-simulated"][..], &at].concat());
+    assert!(stdout(&accepted).starts_with("SEALED: the whole record of one TD; accepted;"), "{}", stdout(&accepted));
+    let shown = json(&output(home.path(), &[&["evidence", "show", "--json", file][..], &at].concat()));
+    assert_eq!((&shown["sealed"], &shown["report"]["verdict"]), (&true.into(), &"sealed".into()));
     assert_eq!(shown["leaves"][1]["argv"], serde_json::json!(["true", "1"]));
     assert_eq!(shown["leaves"][1]["private"], "opened");
     assert_eq!(shown["leaves"][2]["code"], 0);
+}
+
+#[test]
+fn one_call_is_shown_whole() {
+    let home = tempfile::tempdir().expect("a directory");
+    let file = write(home.path(), "a.evidence", &sealed(&Recipe::default()));
+    let file = file.to_str().expect("text");
+    let shown = json(&output(home.path(), &["evidence", "show", "--json", file]));
+    let id = shown["leaves"][1]["call"].as_str().expect("a call").to_owned();
+    let whole = output(home.path(), &["evidence", "show", "--call", &id, file]);
+    assert_eq!(code(&whole), Some(0), "{}", stderr(&whole));
+    let text = stdout(&whole);
+    for word in
+        ["decision         allowed", "argv             true", "cwd", "rules", "exit_code        0", "commitment"]
+    {
+        assert!(text.contains(word), "expected {word:?} in {text}");
+    }
+    let one = json(&output(home.path(), &["evidence", "show", "--json", "--call", &id, file]));
+    assert_eq!((&one["verdict"], one["leaves"].as_array().map(Vec::len)), (&"sealed".into(), Some(2)));
+    for (call, status) in [("abc", 64), ("ffff", 1)] {
+        let wrong = output(home.path(), &["evidence", "show", "--call", call, file]);
+        assert_eq!(code(&wrong), Some(status), "{call}: {}", stderr(&wrong));
+    }
 }
 
 #[test]
@@ -138,7 +175,8 @@ fn a_disclosed_part_that_was_not_committed_to_is_shown_as_false() {
     let file = write(home.path(), "a.evidence", &bundle::write(&parts));
     let shown = output(home.path(), &["evidence", "show", file.to_str().expect("text")]);
     let text = stdout(&shown);
-    let lines: Vec<&str> = text.lines().collect();
+    assert!(text.starts_with("INVALID: what follows is what the file says"), "{text}");
+    let lines = timeline(&text);
     assert!(lines[1].contains("FALSE") && !lines[1].contains("true"), "{text}");
     assert!(lines[2].contains("withheld"), "{text}");
     assert!(lines.last().is_some_and(|line| line.contains("no seal")), "{text}");

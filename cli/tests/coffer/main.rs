@@ -5,6 +5,8 @@ mod copying;
 mod evidence;
 mod execution;
 mod fake;
+mod hostile;
+mod quote;
 mod running;
 mod sessions;
 mod usage;

@@ -30,6 +30,8 @@ pub struct Downloaded {
     pub unpacked: Unpacked,
     /// Bytes of the tar stream.
     pub bytes: u64,
+    /// Pipes, sockets and devices of the session, by its word: they have no content to carry.
+    pub special: u64,
 }
 
 /// Where in the session an upload goes.
@@ -169,8 +171,9 @@ impl Client {
         if unpacked.entries == 0 {
             self.make_empty(session, remote, local).await?;
         }
-        Ok(Downloaded { unpacked, bytes })
+        Ok(Downloaded { unpacked, bytes, special: trailer.special })
     }
+
     /// An empty archive is that of an empty directory, or of something that the guest does not pack.
     async fn make_empty(&self, session: &SessionId, remote: &str, local: &Path) -> Result<(), ClientError> {
         let trimmed = remote.trim_end_matches('/');

@@ -3,6 +3,7 @@
 
 mod index;
 mod ustar;
+mod walk;
 
 use thiserror::Error;
 
@@ -12,12 +13,16 @@ use crate::fields::bytes;
 use crate::ids::Digest256;
 
 pub use index::IndexError;
-pub use ustar::UstarError;
+pub use ustar::{BLOCK, UstarError};
+pub use walk::{Step, Walk};
 
 /// The largest small member in bytes: every member but `leaves`.
 pub const SMALL_FILE_MAX: u64 = 64 * 1024 * 1024;
 /// The largest bundle in bytes: what can be framed in ustar's 33-bit sizes and read into memory.
 pub const BUNDLE_MAX: u64 = 8 * 1024 * 1024 * 1024;
+
+/// The most members.
+const MEMBERS_MAX: usize = 1024;
 
 /// Endpoint evidence is named by this and the SHA-256 of its bytes, in hexadecimal.
 const ENDPOINT: &str = "endpoint/";
@@ -115,7 +120,16 @@ pub enum BundleError {
     /// Archive.
     #[error("the archive is not canonical")]
     Archive(#[from] UstarError),
-    /// Order or name.
+    /// Too many.
+    #[error("expected at most {MEMBERS_MAX} members, found more")]
+    TooMany,
+    /// Name.
+    #[error("expected members that a bundle has, found {name}")]
+    Unknown {
+        /// The member.
+        name: String,
+    },
+    /// Order.
     #[error("expected members in their order and each once, found {found} after {after}")]
     Order {
         /// The member.
@@ -135,8 +149,11 @@ pub enum BundleError {
     #[error("expected {0}, found none")]
     Missing(&'static str),
     /// Half a seal.
-    #[error("expected all of the seal's members or none")]
-    HalfSeal,
+    #[error("expected all {} members of a seal or none, found {found}", SEAL.len())]
+    HalfSeal {
+        /// How many.
+        found: usize,
+    },
     /// Too large.
     #[error("{name}: expected at most {limit} bytes, found {found}")]
     TooLarge {
@@ -276,29 +293,7 @@ fn assemble(members: Vec<(String, Vec<u8>)>) -> Vec<u8> {
 /// # Errors
 /// [`BundleError`].
 pub fn read(input: &[u8]) -> Result<Bundle, BundleError> {
-    let members = ustar::read(input)?;
-    let mut last: Option<((usize, String), &str)> = None;
-    for (name, bytes) in &members {
-        let after = last.as_ref().map_or("the start", |(_, name)| name).to_owned();
-        let order = || BundleError::Order { found: name.clone(), after: after.clone() };
-        let (at, within) = place(name).ok_or_else(order)?;
-        let here = (at, within.to_owned());
-        if last.as_ref().is_some_and(|(before, _)| *before >= here) {
-            return Err(order());
-        }
-        last = Some((here, name));
-        let (found, limit) = (bytes.len() as u64, if name == "leaves" { BUNDLE_MAX } else { SMALL_FILE_MAX });
-        if found > limit {
-            return Err(BundleError::TooLarge { name: name.clone(), limit, found });
-        }
-        if let Some(digest) = name.strip_prefix(ENDPOINT) {
-            let found = Digest256::of(bytes);
-            if digest != found.to_string() {
-                return Err(BundleError::EndpointName { name: name.clone(), found });
-            }
-        }
-    }
-    let bundle = Bundle { members };
+    let bundle = Bundle { members: read_members(input)? };
     for name in [index::NAME].iter().chain(REQUIRED) {
         if bundle.member(name).is_none() {
             return Err(BundleError::Missing(name));
@@ -306,10 +301,39 @@ pub fn read(input: &[u8]) -> Result<Bundle, BundleError> {
     }
     let sealed = SEAL.iter().filter(|name| bundle.member(name).is_some()).count();
     if sealed != 0 && sealed != SEAL.len() {
-        return Err(BundleError::HalfSeal);
+        return Err(BundleError::HalfSeal { found: sealed });
     }
     index::check(bundle.member(index::NAME).unwrap_or_default(), bundle.members())?;
     Ok(bundle)
+}
+
+fn read_members(input: &[u8]) -> Result<Vec<(String, Vec<u8>)>, BundleError> {
+    let mut members = Vec::new();
+    let mut walk = Walk::default();
+    let mut rest = input;
+    loop {
+        let truncated = || UstarError::Truncated(input.len());
+        let at = walk.position();
+        let (block, after) = rest.split_first_chunk().ok_or_else(truncated)?;
+        let Step::Member { name, size, padded } = walk.next(block)? else {
+            let ends = after.len() == BLOCK && after.iter().all(|byte| *byte == 0);
+            return if ends { Ok(members) } else { Err(UstarError::End(at).into()) };
+        };
+        let split = |bytes, at: u64| usize::try_from(at).ok().and_then(|at| <[u8]>::split_at_checked(bytes, at));
+        let (padded, after) = split(after, padded).ok_or_else(truncated)?;
+        let (content, padding) = split(padded, size).ok_or_else(truncated)?;
+        if padding.iter().any(|byte| *byte != 0) {
+            return Err(UstarError::Padding(at).into());
+        }
+        if let Some(digest) = name.strip_prefix(ENDPOINT) {
+            let found = Digest256::of(content);
+            if digest != found.to_string() {
+                return Err(BundleError::EndpointName { name, found });
+            }
+        }
+        members.push((name, content.to_vec()));
+        rest = after;
+    }
 }
 
 #[cfg(test)]
@@ -379,14 +403,14 @@ mod tests {
         let twice = [&names[..1], &names[..]].concat();
         assert!(matches!(read(&archive(&twice)), Err(BundleError::Order { .. })));
         let unknown = [&names[..], &["zzz"]].concat();
-        assert!(matches!(read(&archive(&unknown)), Err(BundleError::Order { .. })));
+        assert!(matches!(read(&archive(&unknown)), Err(BundleError::Unknown { .. })));
         let digest = Digest256::of(b"x").to_string();
         let (own, foreign) = (format!("endpoint/{digest}"), format!("endpoint/{}", digest.replace('2', "3")));
         assert!(read(&archive(&[&names[..], &[own.as_str()]].concat())).is_ok());
         let named = read(&archive(&[&names[..], &[foreign.as_str()]].concat()));
         assert!(matches!(named, Err(BundleError::EndpointName { .. })), "{named:?}");
         let half = [&names[..], &["seal.cbor"]].concat();
-        assert_eq!(read(&archive(&half)).err(), Some(BundleError::HalfSeal));
+        assert_eq!(read(&archive(&half)).err(), Some(BundleError::HalfSeal { found: 1 }));
         for missing in REQUIRED {
             let some: Vec<&str> = names.iter().copied().filter(|n| n != missing).collect();
             assert_eq!(read(&archive(&some)).err(), Some(BundleError::Missing(missing)));

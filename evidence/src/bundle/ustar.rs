@@ -1,11 +1,11 @@
 //! ustar with one form: mode 0644, owner and time zero, no names of people, two end blocks and nothing after. Headers
-//! are regenerated from name and size and compared byte for byte, so that nothing can hide in them.
+//! are regenerated from name and size and compared byte for byte, so that nothing can hide in them: no link, device,
+//! sparse file, long name, extended header or number in base 256 has this form.
 
 use thiserror::Error;
 
-const BLOCK: usize = 512;
-/// The most members.
-const MEMBERS_MAX: usize = 1024;
+/// Archives are made of blocks of so many bytes.
+pub const BLOCK: usize = 512;
 
 /// Why bytes are not such an archive.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -14,18 +14,40 @@ pub enum UstarError {
     #[error("expected a whole archive, found its end at {0}")]
     Truncated(usize),
     /// A header that this writer would not have made.
-    #[error("expected a canonical header at {0}")]
-    Header(usize),
+    #[error("expected a canonical header at {at}, found another {field}")]
+    Header {
+        /// Where.
+        at: u64,
+        /// The first field that differs, the checksum only where nothing else does.
+        field: &'static str,
+    },
     /// Padding that is not zero.
     #[error("expected zeros after the member at {0}")]
-    Padding(usize),
+    Padding(u64),
     /// Something after the end.
     #[error("expected two zero blocks at the end and nothing after, at {0}")]
-    End(usize),
-    /// Too many.
-    #[error("expected at most {MEMBERS_MAX} members")]
-    TooMany,
+    End(u64),
 }
+
+/// The fields of a header, each with its end.
+const FIELDS: [(usize, &str); 15] = [
+    (100, "name"),
+    (108, "mode"),
+    (116, "owner"),
+    (124, "group"),
+    (136, "size"),
+    (148, "time"),
+    (156, CHECKSUM),
+    (157, "type"),
+    (257, "link"),
+    (265, "format"),
+    (297, "owner's name"),
+    (329, "group's name"),
+    (345, "device"),
+    (500, "prefix"),
+    (BLOCK, "rest"),
+];
+const CHECKSUM: &str = "checksum";
 
 fn header(name: &str, size: usize) -> Option<[u8; BLOCK]> {
     let mut block = [0_u8; BLOCK];
@@ -63,43 +85,28 @@ pub(super) fn write(members: &[(String, Vec<u8>)]) -> Vec<u8> {
     out
 }
 
-fn octal(field: &[u8]) -> Option<usize> {
+fn octal(field: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(field).ok()?;
-    usize::from_str_radix(text, 8).ok()
+    u64::from_str_radix(text, 8).ok()
 }
 
-/// Reads the archive strictly.
-pub(super) fn read(input: &[u8]) -> Result<Vec<(String, Vec<u8>)>, UstarError> {
-    let mut members = Vec::new();
-    let mut at = 0_usize;
-    loop {
-        let end = at.saturating_add(BLOCK);
-        let block = input.get(at..end).ok_or(UstarError::Truncated(input.len()))?;
-        if block.iter().all(|b| *b == 0) {
-            let rest = input.get(end..).unwrap_or_default();
-            return if rest.len() == BLOCK && rest.iter().all(|b| *b == 0) {
-                Ok(members)
-            } else {
-                Err(UstarError::End(at))
-            };
-        }
-        if members.len() >= MEMBERS_MAX {
-            return Err(UstarError::TooMany);
-        }
-        let wrong = UstarError::Header(at);
-        let name = block.split(|b| *b == 0).next().and_then(|n| std::str::from_utf8(n).ok()).ok_or(wrong.clone())?;
-        let size = block.get(124..135).and_then(octal).ok_or(wrong.clone())?;
-        if header(name, size).is_none_or(|expected| expected.as_slice() != block) {
-            return Err(wrong);
-        }
-        let stop = end.checked_add(size).ok_or(UstarError::Truncated(input.len()))?;
-        let content = input.get(end..stop).ok_or(UstarError::Truncated(input.len()))?;
-        let next = stop.checked_next_multiple_of(BLOCK).ok_or(UstarError::Truncated(input.len()))?;
-        let padding = input.get(stop..next).ok_or(UstarError::Truncated(input.len()))?;
-        if padding.iter().any(|b| *b != 0) {
-            return Err(UstarError::Padding(at));
-        }
-        members.push((name.to_owned(), content.to_vec()));
-        at = next;
+/// Name and size of a member, if its header is the one that [`write`] would have made; else the field that is not.
+pub(super) fn parse_header(block: &[u8; BLOCK]) -> Result<(String, u64), &'static str> {
+    let name = block.split(|b| *b == 0).next().and_then(|name| std::str::from_utf8(name).ok()).ok_or("name")?;
+    let size = block.get(124..135).and_then(octal).ok_or("size")?;
+    let expected = usize::try_from(size).ok().and_then(|size| header(name, size)).ok_or("name")?;
+    match differing(&expected, block) {
+        None => Ok((name.to_owned(), size)),
+        Some(field) => Err(field),
     }
+}
+
+fn differing(expected: &[u8; BLOCK], found: &[u8; BLOCK]) -> Option<&'static str> {
+    let mut fields = expected.iter().zip(found).enumerate().filter(|(_, (a, b))| a != b).filter_map(|(at, _)| {
+        let (_, field) = FIELDS.iter().find(|(end, _)| at < *end)?;
+        Some(*field)
+    });
+    let first = fields.next()?;
+    // Any other change changes the sum as well.
+    Some(if first == CHECKSUM { fields.find(|field| *field != CHECKSUM).unwrap_or(CHECKSUM) } else { first })
 }

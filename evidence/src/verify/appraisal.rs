@@ -5,7 +5,8 @@ use super::dates::date;
 use super::endorsed::VerifiedQuote;
 use super::findings::{Claim, Findings};
 use super::opening_rules::Opened;
-use super::policy::{AppraisalPolicy, default_tcb_statuses};
+use super::platform_policy::{Answer, PlatformPolicy};
+use super::policy::AppraisalPolicy;
 use super::report::Rule;
 use super::{AcceptPrefix, AcceptSimulated, AnyOwner, Options};
 
@@ -18,10 +19,6 @@ pub(super) struct Appraised<'a> {
 }
 
 impl Appraised<'_> {
-    fn quotes(&self) -> impl Iterator<Item = &VerifiedQuote> {
-        std::iter::once(self.opened.quote()).chain(self.last)
-    }
-
     fn simulated(&self) -> bool {
         self.opened.platform() == Platform::Simulated
     }
@@ -58,7 +55,7 @@ pub(super) fn appraise(appraised: &Appraised<'_>, options: &Options, findings: &
     terms(appraised, findings);
     owner(appraised, policy, options.any_owner, findings);
     platform(appraised, policy, findings);
-    tcb(appraised, policy, findings);
+    tcb(appraised, policy, options.at, findings);
 }
 
 fn publisher(appraised: &Appraised<'_>, policy: Option<&AppraisalPolicy>, findings: &mut Findings) {
@@ -166,20 +163,22 @@ fn platform(appraised: &Appraised<'_>, policy: Option<&AppraisalPolicy>, finding
     }
 }
 
-fn tcb(appraised: &Appraised<'_>, policy: Option<&AppraisalPolicy>, findings: &mut Findings) {
-    let accepted = policy.map_or_else(default_tcb_statuses, |policy| policy.tcb_statuses.clone());
-    let refused = appraised.quotes().map(VerifiedQuote::tcb_status).find(|status| !accepted.contains(status));
-    match refused {
-        None => findings.pass(Rule::R19, "TCB status", ""),
-        Some(status) => findings.reject(Rule::R19, "TCB status", format!("{status} is not an accepted status")),
+/// Both quotes; what is said of the first that is refused is what the row says.
+fn tcb(appraised: &Appraised<'_>, policy: Option<&AppraisalPolicy>, at: u64, findings: &mut Findings) {
+    let policy = policy.map_or_else(PlatformPolicy::default, |policy| policy.platform.clone());
+    let mut answers = policy.judge(appraised.opened.quote(), at);
+    if let Some(last) = appraised.last {
+        for (first, last) in answers.iter_mut().zip(policy.judge(last, at)) {
+            if !matches!(first.1, Answer::Refused(_)) {
+                *first = last;
+            }
+        }
     }
-    const NAME: &str = "TCB evaluation data number";
-    let Some(wanted) = policy.and_then(|policy| policy.minimum_evaluation_data_number) else {
-        findings.not_evaluated(Rule::R19, NAME, NOT_NAMED);
-        return;
-    };
-    match appraised.quotes().map(|quote| u64::from(quote.evaluation_data_number())).find(|found| *found < wanted) {
-        None => findings.pass(Rule::R19, NAME, ""),
-        Some(found) => findings.reject(Rule::R19, NAME, format!("at least {wanted} is asked for, found {found}")),
+    for (name, answer) in answers {
+        match answer {
+            Answer::Accepted(what) => findings.pass(Rule::R19, name, what),
+            Answer::Refused(why) => findings.reject(Rule::R19, name, why),
+            Answer::NotAsked => findings.not_evaluated(Rule::R19, name, NOT_NAMED),
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Rules R16, R17 and R18: private parts that were disclosed, the host's receipt, and what the user expected.
 
+use super::endorsed::VerifiedQuote;
 use super::findings::{Findings, Refused};
 use super::opening_rules::Opened;
 use super::policy::Expectations;
@@ -102,7 +103,13 @@ pub(super) fn receipt(
 }
 
 /// R18. Expectations of the command line and of the policy hold together.
-pub(super) fn expectations(all: &[&Expectations], opened: &Opened<'_>, rooted: &Rooted<'_>, findings: &mut Findings) {
+pub(super) fn expectations(
+    all: &[&Expectations],
+    opened: &Opened<'_>,
+    rooted: &Rooted<'_>,
+    last: Option<&VerifiedQuote>,
+    findings: &mut Findings,
+) {
     let mut any = false;
     let mut judge = |name: &'static str, expected: String, found: String| {
         any = true;
@@ -125,6 +132,16 @@ pub(super) fn expectations(all: &[&Expectations], opened: &Opened<'_>, rooted: &
         }
         if let Some(note) = &expect.seen_note {
             judge("seen note", "a log that extends it".to_owned(), seen(note, opened, rooted));
+        }
+    }
+    // R6 has found all registers but RTMR3 the same in both quotes.
+    let quote = last.unwrap_or_else(|| opened.quote()).quote();
+    let registers: Vec<_> = all.iter().flat_map(|expect| &expect.registers).collect();
+    if !registers.is_empty() {
+        any = true;
+        match registers.iter().find_map(|expected| expected.judge(quote).err()) {
+            None => findings.pass(Rule::R18, "expected registers", ""),
+            Some(why) => findings.reject(Rule::R18, "expected registers", why),
         }
     }
     if !any {

@@ -28,6 +28,12 @@ pub(super) fn body_issued(what: &'static str, json: &[u8]) -> Result<u64, QuoteR
     Ok(date.unix_duration().as_secs())
 }
 
+/// A date in RFC 3339 of a collateral set, unix seconds.
+pub(super) fn seconds(what: &'static str, text: &str) -> Result<u64, QuoteRefusal> {
+    let date: DateTime = text.parse().map_err(|_| QuoteRefusal::Collateral { what, fault: "its date is malformed" })?;
+    Ok(date.unix_duration().as_secs())
+}
+
 /// `notBefore` of a certificate, unix seconds.
 pub(super) fn certificate_issued(what: &'static str, der: &[u8]) -> Result<u64, QuoteRefusal> {
     let certificate = Certificate::from_der(der)

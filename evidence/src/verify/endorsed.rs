@@ -13,7 +13,7 @@ use dcap_qvl::verify::QuoteVerifier;
 
 use super::anchor::{Platform, TrustAnchor};
 use super::dates;
-use super::policy::TcbStatus;
+use super::platform_policy::{PlatformConfiguration, Stated, TcbStatus};
 use crate::collateral::Collateral;
 use crate::quote::{AttributeFault, PckChain, Quote, QuoteError, TdReport, parse_certificates};
 
@@ -83,6 +83,8 @@ pub struct VerifiedQuote {
     tcb_status: TcbStatus,
     advisories: Vec<String>,
     evaluation_data_number: u32,
+    tcb_date: u64,
+    configuration: PlatformConfiguration,
     fmspc: [u8; 6],
     ppid: Vec<u8>,
     platform_instance_id: Option<[u8; 16]>,
@@ -125,6 +127,18 @@ impl VerifiedQuote {
     #[must_use]
     pub fn evaluation_data_number(&self) -> u32 {
         self.evaluation_data_number
+    }
+
+    /// Date of the TCB level that the platform has reached, or its quoting enclave if that is older, unix seconds.
+    #[must_use]
+    pub fn tcb_date(&self) -> u64 {
+        self.tcb_date
+    }
+
+    /// How the platform is set up, as its certificate states.
+    #[must_use]
+    pub fn configuration(&self) -> PlatformConfiguration {
+        self.configuration
     }
 
     /// Model of the platform.
@@ -206,6 +220,12 @@ pub fn verify_quote(
         tcb_status: tcb_status(claims.tcb.status)?,
         advisories: claims.tcb.advisory_ids,
         evaluation_data_number: claims.tcb.eval_data_number,
+        tcb_date: claims.platform.tcb_date_tag.min(dates::seconds("QE TCB level", &claims.qe.tcb_level.tcb_date)?),
+        configuration: PlatformConfiguration {
+            dynamic_platform: stated(claims.platform.pck.dynamic_platform),
+            cached_keys: stated(claims.platform.pck.cached_keys),
+            smt: stated(claims.platform.pck.smt_enabled),
+        },
         fmspc: claims.platform.pck.fmspc,
         ppid: claims.platform.pck.ppid,
         platform_instance_id: claims.platform.pck.platform_instance_id,
@@ -316,6 +336,14 @@ fn same_report(ours: &TdReport, theirs: &TDReport10) -> bool {
         && ours.mr_owner_config == theirs.mr_owner_config
         && ours.rtmr == [theirs.rt_mr0, theirs.rt_mr1, theirs.rt_mr2, theirs.rt_mr3]
         && ours.report_data == theirs.report_data
+}
+
+fn stated(flag: dcap_qvl::PckCertFlag) -> Stated {
+    match flag {
+        dcap_qvl::PckCertFlag::True => Stated::Yes,
+        dcap_qvl::PckCertFlag::False => Stated::No,
+        dcap_qvl::PckCertFlag::Undefined => Stated::NotStated,
+    }
 }
 
 fn tcb_status(status: dcap_qvl::TcbStatus) -> Result<TcbStatus, QuoteRefusal> {

@@ -19,8 +19,10 @@ mod findings;
 mod opening;
 mod opening_rules;
 mod parsed;
+mod platform_policy;
 mod policy;
 mod record_rules;
+mod registers;
 mod report;
 mod seal_rules;
 mod words;
@@ -28,7 +30,9 @@ mod words;
 pub use anchor::{INTEL_ROOT_DER, Platform, SIMULATED_ROOT_DER, TrustAnchor};
 pub use endorsed::{Moment, Padding, QuoteRefusal, VerifiedQuote, judge_attributes, verify_quote};
 pub use opening::{OpeningError, VerifiedOpening, verify_opening};
-pub use policy::{AppraisalPolicy, Expectations, KnownPlatform, MAX_POLICY_BYTES, PolicyError, TcbStatus};
+pub use platform_policy::{Allowed, Answer, PlatformConfiguration, PlatformPolicy, Stated, TcbStatus};
+pub use policy::{AppraisalPolicy, Expectations, KnownPlatform, MAX_POLICY_BYTES, PolicyError};
+pub use registers::{ExpectedRegister, RegisterName};
 pub use report::{Accepted, Check, CheckResult, Concerns, Report, ReportedImage, Rule, SCHEMA, Verdict};
 
 use appraisal::Appraised;
@@ -285,7 +289,7 @@ fn accept(
 ) {
     let expectations: Vec<&Expectations> =
         std::iter::once(&options.expect).chain(options.policy.as_ref().map(|policy| &policy.expect)).collect();
-    claim_rules::expectations(&expectations, opened, rooted, findings);
+    claim_rules::expectations(&expectations, opened, rooted, last, findings);
     appraisal::appraise(&Appraised { opened, claim, last }, options, findings);
 }
 

@@ -5,7 +5,7 @@ use super::endorsed::Padding;
 use super::event_log_rule;
 use super::findings::{Findings, Refused};
 use super::opening_rules::{self, Opened, Opening, OpeningBytes};
-use super::policy::TcbStatus;
+use super::platform_policy::TcbStatus;
 use super::report::{Check, Rule};
 use crate::collateral::Collateral;
 use crate::ids::{Digest256, InstanceId};

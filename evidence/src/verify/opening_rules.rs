@@ -10,6 +10,7 @@ use super::anchor::{Platform, TrustAnchor};
 use super::dates::date;
 use super::endorsed::{Moment, Padding, VerifiedQuote, judge_attributes, verify_quote};
 use super::findings::{Findings, Refused};
+use super::parsed::with_source;
 use super::report::Rule;
 use crate::collateral::Collateral;
 use crate::config::{Config, Launch, measured_config};
@@ -46,12 +47,12 @@ pub(super) struct Opening<'a> {
 impl<'a> Opening<'a> {
     /// Parses every file but the quote, which R4 parses.
     pub(super) fn parse(bytes: OpeningBytes<'a>) -> Result<Self, (&'static str, String)> {
-        let config = Config::parse(bytes.config).map_err(|error| ("config.cbor", error.to_string()))?;
-        let intent = config.intent().map_err(|error| ("config.cbor", error.to_string()))?;
-        let envelope = Envelope::parse(bytes.image_dsse).map_err(|error| ("image.dsse", error.to_string()))?;
+        let config = Config::parse(bytes.config).map_err(|error| ("config.cbor", with_source(&error)))?;
+        let intent = config.intent().map_err(|error| ("config.cbor", with_source(&error)))?;
+        let envelope = Envelope::parse(bytes.image_dsse).map_err(|error| ("image.dsse", with_source(&error)))?;
         let manifest =
-            ImageManifest::parse(envelope.unverified_payload()).map_err(|error| ("image.dsse", error.to_string()))?;
-        let open = OpenMap::parse(bytes.open_map).map_err(|error| ("open.cbor", error.to_string()))?;
+            ImageManifest::parse(envelope.unverified_payload()).map_err(|error| ("image.dsse", with_source(&error)))?;
+        let open = OpenMap::parse(bytes.open_map).map_err(|error| ("open.cbor", with_source(&error)))?;
         Ok(Opening { bytes, config, intent, envelope, manifest, open })
     }
 

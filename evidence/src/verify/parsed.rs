@@ -7,8 +7,8 @@ use super::report::Rule;
 use super::seal_rules::Seal;
 use crate::bundle::{self, Bundle};
 use crate::call::{Disclosed, read_disclosed};
-use crate::cbor::{Value, decode};
-use crate::collateral::Collateral;
+use crate::cbor::{Value, decode_list};
+use crate::collateral::{COLLATERAL_MAX, Collateral, CollateralError};
 use crate::dsse::Envelope;
 use crate::fields::Canonical as _;
 use crate::ids::Digest256;
@@ -102,7 +102,7 @@ fn at(name: &'static str) -> impl Fn(&dyn std::error::Error) -> Fault {
 }
 
 fn parse_members(framed: &Framed) -> Result<Parsed<'_>, Fault> {
-    let collateral = Collateral::parse(framed.member("open.collateral")).map_err(|e| at("open.collateral")(&e))?;
+    let collateral = parse_collateral(framed.member("open.collateral")).map_err(|why| ("open.collateral", why))?;
     let opening = Opening::parse(OpeningBytes {
         config: framed.member("config.cbor"),
         policy: framed.member("policy"),
@@ -131,18 +131,25 @@ fn parse_members(framed: &Framed) -> Result<Parsed<'_>, Fault> {
 fn parse_seal(framed: &Framed) -> Result<ParsedSeal<'_>, Fault> {
     let map = SealMap::parse(framed.member("seal.cbor")).map_err(|e| at("seal.cbor")(&e))?;
     let statement = Envelope::parse(framed.member("statement.dsse")).map_err(|e| at("statement.dsse")(&e))?;
-    let collateral = Collateral::parse(framed.member("seal.collateral")).map_err(|e| at("seal.collateral")(&e))?;
+    let collateral = parse_collateral(framed.member("seal.collateral")).map_err(|why| ("seal.collateral", why))?;
     Ok(ParsedSeal { seal: Seal { map, statement }, quote: framed.member("seal.quote"), collateral })
+}
+
+fn parse_collateral(bytes: &[u8]) -> Result<Collateral, String> {
+    if bytes.len() > COLLATERAL_MAX {
+        return Err(CollateralError::TooLarge(bytes.len()).to_string());
+    }
+    Collateral::parse(bytes).map_err(|error| with_source(&error))
 }
 
 fn parse_events(bytes: &[u8]) -> Result<(Vec<(u64, Rtmr3Event)>, Rtmr), Fault> {
     const NAME: &str = "events.cbor";
     let wrong = || (NAME, "expected an array of byte strings".to_owned());
-    let Value::Array(items) = decode(bytes).map_err(|e| at(NAME)(&e))? else { return Err(wrong()) };
+    let items = decode_list(bytes).map_err(|e| at(NAME)(&e))?.ok_or_else(wrong)?;
     let mut rtmr3 = Rtmr::ZERO;
-    let mut events = Vec::with_capacity(items.len());
+    let mut events = Vec::new();
     for item in items {
-        let Value::Bytes(event) = item else { return Err(wrong()) };
+        let Value::Bytes(event) = item.map_err(|e| at(NAME)(&e))? else { return Err(wrong()) };
         rtmr3 = rtmr3.extend(&event_digest(&event));
         events.push(parse_event(&event).map_err(|e| at(NAME)(&e))?);
     }

@@ -7,6 +7,11 @@
 //! minimum_svn = 1                     # of the image
 //! minimum_evaluation_data_number = 17
 //! tcb_statuses = ["UpToDate"]         # this is the default
+//! tcb_grace_days = 0                  # how long an out-of-date platform counts as if it were not
+//! refused_advisories = ["INTEL-SA-01036"]
+//! dynamic_platform = true             # whether the platform may be so: all three default to true
+//! cached_keys = true
+//! smt = true
 //! [[platforms]]
 //! id = "<32 hex digits>"              # platform instance id or PPID
 //! name = "rack 7"
@@ -15,14 +20,18 @@
 //! session = "<uuid>"
 //! owner = "<64 hex digits>"
 //! instance = "<64 hex digits>"
+//! mrtd = "<96 hex digits>"            # also rtmr0 to rtmr3, mrseam, mrconfigid, mrowner, mrownerconfig
 //! ```
-//! Unknown keys are refused. What is left out is not judged, except for `tcb_statuses`.
+//! Unknown keys are refused. What is left out is not judged, except for `tcb_statuses`. The file's JSON schema is
+//! `docs/appraisal-policy.schema.json`.
 
 use std::str::FromStr;
 
 use serde::Deserialize;
 
 use super::anchor::TrustAnchor;
+use super::platform_policy::{Allowed, GRACE_DAYS_MAX, PlatformPolicy, TcbStatus};
+use super::registers::{ExpectedRegister, RegisterName};
 use crate::ids::{Digest256, InstanceId, SessionId};
 use crate::sign::PublicKey;
 
@@ -72,6 +81,8 @@ pub struct Expectations {
     pub instance: Option<InstanceId>,
     /// A checkpoint note seen during the session: the bundle's log must extend it.
     pub seen_note: Option<String>,
+    /// Registers of the TD: RTMR3 as it is in the last quote, all others as they are in every quote.
+    pub registers: Vec<ExpectedRegister>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -93,32 +104,10 @@ pub struct AppraisalPolicy {
     pub platforms: Vec<KnownPlatform>,
     /// Lowest image security version.
     pub minimum_svn: Option<u64>,
-    /// Lowest TCB evaluation data number of the collateral.
-    pub minimum_evaluation_data_number: Option<u64>,
-    /// Accepted TCB statuses.
-    pub tcb_statuses: Vec<TcbStatus>,
+    /// What is asked of the platform behind each quote.
+    pub platform: PlatformPolicy,
     /// Expectations, held together with those of the command line.
     pub expect: Expectations,
-}
-
-/// Intel's names for how current a platform's TCB is. `Revoked` is missing: it is refused before any policy is asked.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
-#[expect(missing_docs, reason = "Intel's own names")]
-pub enum TcbStatus {
-    UpToDate,
-    SWHardeningNeeded,
-    ConfigurationNeeded,
-    ConfigurationAndSWHardeningNeeded,
-    OutOfDate,
-    OutOfDateConfigurationNeeded,
-    TDRelaunchAdvised,
-    TDRelaunchAdvisedConfigurationNeeded,
-}
-
-impl std::fmt::Display for TcbStatus {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        std::fmt::Debug::fmt(self, f)
-    }
 }
 
 #[derive(Deserialize)]
@@ -134,6 +123,12 @@ struct PolicyFile {
     minimum_svn: Option<u64>,
     minimum_evaluation_data_number: Option<u64>,
     tcb_statuses: Option<Vec<TcbStatus>>,
+    tcb_grace_days: Option<u64>,
+    #[serde(default)]
+    refused_advisories: Vec<String>,
+    dynamic_platform: Option<bool>,
+    cached_keys: Option<bool>,
+    smt: Option<bool>,
     #[serde(default)]
     expect: ExpectTable,
 }
@@ -153,6 +148,15 @@ struct ExpectTable {
     session: Option<String>,
     owner: Option<String>,
     instance: Option<String>,
+    mrtd: Option<String>,
+    rtmr0: Option<String>,
+    rtmr1: Option<String>,
+    rtmr2: Option<String>,
+    rtmr3: Option<String>,
+    mrseam: Option<String>,
+    mrconfigid: Option<String>,
+    mrowner: Option<String>,
+    mrownerconfig: Option<String>,
 }
 
 impl AppraisalPolicy {
@@ -166,6 +170,7 @@ impl AppraisalPolicy {
             return Err(PolicyError::TooLarge(text.len()));
         }
         let file: PolicyFile = toml::from_str(text).map_err(|error| PolicyError::Toml(error.message().to_owned()))?;
+        let platform = parse_platform_policy(&file)?;
         Ok(AppraisalPolicy {
             digest: Digest256::of(text.as_bytes()),
             anchor: parse_anchor(file.anchor)?,
@@ -173,8 +178,7 @@ impl AppraisalPolicy {
             owners: parse_keys("owners", &file.owners)?,
             platforms: file.platforms.into_iter().map(parse_platform).collect::<Result<_, _>>()?,
             minimum_svn: file.minimum_svn,
-            minimum_evaluation_data_number: file.minimum_evaluation_data_number,
-            tcb_statuses: file.tcb_statuses.unwrap_or_else(default_tcb_statuses),
+            platform,
             expect: parse_expectations(&file.expect)?,
         })
     }
@@ -213,9 +217,30 @@ impl AppraisalPolicy {
     }
 }
 
-/// Only a platform that Intel calls up to date, unless a policy says otherwise.
-pub(super) fn default_tcb_statuses() -> Vec<TcbStatus> {
-    vec![TcbStatus::UpToDate]
+fn parse_platform_policy(file: &PolicyFile) -> Result<PlatformPolicy, PolicyError> {
+    let defaults = PlatformPolicy::default();
+    let grace = file.tcb_grace_days.unwrap_or(0);
+    if grace > GRACE_DAYS_MAX {
+        return Err(PolicyError::Value {
+            key: "tcb_grace_days",
+            value: grace.to_string(),
+            expected: "at most 3650 days",
+        });
+    }
+    if let Some(id) = file.refused_advisories.iter().find(|id| !id.to_ascii_uppercase().starts_with("INTEL-SA-")) {
+        let expected = "an advisory of Intel, as INTEL-SA-01036";
+        return Err(PolicyError::Value { key: "refused_advisories", value: id.clone(), expected });
+    }
+    let allowed = |value: Option<bool>| if value == Some(false) { Allowed::No } else { Allowed::Yes };
+    Ok(PlatformPolicy {
+        tcb_statuses: file.tcb_statuses.clone().unwrap_or(defaults.tcb_statuses),
+        tcb_grace_days: grace,
+        minimum_evaluation_data_number: file.minimum_evaluation_data_number,
+        refused_advisories: file.refused_advisories.clone(),
+        dynamic_platform: allowed(file.dynamic_platform),
+        cached_keys: allowed(file.cached_keys),
+        smt: allowed(file.smt),
+    })
 }
 
 fn parse_anchor(text: String) -> Result<Anchor, PolicyError> {
@@ -271,7 +296,32 @@ fn parse_expectations(table: &ExpectTable) -> Result<Expectations, PolicyError> 
         owner: owner.transpose()?,
         instance: instance.transpose()?,
         seen_note: None,
+        registers: parse_registers(table)?,
     })
+}
+
+fn parse_registers(table: &ExpectTable) -> Result<Vec<ExpectedRegister>, PolicyError> {
+    let given = [
+        (RegisterName::Mrtd, &table.mrtd),
+        (RegisterName::Rtmr0, &table.rtmr0),
+        (RegisterName::Rtmr1, &table.rtmr1),
+        (RegisterName::Rtmr2, &table.rtmr2),
+        (RegisterName::Rtmr3, &table.rtmr3),
+        (RegisterName::MrSeam, &table.mrseam),
+        (RegisterName::MrConfigId, &table.mrconfigid),
+        (RegisterName::MrOwner, &table.mrowner),
+        (RegisterName::MrOwnerConfig, &table.mrownerconfig),
+    ];
+    let given = given.into_iter().filter_map(|(name, text)| Some((name, text.as_ref()?)));
+    given
+        .map(|(name, text)| {
+            ExpectedRegister::parse(name, text).ok_or_else(|| PolicyError::Value {
+                key: "expect, a register",
+                value: text.clone(),
+                expected: "96 hexadecimal digits",
+            })
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -299,8 +349,8 @@ mod tests {
         assert_eq!(policy.publishers, [key()]);
         assert_eq!(policy.owners, [key()]);
         assert_eq!(policy.platforms.len(), 1);
-        assert_eq!((policy.minimum_svn, policy.minimum_evaluation_data_number), (Some(3), Some(17)));
-        assert_eq!(policy.tcb_statuses, [TcbStatus::UpToDate, TcbStatus::SWHardeningNeeded]);
+        assert_eq!((policy.minimum_svn, policy.platform.minimum_evaluation_data_number), (Some(3), Some(17)));
+        assert_eq!(policy.platform.tcb_statuses, [TcbStatus::UpToDate, TcbStatus::SWHardeningNeeded]);
         assert!(policy.expect.session.is_some() && policy.expect.owner.is_some() && policy.expect.instance.is_some());
     }
 
@@ -318,9 +368,38 @@ mod tests {
             "anchor = \"intel\"\n[[platforms]]\nid = \"00\"\nregion = \"eu\"",
             "anchor = \"intel\"\n[expect]\nsession = \"x\"",
             "anchor = \"intel\"\nanchor = \"simulated\"",
+            "anchor = \"intel\"\ntcb_grace_days = 3651",
+            "anchor = \"intel\"\ntcb_grace_days = -1",
+            "anchor = \"intel\"\nrefused_advisories = [\"CVE-2024-1\"]",
+            "anchor = \"intel\"\nsmt = \"no\"",
+            "anchor = \"intel\"\n[expect]\nrtmr0 = \"00\"",
         ] {
             assert!(AppraisalPolicy::parse(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn what_is_asked_of_platforms_and_registers_is_read() {
+        let text = format!(
+            "anchor = \"intel\"\ntcb_grace_days = 30\nrefused_advisories = [\"INTEL-SA-01036\"]\n\
+             dynamic_platform = false\ncached_keys = false\nsmt = false\n[expect]\nmrtd = \"{0}\"\nrtmr3 = \"{0}\"\n",
+            "0a".repeat(48)
+        );
+        let policy = AppraisalPolicy::parse(&text).unwrap();
+        let no = Allowed::No;
+        assert_eq!(
+            policy.platform,
+            PlatformPolicy {
+                tcb_grace_days: 30,
+                refused_advisories: vec!["INTEL-SA-01036".into()],
+                dynamic_platform: no,
+                cached_keys: no,
+                smt: no,
+                ..PlatformPolicy::default()
+            }
+        );
+        let names: Vec<RegisterName> = policy.expect.registers.iter().map(|register| register.name).collect();
+        assert_eq!(names, [RegisterName::Mrtd, RegisterName::Rtmr3]);
     }
 
     #[test]
@@ -335,6 +414,8 @@ mod tests {
 
     #[test]
     fn without_a_list_only_an_up_to_date_platform_is_accepted() {
-        assert_eq!(AppraisalPolicy::parse("anchor = \"intel\"").unwrap().tcb_statuses, [TcbStatus::UpToDate]);
+        let policy = AppraisalPolicy::parse("anchor = \"intel\"").unwrap();
+        assert_eq!(policy.platform, PlatformPolicy::default());
+        assert_eq!(policy.platform.tcb_statuses, [TcbStatus::UpToDate]);
     }
 }

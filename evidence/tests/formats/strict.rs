@@ -1,7 +1,7 @@
 //! One encoding for each thing, and no second one that passes: dCBOR, Ed25519, the boot disk.
 
 use coffer_evidence::boot_disk::{self, BootDiskError};
-use coffer_evidence::cbor::{CborError, DEPTH_MAX, Key, Value, decode, encode};
+use coffer_evidence::cbor::{CborError, DEPTH_MAX, ITEMS_MAX, Key, Value, decode, decode_list, encode};
 use coffer_evidence::config::{CONFIG_MAX, POLICY_MAX};
 use coffer_evidence::sign::{KeyError, PublicKey, sign, verify};
 use ed25519_dalek::SigningKey;
@@ -49,6 +49,29 @@ fn depth_ends_at_its_limit() {
     assert!(matches!(decode(&encode(&nested(DEPTH_MAX + 1))), Err(CborError::TooDeep { .. })));
     let maps = (0..=DEPTH_MAX).fold(Value::Unsigned(0), |inner, _| Value::Map(vec![(Key::Unsigned(1), inner)]));
     assert!(matches!(decode(&encode(&maps)), Err(CborError::TooDeep { .. })));
+}
+
+/// Bytes alone are no bound for what a value takes in memory.
+#[test]
+fn items_end_at_their_limit_and_a_list_has_it_for_each_of_its_own() {
+    let zeros = |count: usize| Value::Array(vec![Value::Unsigned(0); count]);
+    assert!(decode(&encode(&zeros(ITEMS_MAX - 1))).is_ok());
+    assert!(matches!(decode(&encode(&zeros(ITEMS_MAX))), Err(CborError::TooMany { .. })));
+    let map = |count: u64| Value::Map((0..count).map(|key| (Key::Unsigned(key), Value::Bool(true))).collect());
+    assert!(matches!(decode(&encode(&map(ITEMS_MAX as u64))), Err(CborError::TooMany { .. })));
+
+    let list = |bytes: &[u8]| decode_list(bytes).map(|list| list.map(|list| list.collect::<Vec<_>>()));
+    let long = list(&encode(&zeros(2 * ITEMS_MAX))).expect("an array").expect("an array");
+    assert!(long.len() == 2 * ITEMS_MAX && long.iter().all(|item| *item == Ok(Value::Unsigned(0))));
+    let nested = list(&encode(&Value::Array(vec![zeros(ITEMS_MAX - 1), zeros(ITEMS_MAX)]))).expect("an array");
+    let found: Vec<bool> = nested.expect("an array").iter().map(|item| item.is_ok()).collect();
+    assert_eq!(found, [true, false]);
+    assert_eq!(list(&[0xa0]), Ok(None), "a map is no list");
+    assert_eq!(list(&[0x80]), Ok(Some(vec![])));
+    assert!(matches!(list(&[]), Err(CborError::Truncated { .. })));
+    assert_eq!(list(&[0x80, 0]), Ok(Some(vec![Err(CborError::Trailing { offset: 1 })])));
+    let cut = list(&[0x82, 0]).expect("an array").expect("an array");
+    assert!(matches!(cut.as_slice(), [Ok(_), Err(CborError::Truncated { .. })]), "{cut:?}");
 }
 
 #[test]

@@ -4,12 +4,16 @@ use coffer_evidence::bundle::{self};
 use coffer_evidence::call::Disclosed;
 use coffer_evidence::ids::{Digest256, InstanceId, SessionId};
 use coffer_evidence::note::{Checkpoint, sign_note};
+use coffer_evidence::quote::Quote;
 use coffer_evidence::sign::PublicKey;
 use coffer_evidence::tree::{Tree, leaf_hash};
-use coffer_evidence::verify::{Accepted, AnyOwner, Expectations, Options, Rule, Verdict, verify_bundle};
+use coffer_evidence::verify::{
+    Accepted, AnyOwner, CheckResult, Expectations, ExpectedRegister, Options, RegisterName, Rule, Verdict,
+    verify_bundle,
+};
 
 use crate::judging::{options, refused, sealed_parts, unaccepted, verify, verify_parts, with_policy};
-use crate::platform::{NOVEMBER, PLATFORM_INSTANCE, PPID};
+use crate::platform::{NOVEMBER, PLATFORM_INSTANCE, PPID, Tcb};
 use crate::session::{Ending, Recipe, key, log_key, opening, owner, parts, sealed};
 
 #[test]
@@ -69,10 +73,11 @@ fn expectations_hold_or_the_bundle_is_not_accepted() {
         owner: Some(PublicKey::of(&owner())),
         instance: Some(genuine.open.instance()),
         seen_note: Some(log.checkpoint),
+        registers: registers(&log.seal.as_ref().expect("sealed").quote),
     };
     let report = expect(met);
     assert_eq!(report.accepted, Accepted::Yes, "{}", report.human());
-    assert_eq!(report.checks.iter().filter(|check| check.rule == Rule::R18).count(), 4);
+    assert_eq!(report.checks.iter().filter(|check| check.rule == Rule::R18).count(), 5);
 
     let session = Some(SessionId::new([1; 16]));
     unaccepted(&expect(Expectations { session, ..none() }), Verdict::Sealed, Accepted::No, "expected session");
@@ -80,6 +85,46 @@ fn expectations_hold_or_the_bundle_is_not_accepted() {
     unaccepted(&expect(Expectations { owner: other, ..none() }), Verdict::Sealed, Accepted::No, "expected owner");
     let instance = Some(InstanceId::new([1; 32]));
     unaccepted(&expect(Expectations { instance, ..none() }), Verdict::Sealed, Accepted::No, "expected instance");
+    for mut register in registers(&log.seal.expect("sealed").quote) {
+        register.value[47] ^= 1;
+        let report = expect(Expectations { registers: vec![register], ..none() });
+        unaccepted(&report, Verdict::Sealed, Accepted::No, "expected registers");
+        assert!(report.human().contains(register.name.key()), "{}", report.human());
+    }
+}
+
+/// Every register as it is in this quote.
+fn registers(quote: &[u8]) -> Vec<ExpectedRegister> {
+    let quote = Quote::parse(quote).expect("a quote");
+    RegisterName::ALL.iter().map(|name| ExpectedRegister { name: *name, value: *name.of(&quote) }).collect()
+}
+
+#[test]
+fn grace_advisories_and_the_platforms_set_up_are_appraised() {
+    let policy = |line: &str| with_policy(&format!("anchor = \"simulated\"\n{line}"));
+    let late = sealed(&Recipe { tcb: Tcb { status: "OutOfDate", ..Tcb::UP_TO_DATE }, ..Recipe::default() });
+    // The TCB level of these platforms is of 2026-01-01, 318 days before the middle of November.
+    for (days, accepted) in [(0, Accepted::No), (317, Accepted::No), (318, Accepted::Yes), (3_650, Accepted::Yes)] {
+        let report = verify_bundle(&late, &policy(&format!("tcb_grace_days = {days}")));
+        assert_eq!((report.verdict, report.accepted), (Verdict::Sealed, accepted), "{days}: {}", report.human());
+    }
+    let hard = sealed(&Recipe { tcb: Tcb { status: "SWHardeningNeeded", ..Tcb::UP_TO_DATE }, ..Recipe::default() });
+    let report = verify_bundle(&hard, &policy("tcb_grace_days = 3650"));
+    unaccepted(&report, Verdict::Sealed, Accepted::No, "TCB status");
+
+    let advised =
+        sealed(&Recipe { tcb: Tcb { advisory: Some("INTEL-SA-01036"), ..Tcb::UP_TO_DATE }, ..Recipe::default() });
+    let refusing = |id| verify_bundle(&advised, &policy(&format!("refused_advisories = [\"{id}\"]")));
+    unaccepted(&refusing("INTEL-SA-01036"), Verdict::Sealed, Accepted::No, "advisories");
+    unaccepted(&refusing("intel-sa-01036"), Verdict::Sealed, Accepted::No, "advisories");
+    assert_eq!(refusing("INTEL-SA-01037").accepted, Accepted::Yes);
+
+    // The simulator's certificate states that it is none of these; real ones that are, are in `quote_vectors.rs`.
+    let genuine = sealed(&Recipe::default());
+    let closed = verify_bundle(&genuine, &policy("dynamic_platform = false\ncached_keys = false\nsmt = false"));
+    assert_eq!(closed.accepted, Accepted::Yes, "{}", closed.human());
+    let row = closed.checks.iter().find(|check| check.name == "platform configuration").expect("a row");
+    assert_eq!(row.result, CheckResult::Pass);
 }
 
 #[test]

@@ -3,10 +3,12 @@
 
 mod acceptance;
 mod admitted;
+#[path = "../support/archive.rs"]
+#[allow(dead_code, reason = "the sweeps use more of it")]
+mod archive;
 #[path = "../support/boot_log.rs"]
 mod boot_log;
 mod event_log;
-mod flips;
 mod free;
 mod judging;
 mod logged;

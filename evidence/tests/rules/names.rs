@@ -77,9 +77,10 @@ fn names_in(file: &str, code: &str, names: &mut Names) {
         } else if next.starts_with(&format!("Rule::{rule}.title()")) {
             continue;
         } else {
-            // A name that comes from elsewhere: members (R2), quotes (R4), expectations (R18), which are found below.
+            // A name that comes from elsewhere: members (R2), quotes (R4), expectations (R18), questions about the platform
+            // (R19), which are found below.
             assert!(next.starts_with("name"), "{file}: {rule} is given a name in a new way: {}", &next[..40]);
-            assert!(["R2", "R4", "R18"].contains(&rule), "{file}: {rule} takes a name from elsewhere");
+            assert!(["R2", "R4", "R18", "R19"].contains(&rule), "{file}: {rule} takes a name from elsewhere");
             continue;
         };
         names.insert((rule.to_owned(), name));
@@ -88,6 +89,13 @@ fn names_in(file: &str, code: &str, names: &mut Names) {
         for (at, _) in code.match_indices(start) {
             names.insert((rule.to_owned(), quoted(&code[at + start.len() - 1..]).expect("a literal").to_owned()));
         }
+    }
+    if file == "platform_policy.rs" {
+        let questions =
+            code.match_indices(", self.").filter_map(|(end, _)| code[..end].strip_suffix('"')?.rsplit('"').next());
+        let questions: Vec<_> = questions.map(|name| ("R19".to_owned(), name.to_owned())).collect();
+        assert!(questions.len() >= 4, "{questions:?}");
+        names.extend(questions);
     }
     // Faults of R2 are named by the member.
     if matches!(file, "parsed.rs" | "opening_rules.rs") {

@@ -1,6 +1,7 @@
 //! R1 to R9: framing, parsing, image, quotes, platform, boot, configuration, opening.
 
 use coffer_evidence::bundle::Parts;
+use coffer_evidence::collateral::{COLLATERAL_MAX, Collateral, CollateralError};
 use coffer_evidence::config::Launch;
 use coffer_evidence::fields::Canonical as _;
 use coffer_evidence::ids::{Digest256, SessionId};
@@ -41,6 +42,26 @@ fn a_member_that_does_not_parse_is_refused_by_name() {
         break_it(&mut parts);
         refused(&verify_parts(&parts), Rule::R2, name);
     }
+}
+
+/// What the verifier would not take is not taken from an operator's file either.
+#[test]
+fn collateral_over_its_cap_is_refused_unread_by_the_verifier_and_at_its_source() {
+    let with = |size: usize| {
+        let mut parts = sealed_parts();
+        let mut set = Collateral::parse(&parts.open_collateral).expect("collateral");
+        set.pck_certificate_chain = Some(vec![b'x'; size - parts.open_collateral.len() - 6]);
+        parts.open_collateral = set.to_bytes();
+        assert_eq!(parts.open_collateral.len(), size);
+        (verify_parts(&parts), Collateral::from_json(&set.to_json()))
+    };
+    let (report, read) = with(COLLATERAL_MAX);
+    refused(&report, Rule::R4, "opening quote");
+    assert!(read.is_ok());
+    let (report, read) = with(COLLATERAL_MAX + 1);
+    refused(&report, Rule::R2, "open.collateral");
+    assert!(report.human().contains("at most 1048576 bytes, found 1048577"), "{}", report.human());
+    assert!(matches!(read, Err(CollateralError::TooLarge(1_048_577))), "{read:?}");
 }
 
 #[test]

@@ -55,10 +55,12 @@ impl Dates {
 pub(crate) struct Tcb {
     pub(crate) status: &'static str,
     pub(crate) evaluation_data_number: u32,
+    /// An advisory of Intel that applies.
+    pub(crate) advisory: Option<&'static str>,
 }
 
 impl Tcb {
-    pub(crate) const UP_TO_DATE: Tcb = Tcb { status: "UpToDate", evaluation_data_number: 17 };
+    pub(crate) const UP_TO_DATE: Tcb = Tcb { status: "UpToDate", evaluation_data_number: 17, advisory: None };
 }
 
 /// The measured state of a TD.
@@ -241,6 +243,7 @@ pub(crate) fn collateral(dates: Dates, tcb: Tcb) -> Collateral {
             "tcb": { "sgxtcbcomponents": components([2, 2, 2, 2, 3, 1, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0]), "pcesvn": 11,
                      "tdxtcbcomponents": components([3, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]) },
             "tcbDate": "2026-01-01T00:00:00Z", "tcbStatus": tcb.status,
+            "advisoryIDs": tcb.advisory.into_iter().collect::<Vec<_>>(),
         }],
     })
     .to_string();

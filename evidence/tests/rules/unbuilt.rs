@@ -1,52 +1,18 @@
 //! Members and sessions that rest on rules not built yet: the report says so, and what depends on them is not told to be sealed.
 
 use coffer_evidence::bundle::{self, ORDER, Parts};
-use coffer_evidence::cbor::{Value, encode};
 use coffer_evidence::ids::Digest256;
 use coffer_evidence::verify::{Accepted, Report, Rule, Verdict, verify_bundle};
 
+use crate::archive::{indexed, members};
 use crate::judging::{options, refused, sealed_parts, unaccepted};
-
-fn header(name: &str, size: usize) -> [u8; 512] {
-    let mut block = [0; 512];
-    let fields: [(usize, String); 9] = [
-        (0, name.to_owned()),
-        (100, "0000644\0".to_owned()),
-        (108, "0000000\0".to_owned()),
-        (116, "0000000\0".to_owned()),
-        (124, format!("{size:011o}\0")),
-        (136, "00000000000\0".to_owned()),
-        (148, "        ".to_owned()),
-        (156, "0".to_owned()),
-        (257, "ustar\u{0}00".to_owned()),
-    ];
-    for (at, text) in &fields {
-        block[*at..at + text.len()].copy_from_slice(text.as_bytes());
-    }
-    let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
-    block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-    block
-}
 
 /// The bundle with one more member, in its place and in the index.
 fn with_member(parts: &Parts, name: &str, content: &[u8]) -> Vec<u8> {
-    let bundle = bundle::read(&bundle::write(parts)).expect("a bundle");
-    let mut members: Vec<(String, Vec<u8>)> = bundle.members().map(|(n, b)| (n.to_owned(), b.to_vec())).collect();
+    let mut members = members(parts);
     members.push((name.to_owned(), content.to_vec()));
     members.sort_by_key(|(name, _)| ORDER.iter().position(|known| known == name).unwrap_or(ORDER.len()));
-    let row = |(name, content): &(String, Vec<u8>)| {
-        let digest = Value::Bytes(Digest256::of(content).as_bytes().to_vec());
-        Value::Array(vec![Value::Text(name.clone()), Value::Unsigned(content.len() as u64), digest])
-    };
-    let index = encode(&Value::Array(members.iter().map(row).collect()));
-    let mut archive = Vec::new();
-    for (name, content) in [("index.cbor".to_owned(), index)].iter().chain(&members) {
-        archive.extend(header(name, content.len()));
-        archive.extend(content);
-        archive.resize(archive.len().next_multiple_of(512), 0);
-    }
-    archive.resize(archive.len() + 1024, 0);
-    archive
+    indexed(&members)
 }
 
 fn reason(report: &Report, rule: Rule, name: &str) -> String {

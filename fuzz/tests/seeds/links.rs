@@ -126,7 +126,7 @@ fn processes() -> Vec<Seed> {
         start::ToAgent::NotStarted { intent: 1, stage: "execve".into(), errno: 2 }.encode(),
         start::ToAgent::Exited { intent: 1, exit }.encode(),
         tool::Report::Entry(entry).encode(),
-        tool::Report::Done { files: 1, bytes: 2, rest: tool::Rest::LeftOut }.encode(),
+        tool::Report::Done { files: 1, bytes: 2, left_out: 3 }.encode(),
         warrant::ToInit::Admitted { identities: vec!["default".into()] }.encode(),
         warrant::ToInit::Permit { intent: 1, identity: "default".into(), call: [1; 16], request: [2; 32] }.encode(),
         warrant::ToInit::Open { file: warrant::ReportFile::Outblob }.encode(),

@@ -21,7 +21,7 @@ use crate::session::admission;
 use crate::session::machine::Evidence;
 use crate::session::perform::chain;
 use crate::session::record::SessionRecord;
-use crate::session::registry::Registry;
+use crate::session::registry::{Registry, SessionError};
 use crate::session::types::{Ending, Phase};
 
 /// Sessions on one page.
@@ -188,8 +188,14 @@ impl ImageService for Control {
         let host = Arc::clone(self.registry.host());
         let listed = tokio::task::spawn_blocking(move || host.images.list()).await;
         let (images, refused) = listed.map_err(|error| status(Code::Internal, "INTERNAL", error))?;
-        for error in refused {
-            tracing::warn!(error = chain(&error), "an image cannot be used");
+        for error in &refused {
+            tracing::warn!(error = chain(error), "an image cannot be used");
+        }
+        // Nobody is helped by being told that there is none.
+        if images.is_empty()
+            && let Some(error) = refused.into_iter().next()
+        {
+            return Err(SessionError::Image(error).into());
         }
         let only = images.first().filter(|_| images.len() == 1).map(|image| image.digest);
         let default = self.default_image.or(only);

@@ -58,7 +58,13 @@ fn of_session(error: &SessionError) -> (Code, &'static str) {
         SessionError::Store(StoreError::NotCommitted(_) | StoreError::Stopped) => {
             (Code::Unavailable, "STORE_UNAVAILABLE")
         }
-        SessionError::Store(StoreError::Backend(_) | StoreError::Record(_)) => (Code::Internal, "STORE_FAILED"),
+        SessionError::Store(
+            StoreError::Backend(_)
+            | StoreError::Record(_)
+            | StoreError::Form { .. }
+            | StoreError::Format { .. }
+            | StoreError::Unreadable { .. },
+        ) => (Code::Internal, "STORE_FAILED"),
         SessionError::Task(_) => (Code::Internal, "INTERNAL"),
     }
 }
@@ -105,6 +111,21 @@ pub(crate) fn session_closed(ending: Option<Ending>) -> Status {
     status(Code::FailedPrecondition, "SESSION_CLOSED", format!("the session is closed{why}: create another"))
 }
 
+/// What the transport says of bytes that are no message of ours. Its own code for that is the one of our failures.
+pub(crate) fn of_transport(said: Status) -> Status {
+    match said.code() {
+        Code::Internal if said.details().is_empty() => {
+            let text = format!("expected a message of this service, found bytes that are none: {}", said.message());
+            status(Code::InvalidArgument, "INVALID_ARGUMENT", text)
+        }
+        Code::OutOfRange if said.details().is_empty() => {
+            let text = format!("expected a message within its limit, found another: {}", said.message());
+            status(Code::InvalidArgument, "LIMIT_EXCEEDED", text)
+        }
+        _ => said,
+    }
+}
+
 /// A call that may have been carried out.
 pub(crate) fn outcome_unknown() -> Status {
     let text = "the guest went away while the call ran: nobody knows how it ended";
@@ -127,5 +148,13 @@ mod tests {
         let info = status.get_details_error_info().expect("details");
         assert_eq!((info.reason.as_str(), info.domain.as_str()), ("HOST_FULL", "coffer.dev"));
         assert!(status.message().starts_with("HOST_FULL: this host has 3 open sessions"), "{}", status.message());
+    }
+
+    #[test]
+    fn bytes_that_are_no_message_are_the_clients_fault_and_our_own_words_stay() {
+        assert_eq!(of_transport(Status::internal("failed to decode")).code(), Code::InvalidArgument);
+        assert!(of_transport(Status::out_of_range("too large")).message().starts_with("LIMIT_EXCEEDED: "));
+        assert_eq!(of_transport(status(Code::Internal, "STORE_FAILED", "ours")).code(), Code::Internal);
+        assert_eq!(of_transport(Status::cancelled("gone")).code(), Code::Cancelled);
     }
 }

@@ -4,6 +4,7 @@
 mod control;
 pub(crate) mod errors;
 mod message;
+mod plain;
 mod relay;
 mod watch;
 
@@ -20,6 +21,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 
 use crate::session::registry::Registry;
 use control::Control;
+use plain::Plain;
 use relay::Relay;
 
 /// The largest message that clients send to the control services, in bytes: a policy text and its frame.
@@ -47,9 +49,9 @@ pub(crate) async fn serve(
         .max_concurrent_streams(STREAMS_MAX)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .add_service(SessionServiceServer::new(control.clone()).max_decoding_message_size(MESSAGE_MAX))
-        .add_service(EvidenceServiceServer::new(control.clone()))
-        .add_service(ImageServiceServer::new(control))
+        .add_service(Plain(SessionServiceServer::new(control.clone()).max_decoding_message_size(MESSAGE_MAX)))
+        .add_service(Plain(EvidenceServiceServer::new(control.clone()).max_decoding_message_size(MESSAGE_MAX)))
+        .add_service(Plain(ImageServiceServer::new(control).max_decoding_message_size(MESSAGE_MAX)))
         .add_service(Relay::new(registry))
         .add_service(health)
         .add_service(reflection)

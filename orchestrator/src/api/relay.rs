@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use coffer_evidence::ids::SessionId;
@@ -22,9 +23,13 @@ use tonic::server::NamedService;
 use super::errors::{RequestError, not_sent, of_shut, outcome_unknown, session_closed};
 use crate::session::calls::{CallError, GuestCalls};
 use crate::session::registry::Registry;
+use crate::session::types::Phase;
 
 /// Request metadata that names the session.
 const SESSION: &str = "coffer-session";
+
+/// How long a call waits for the connection to the agent of a session that was taken over.
+const RECONNECTING: Duration = Duration::from_secs(15);
 
 /// The relay as a service.
 #[derive(Clone)]
@@ -44,7 +49,9 @@ impl Relay {
             let record = self.registry.get(id).await?;
             return Err(session_closed(record.machine.ending()));
         };
-        let calls = handle.gate.pass().map_err(of_shut)?;
+        let ready = handle.view.borrow().machine.phase() == Phase::Ready;
+        let calls = if ready { handle.gate.pass_within(RECONNECTING).await } else { handle.gate.pass() };
+        let calls = calls.map_err(of_shut)?;
         let mut ended = Box::pin(handle.gate.ended());
         // Whoever drops the response, or this future before it, is gone.
         let gone = CancellationToken::new();

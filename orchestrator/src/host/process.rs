@@ -1,5 +1,6 @@
 //! Processes that are provably ours: a pid alone may be somebody else's by now, a pid with its start time may not. Held
 //! by pidfd, so that a signal reaches this process or none.
+#![allow(unsafe_code, reason = "tokio's registration of a descriptor is unsafe to call")]
 
 use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
@@ -9,6 +10,8 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// The longest record in bytes.
 const RECORD_MAX: u64 = 4_096;
@@ -93,6 +96,15 @@ impl OwnedProcess {
         self.pid
     }
 
+    /// Waits until the process has ended, without a thread, for as long as it takes. How it ended only its parent learns.
+    pub(crate) async fn ended(&self) -> io::Result<()> {
+        let pidfd = self.pidfd.try_clone()?;
+        // SAFETY: the descriptor is owned by what is registered, never replaced, and closed only after it is taken out.
+        let registered = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) };
+        drop(registered.map_err(io::Error::from)?.readable().await?);
+        Ok(())
+    }
+
     /// Waits until the process has ended, ours or adopted: its descriptor becomes readable.
     pub(crate) async fn ended_within(&self, limit: Duration) -> io::Result<()> {
         let pidfd = self.pidfd.try_clone()?;
@@ -123,6 +135,7 @@ mod tests {
         assert!(other_boot.open().is_none());
         let process = record.open().expect("ours");
         process.kill().expect("kill");
+        tokio::time::timeout(Duration::from_secs(5), process.ended()).await.expect("in time").expect("ended");
         process.ended_within(Duration::from_secs(5)).await.expect("ended");
         child.wait().await.expect("wait");
         process.kill().expect("killing what is gone is not an error");

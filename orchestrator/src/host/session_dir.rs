@@ -4,7 +4,7 @@
 
 use std::ffi::CString;
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -98,6 +98,22 @@ impl SessionDir {
         let mut file = self.create_file(name, readers)?;
         file.write_all(bytes)?;
         file.sync_all()
+    }
+
+    /// The same, in place of one that an earlier life of this process made.
+    pub(crate) fn write_anew(&self, name: &str, bytes: &[u8], readers: Readers) -> io::Result<()> {
+        match std::fs::remove_file(self.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => self.write_new(name, bytes, readers),
+        }
+    }
+
+    /// A file of ours that an earlier life of this process made, at its end, and what is in it.
+    pub(crate) fn reopen(&self, name: &str) -> io::Result<(File, Vec<u8>)> {
+        let mut file = OpenOptions::new().read(true).append(true).open(self.join(name))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok((file, bytes))
     }
 
     /// Puts these bytes in place of a file of ours, whole or not at all.

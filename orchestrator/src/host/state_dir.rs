@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
+use super::file_kind::what_it_is;
+
 /// The longest path of a unix socket in bytes, without the final zero.
-const SOCKET_PATH_MAX: usize = 107;
+pub(crate) const SOCKET_PATH_MAX: usize = 107;
 /// The longest path below the state directory that a socket has: `/sessions/<uuid>/run/vsock.sock_1024`.
 const SOCKET_BELOW_STATE: usize = "/sessions/".len() + 36 + "/run/vsock.sock_1024".len();
 
@@ -17,13 +19,15 @@ const SOCKET_BELOW_STATE: usize = "/sessions/".len() + 36 + "/run/vsock.sock_102
 pub(crate) enum StateError {
     #[error("expected HOME or XDG_STATE_HOME to be an absolute path, found neither: set one, or use --state")]
     NoHome,
-    #[error("{what} {}", path.display())]
+    #[error("{what} {} (give the state directory room and write access, or choose another with --state)", path.display())]
     Io {
         what: &'static str,
         path: PathBuf,
         #[source]
         source: io::Error,
     },
+    #[error("expected a directory or nothing at {}, found {found}: move it away, or choose another with --state", path.display())]
+    InTheWay { path: PathBuf, found: &'static str },
     #[error(
         "expected the state directory {} to belong to uid {expected} alone, found owner {found} and mode {mode:o}: \
          choose another with --state, or chown and chmod 0700 it",
@@ -71,15 +75,12 @@ fn error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateErro
 impl StateDir {
     /// Makes the directory if need be, insists that it is ours, and locks it.
     pub(crate) fn open(path: &Path) -> Result<Self, StateError> {
-        let mut builder = std::fs::DirBuilder::new();
-        builder.recursive(true).mode(0o700);
-        builder.create(path).map_err(error("expected to make the state directory", path))?;
+        // Before anything is made, and again by its real name.
+        let named = std::path::absolute(path).map_err(error("expected to find the state directory", path))?;
+        short_enough(&named)?;
+        make_directory(path, "expected to make the state directory")?;
         let root = path.canonicalize().map_err(error("expected to find the state directory", path))?;
-        let most = SOCKET_PATH_MAX - SOCKET_BELOW_STATE;
-        let found = root.as_os_str().len();
-        if found > most {
-            return Err(StateError::TooLong { path: root, most, found });
-        }
+        short_enough(&root)?;
         let metadata = root.metadata().map_err(error("expected to look at the state directory", &root))?;
         let expected = rustix::process::geteuid().as_raw();
         if metadata.uid() != expected || metadata.mode() & 0o077 != 0 {
@@ -88,8 +89,7 @@ impl StateDir {
         }
         let lock = lock(&root)?;
         for name in ["sessions", "evidence", "images"] {
-            let directory = root.join(name);
-            builder.create(&directory).map_err(error("expected to make the directory", &directory))?;
+            make_directory(&root.join(name), "expected to make the directory")?;
         }
         Ok(Self { root, _lock: lock })
     }
@@ -122,6 +122,24 @@ impl StateDir {
     /// The directory itself.
     pub(crate) fn root(&self) -> &Path {
         &self.root
+    }
+}
+
+fn short_enough(root: &Path) -> Result<(), StateError> {
+    let most = SOCKET_PATH_MAX - SOCKET_BELOW_STATE;
+    let found = root.as_os_str().len();
+    if found > most { Err(StateError::TooLong { path: root.to_path_buf(), most, found }) } else { Ok(()) }
+}
+
+/// Makes a directory that may be there already.
+fn make_directory(path: &Path, what: &'static str) -> Result<(), StateError> {
+    let mut builder = std::fs::DirBuilder::new();
+    match builder.recursive(true).mode(0o700).create(path) {
+        Ok(()) => Ok(()),
+        Err(source) => match path.symlink_metadata() {
+            Ok(found) => Err(StateError::InTheWay { path: path.to_path_buf(), found: what_it_is(found.file_type()) }),
+            Err(_) => Err(error(what, path)(source)),
+        },
     }
 }
 
@@ -185,5 +203,6 @@ mod tests {
         StateDir::open(&fits).expect("at the edge");
         let over = dir.path().join("x".repeat(most - base + 1));
         assert!(matches!(StateDir::open(&over), Err(StateError::TooLong { .. })));
+        assert!(!over.exists(), "nothing is made at a path that cannot serve");
     }
 }

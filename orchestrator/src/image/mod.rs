@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,8 +13,10 @@ use coffer_evidence::dsse::{DsseError, Envelope};
 use coffer_evidence::ids::Digest256;
 use coffer_evidence::manifest::{ImageManifest, ManifestError, PAYLOAD_TYPE};
 use coffer_evidence::sign::PublicKey;
+use rustix::fs::OFlags;
 use sha2::{Digest as _, Sha256};
 
+use crate::host::file_kind::what_it_is;
 use crate::session::admission::ImageFacts;
 
 /// The largest `image.dsse` or `cmdline` that is read, in bytes.
@@ -27,7 +29,12 @@ const CMDLINE_MAX: usize = 2048;
 /// Why an image cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ImageError {
-    #[error("expected to read {}", path.display())]
+    #[error(
+        "expected {} to be a file, found {found}: put the file itself there, sessions see nothing outside the image's directory",
+        path.display()
+    )]
+    Kind { path: PathBuf, found: &'static str },
+    #[error("expected to read {} (build or copy the image again)", path.display())]
     Read {
         path: PathBuf,
         #[source]
@@ -118,7 +125,13 @@ impl Catalogue {
     pub(crate) fn list(&self) -> (Vec<Arc<Image>>, Vec<ImageError>) {
         let mut images = Vec::new();
         let mut refused = Vec::new();
-        let Ok(entries) = std::fs::read_dir(&self.directory) else { return (images, refused) };
+        let entries = match std::fs::read_dir(&self.directory) {
+            Ok(entries) => entries,
+            Err(source) => {
+                refused.push(ImageError::Read { path: self.directory.clone(), source });
+                return (images, refused);
+            }
+        };
         let digests = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<Digest256>().ok());
         for digest in digests.take(IMAGES_MAX) {
             match self.check(digest) {
@@ -164,15 +177,15 @@ impl Catalogue {
     }
 
     fn compare(&self, path: &Path, expected: &str) -> Result<(), ImageError> {
-        let found = self.digest_of(path).map_err(|source| ImageError::Read { path: path.to_path_buf(), source })?;
+        let found = self.digest_of(open_file(path)?, path);
+        let found = found.map_err(|source| ImageError::Read { path: path.to_path_buf(), source })?;
         if found.to_string() == expected {
             return Ok(());
         }
         Err(ImageError::Changed { path: path.to_path_buf(), expected: expected.to_owned(), found })
     }
 
-    fn digest_of(&self, path: &Path) -> io::Result<Digest256> {
-        let mut file = File::open(path)?;
+    fn digest_of(&self, mut file: File, path: &Path) -> io::Result<Digest256> {
         let identity = identity(&file)?;
         let known = self.hashed.lock().unwrap_or_else(PoisonError::into_inner).get(path).copied();
         if let Some((_, digest)) = known.filter(|(before, _)| *before == identity) {
@@ -202,10 +215,26 @@ fn identity(file: &File) -> io::Result<FileIdentity> {
     Ok(FileIdentity { device: m.dev(), inode: m.ino(), size: m.size(), changed: (m.ctime(), m.ctime_nsec()) })
 }
 
+/// Opens a file and nothing else: a pipe would never answer, a device never end, and a link leads to where sessions do not see.
+fn open_file(path: &Path) -> Result<File, ImageError> {
+    let failed = |source| ImageError::Read { path: path.to_path_buf(), source };
+    let kind = path.symlink_metadata().map_err(failed)?.file_type();
+    let refused = |kind| ImageError::Kind { path: path.to_path_buf(), found: what_it_is(kind) };
+    if !kind.is_file() {
+        return Err(refused(kind));
+    }
+    // It may be another by now.
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();
+    let file = File::options().read(true).custom_flags(flags.cast_signed()).open(path).map_err(failed)?;
+    let kind = file.metadata().map_err(failed)?.file_type();
+    if kind.is_file() { Ok(file) } else { Err(refused(kind)) }
+}
+
 fn read_small(path: &Path) -> Result<Vec<u8>, ImageError> {
     let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(SMALL_FILE_MAX + 1).read_to_end(&mut bytes))
+    open_file(path)?
+        .take(SMALL_FILE_MAX + 1)
+        .read_to_end(&mut bytes)
         .map_err(|source| ImageError::Read { path: path.to_path_buf(), source })?;
     if bytes.len() as u64 > SMALL_FILE_MAX {
         return Err(ImageError::TooLarge { path: path.to_path_buf(), most: SMALL_FILE_MAX });
@@ -310,6 +339,31 @@ mod tests {
             assert!(images.is_empty() && errors.len() == 1, "{name}");
             std::fs::remove_file(&path).expect("remove");
             assert!(matches!(catalogue.check(digest), Err(ImageError::Read { .. })), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused_and_not_waited_for() {
+        for name in fixtures::FILES.into_iter().chain(["image.dsse"]) {
+            let dir = tempfile::tempdir().expect("a directory");
+            let digest = fixtures::write_image(dir.path());
+            let catalogue = Catalogue::new(dir.path().to_path_buf(), vec![]);
+            let path = dir.path().join(digest.to_string()).join(name);
+            let elsewhere = dir.path().join("elsewhere");
+            std::fs::rename(&path, &elsewhere).expect("move away");
+            let replaced = |found: &str| match catalogue.check(digest) {
+                Err(ImageError::Kind { path: named, found: kind }) => assert_eq!((&named, kind), (&path, found)),
+                other => panic!("{name}, {found}: {other:?}"),
+            };
+            std::os::unix::fs::symlink(&elsewhere, &path).expect("link");
+            replaced("a symbolic link");
+            std::fs::remove_file(&path).expect("remove");
+            let mode = rustix::fs::Mode::from_raw_mode(0o600);
+            rustix::fs::mkfifoat(rustix::fs::CWD, &path, mode).expect("a pipe");
+            replaced("a named pipe");
+            std::fs::remove_file(&path).expect("remove");
+            std::fs::create_dir(&path).expect("mkdir");
+            replaced("a directory");
         }
     }
 

@@ -71,6 +71,8 @@ pub(crate) struct Jailed {
 pub(crate) enum Exit {
     Status(i32),
     Signal(i32),
+    /// It was started by an earlier life of this process: only its parent learns more.
+    Unseen,
 }
 
 /// Why a program does not run.
@@ -98,10 +100,14 @@ pub(crate) struct Helper {
     pub(crate) name: &'static str,
     /// The line that it prints.
     pub(crate) ready: &'static str,
+    /// The setting that names it.
+    pub(crate) setting: &'static str,
 }
 
 /// How long a helper may take until it is ready: it measures files at most.
 const HELPER_START: Duration = Duration::from_secs(30);
+/// How long after the end of its output a helper may be ending.
+const HELPER_END: Duration = Duration::from_secs(5);
 /// The longest line that a helper prints, in bytes.
 const HELPER_LINE_MAX: u64 = 1_024;
 
@@ -119,15 +125,23 @@ pub(crate) async fn start_helper(
     let mut line = String::new();
     let read = tokio::time::timeout(HELPER_START, stdout.read_line(&mut line)).await;
     if matches!(read, Ok(Ok(_))) && line.trim_end() == helper.ready {
+        tokio::spawn(async move {
+            let exit = jailed.ended().await;
+            tracing::info!(program = helper.name, pid = jailed.pid(), %exit, "a program of a session ended");
+        });
         return Ok(started);
     }
-    let exit = match read {
-        Ok(_) if line.is_empty() => jailed.ended().await.to_string(),
+    let found = match read {
+        // It may have closed its output and gone on: then it is ended with this launch.
+        Ok(_) if line.is_empty() => match tokio::time::timeout(HELPER_END, jailed.ended()).await {
+            Ok(exit) => format!("that it ended with {exit}"),
+            Err(_) => "that it closed its output".to_owned(),
+        },
         Ok(_) => format!("the line {line:?}"),
         Err(_) => format!("nothing within {HELPER_START:?}"),
     };
     // What it said is on the session's console, which a failed launch writes to the diagnostics.
-    Err(LaunchError::Ended { program: helper.name, exit })
+    Err(LaunchError::NotReady { program: helper.name, setting: helper.setting, found })
 }
 
 /// The session's console as somebody's stderr.
@@ -142,6 +156,11 @@ pub(crate) fn complain_to(console: &Path) -> Result<Stdio, LaunchError> {
 pub(crate) struct EndOnDrop(Option<Jailed>);
 
 impl EndOnDrop {
+    /// Ends this one.
+    pub(crate) fn of(jailed: Jailed) -> Self {
+        Self(Some(jailed))
+    }
+
     /// It lives on.
     pub(crate) fn keep(mut self) {
         self.0 = None;
@@ -213,6 +232,20 @@ fn write_spec(child: &mut tokio::process::Child, bytes: &[u8]) -> io::Result<()>
 }
 
 impl Jailed {
+    /// One that an earlier life of this process started.
+    pub(crate) fn adopt(process: OwnedProcess) -> Self {
+        let process = Arc::new(process);
+        let (ended, status) = watch::channel(None);
+        let waiting = Arc::clone(&process);
+        tokio::spawn(async move {
+            if let Err(error) = waiting.ended().await {
+                tracing::error!(%error, pid = waiting.pid(), "the end of a process cannot be waited for");
+            }
+            let _ = ended.send(Some(Exit::Unseen));
+        });
+        Self { process, status }
+    }
+
     /// SIGKILL by descriptor.
     pub(crate) fn kill(&self) -> io::Result<()> {
         self.process.kill()
@@ -239,6 +272,7 @@ impl std::fmt::Display for Exit {
         match self {
             Self::Status(status) => write!(f, "status {status}"),
             Self::Signal(signal) => write!(f, "signal {signal}"),
+            Self::Unseen => f.write_str("an exit that only an earlier life of cofferd could have seen"),
         }
     }
 }

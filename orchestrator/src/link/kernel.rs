@@ -39,6 +39,22 @@ pub(crate) struct KernelLink {
 }
 
 impl KernelLink {
+    async fn register(&self, cid: u32, simulator: Option<PathBuf>) -> Result<OpenLink, LaunchError> {
+        if !Path::new(DEVICE).exists() {
+            let hint = "load the module vhost_vsock, or set vmm.link to \"vhost-user\"";
+            return Err(LaunchError::Missing { what: "the kernel's vsock device", path: DEVICE.into(), hint });
+        }
+        self.listen().await?;
+        let (to_control, control) = mpsc::channel(WAITING_MAX);
+        let (to_record, record) = mpsc::channel(WAITING_MAX);
+        let guest = Guest { control: to_control, record: to_record, simulator };
+        self.guests.lock().unwrap_or_else(PoisonError::into_inner).insert(cid, guest);
+        let mut tasks = Tasks::default();
+        tasks.keep(Registration { cid, guests: Arc::clone(&self.guests) });
+        let device = GuestDevice::Kernel { cid };
+        Ok(OpenLink { device, control, record, dial: Arc::new(VsockDial { cid }), program: None, tasks })
+    }
+
     async fn listen(&self) -> Result<(), LaunchError> {
         let start = || async {
             let mut tasks = Tasks::default();
@@ -56,28 +72,14 @@ impl KernelLink {
 impl Link for KernelLink {
     fn open(&self, place: Place) -> BoxFuture<'_, Result<OpenLink, LaunchError>> {
         Box::pin(async move {
-            if !Path::new(DEVICE).exists() {
-                let hint = "load the module vhost_vsock, or set vmm.link to \"vhost-user\"";
-                return Err(LaunchError::Missing { what: "the kernel's vsock device", path: DEVICE.into(), hint });
-            }
-            self.listen().await?;
-            let (to_control, control) = mpsc::channel(WAITING_MAX);
-            let (to_record, record) = mpsc::channel(WAITING_MAX);
             let simulator = Some(port_socket(&place.run.join("vsock.sock"), PORT_SIMULATOR));
-            let guest = Guest { control: to_control, record: to_record, simulator };
-            let cid = place.cid;
-            self.guests.lock().unwrap_or_else(PoisonError::into_inner).insert(cid, guest);
-            let mut tasks = Tasks::default();
-            tasks.keep(Registration { cid, guests: Arc::clone(&self.guests) });
-            Ok(OpenLink {
-                device: GuestDevice::Kernel { cid },
-                control,
-                record,
-                dial: Arc::new(VsockDial { cid }),
-                program: None,
-                tasks,
-            })
+            self.register(place.cid, simulator).await
         })
+    }
+
+    fn adopt(&self, place: Place) -> BoxFuture<'_, Result<OpenLink, LaunchError>> {
+        // The relay to a simulator ended with the earlier life; a simulated guest then ends by itself.
+        Box::pin(async move { self.register(place.cid, None).await })
     }
 }
 

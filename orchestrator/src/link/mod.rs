@@ -83,6 +83,9 @@ pub(crate) trait Dial: Send + Sync {
 pub(crate) trait Link: Send + Sync {
     /// Listens for the guest of one session. Returns when every port is ready.
     fn open(&self, place: Place) -> BoxFuture<'_, Result<OpenLink, LaunchError>>;
+
+    /// Listens again for a guest of an earlier life of this process.
+    fn adopt(&self, place: Place) -> BoxFuture<'_, Result<OpenLink, LaunchError>>;
 }
 
 /// After a failed accept: the kernel has no event for descriptors that are free again.
@@ -103,12 +106,12 @@ async fn next<T, A: Future<Output = io::Result<T>>>(accept: impl Fn() -> A) -> T
 
 /// Tasks that end when this is dropped.
 #[derive(Debug, Default)]
-pub(crate) struct Tasks(Vec<tokio::task::AbortHandle>);
+pub(crate) struct Tasks(Vec<tokio::task::JoinHandle<()>>);
 
 impl Tasks {
     /// Runs a task until this is dropped.
     pub(crate) fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
-        self.0.push(tokio::spawn(task).abort_handle());
+        self.0.push(tokio::spawn(task));
     }
 
     /// Something to be done when this is dropped: the task never ends by itself, and drops what it holds when ended.
@@ -117,6 +120,22 @@ impl Tasks {
             let _held = held;
             std::future::pending::<()>().await;
         });
+    }
+
+    /// Takes over the tasks of another.
+    pub(crate) fn absorb(&mut self, mut other: Self) {
+        self.0.append(&mut other.0);
+    }
+
+    /// Ends them, and returns when they have let go of what they held.
+    pub(crate) async fn end(mut self) {
+        for task in &self.0 {
+            task.abort();
+        }
+        for task in std::mem::take(&mut self.0) {
+            // Its answer is that it was ended.
+            drop(task.await);
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use super::{
     Dial, GuestDevice, GuestStream, Link, OpenLink, PORT_CONTROL, PORT_RECORD, Place, Tasks, WAITING_MAX, next,
 };
+use crate::host::process::ProcessRecord;
 use crate::jail::{self, Access, Exposure, Helper, JailSpec, text};
 use crate::vmm::LaunchError;
 
@@ -38,14 +39,10 @@ impl Link for VhostUserLink {
     fn open(&self, place: Place) -> BoxFuture<'_, Result<OpenLink, LaunchError>> {
         Box::pin(async move {
             if !self.program.is_file() {
-                let hint = "install it beside cofferd, or set vmm.vsock_device";
-                return Err(LaunchError::Missing { what: "coffer-vsock", path: self.program.clone(), hint });
+                return Err(missing(&self.program));
             }
-            let uds = place.run.join("vsock.sock");
-            let mut tasks = Tasks::default();
-            let control = listen(&port_socket(&uds, PORT_CONTROL), place.uid, &mut tasks)?;
-            let record = listen(&port_socket(&uds, PORT_RECORD), place.uid, &mut tasks)?;
-            let socket = place.run.join("vhost.sock");
+            let mut link = ports(&place)?;
+            let (socket, uds) = (place.run.join("vhost.sock"), place.run.join("vsock.sock"));
             let spec = JailSpec {
                 argv: vec![
                     text(&self.program)?,
@@ -65,19 +62,36 @@ impl Link for VhostUserLink {
                     Exposure { path: place.run.clone(), access: Access::ReadWrite },
                 ],
             };
-            let helper = Helper { name: "coffer-vsock", ready: READY };
-            let program = jail::start_helper(&self.launcher, &spec, &place.complaints, helper).await?;
-            let dial = Arc::new(UnixDial { uds });
-            Ok(OpenLink {
-                device: GuestDevice::VhostUser { socket },
-                control,
-                record,
-                dial,
-                program: Some(program),
-                tasks,
-            })
+            let helper = Helper { name: "coffer-vsock", ready: READY, setting: "vmm.vsock_device" };
+            link.program = Some(jail::start_helper(&self.launcher, &spec, &place.complaints, helper).await?);
+            Ok(link)
         })
     }
+
+    fn adopt(&self, place: Place) -> BoxFuture<'_, Result<OpenLink, LaunchError>> {
+        Box::pin(async move {
+            // A device that is gone has taken the guest's link with it: QEMU does not dial it again.
+            let record = ProcessRecord::read(&place.process_record);
+            record.and_then(|record| record.open()).ok_or(LaunchError::Gone { program: "coffer-vsock" })?;
+            ports(&place)
+        })
+    }
+}
+
+/// Listens on the guest's host ports and knows the way to the guest; the device's program is not started here.
+fn ports(place: &Place) -> Result<OpenLink, LaunchError> {
+    let uds = place.run.join("vsock.sock");
+    let mut tasks = Tasks::default();
+    let control = listen(&port_socket(&uds, PORT_CONTROL), place.uid, &mut tasks)?;
+    let record = listen(&port_socket(&uds, PORT_RECORD), place.uid, &mut tasks)?;
+    let device = GuestDevice::VhostUser { socket: place.run.join("vhost.sock") };
+    Ok(OpenLink { device, control, record, dial: Arc::new(UnixDial { uds }), program: None, tasks })
+}
+
+/// The program is not where it should be.
+pub(crate) fn missing(program: &Path) -> LaunchError {
+    let hint = "install it beside cofferd, or set vmm.vsock_device";
+    LaunchError::Missing { what: "coffer-vsock", path: program.to_path_buf(), hint }
 }
 
 /// Where the device connects for the guest's connections to a host port.
@@ -88,10 +102,13 @@ pub(crate) fn port_socket(uds: &Path, port: u32) -> PathBuf {
 }
 
 /// Listens on a socket that only the session's uid (and root) may connect to.
-fn listen(path: &Path, uid: Option<u32>, tasks: &mut Tasks) -> Result<mpsc::Receiver<GuestStream>, LaunchError> {
+pub(crate) fn listen(
+    path: &Path,
+    uid: Option<u32>,
+    tasks: &mut Tasks,
+) -> Result<mpsc::Receiver<GuestStream>, LaunchError> {
     let failed = |source| LaunchError::Io { path: path.to_path_buf(), source };
-    let listener = UnixListener::bind(path).map_err(failed)?;
-    own(path, uid).map_err(failed)?;
+    let listener = bind(path, uid).map_err(failed)?;
     let (sender, receiver) = mpsc::channel::<GuestStream>(WAITING_MAX);
     tasks.spawn(async move {
         loop {
@@ -104,8 +121,22 @@ fn listen(path: &Path, uid: Option<u32>, tasks: &mut Tasks) -> Result<mpsc::Rece
     Ok(receiver)
 }
 
+/// Makes a socket for the session's uid alone, in the place of one that an earlier life of this process made.
+///
+/// The directory is the session's, too. Nothing there is followed: a name is removed or made, and what this process has
+/// just made nobody else may move away, because the directory is sticky.
+pub(crate) fn bind(path: &Path, uid: Option<u32>) -> io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    own(path, uid)?;
+    Ok(listener)
+}
+
 /// Gives a socket to the session's uid alone.
-pub(crate) fn own(path: &Path, uid: Option<u32>) -> io::Result<()> {
+fn own(path: &Path, uid: Option<u32>) -> io::Result<()> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     match uid {
         Some(uid) => std::os::unix::fs::lchown(path, Some(uid), Some(uid)),
@@ -114,8 +145,8 @@ pub(crate) fn own(path: &Path, uid: Option<u32>) -> io::Result<()> {
 }
 
 /// Dials through the device's socket.
-struct UnixDial {
-    uds: PathBuf,
+pub(crate) struct UnixDial {
+    pub(crate) uds: PathBuf,
 }
 
 impl Dial for UnixDial {
@@ -196,5 +227,9 @@ mod tests {
         assert_eq!(host.read_u8().await.expect("a byte"), b'x');
         drop(tasks);
         assert!(connections.recv().await.is_none(), "the listener ends with the link");
+        let mut tasks = Tasks::default();
+        let mut connections = listen(&path, None, &mut tasks).expect("listen again in its place");
+        drop(UnixStream::connect(&path).await.expect("connect"));
+        assert!(connections.recv().await.is_some());
     }
 }

@@ -72,7 +72,10 @@ pub(crate) enum Refusal {
     Config(#[from] AdmissionError),
     #[error("expected an image of this host, found none with digest {0}: `coffer image list` shows what there is")]
     UnknownImage(Digest256),
-    #[error("the image is for {image}, this host serves {serves}: choose another image, or another host")]
+    #[error(
+        "the image is for {image}, this host serves {serves}: choose another image, or another host (simulated images \
+         need coffer-tdx-sim beside cofferd or in simulator.command)"
+    )]
     ProfileNotServed { image: &'static str, serves: String },
     #[error("expected an image of at least svn {wanted}, found {found}")]
     ImageTooOld { wanted: u64, found: u64 },
@@ -109,7 +112,10 @@ pub(crate) fn check_host(admitted: &Admitted, host: &HostFacts, now: Timestamp) 
     let image = host.image.as_ref().ok_or(Refusal::UnknownImage(intent.image))?;
     if !host.serves.contains(&image.profile) {
         let serves: Vec<&str> = host.serves.iter().map(|p| p.as_str()).collect();
-        return Err(Refusal::ProfileNotServed { image: image.profile.as_str(), serves: serves.join(", ") });
+        return Err(Refusal::ProfileNotServed {
+            image: image.profile.as_str(),
+            serves: if serves.is_empty() { "none".to_owned() } else { serves.join(", ") },
+        });
     }
     if image.svn < intent.minimum_svn {
         return Err(Refusal::ImageTooOld { wanted: intent.minimum_svn, found: image.svn });

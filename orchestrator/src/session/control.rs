@@ -1,8 +1,6 @@
 //! The control connection of one session: what the agent says on it becomes signals, what the owner task orders is told
-//! to the agent. The agent may lose the connection and come back: it then repeats everything from its hello on, and is
-//! held to what it said before.
+//! to the agent. The agent may lose the connection and come back: it then repeats everything from its hello on.
 
-use coffer_evidence::ids::{Digest256, SessionId};
 use coffer_evidence::link::{Frame as _, ToGuest, ToHost};
 use coffer_evidence::seal::Reason;
 use futures_util::StreamExt as _;
@@ -10,14 +8,10 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{mpsc, watch};
 use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
 
-use super::evidence::GuestSeal;
+use super::conversation::Conversation;
 use super::machine::Event;
-use super::signal::{Opening, Signal};
-use super::types::Ending;
+use super::signal::Signal;
 use crate::link::GuestStream;
-
-/// More than the agent says in a life: hello, ready, closing, sealed, failed.
-const FRAMES_MAX: usize = 8;
 
 /// More often than this a guest does not lose its link.
 const CONNECTIONS_MAX: u32 = 64;
@@ -43,68 +37,21 @@ pub(crate) fn frames(most: usize) -> LengthDelimitedCodec {
     LengthDelimitedCodec::builder().little_endian().length_field_length(4).max_frame_length(most).new_codec()
 }
 
-/// What was said so far, in order.
-pub(crate) struct Conversation {
-    session: SessionId,
-    said: Vec<Digest256>,
-    ready: bool,
-}
-
-impl Conversation {
-    /// With an agent that has not said anything yet.
-    pub(crate) fn new(session: SessionId) -> Self {
-        Self { session, said: Vec::new(), ready: false }
-    }
-
-    /// Takes the frame at this place of a connection: nothing when it is a repetition.
-    pub(crate) fn take(&mut self, place: usize, frame: &[u8]) -> Result<Option<Signal>, String> {
-        let digest = Digest256::of(frame);
-        if let Some(known) = self.said.get(place) {
-            let same = *known == digest;
-            return if same { Ok(None) } else { Err("the agent said something else than before".to_owned()) };
-        }
-        if self.said.len() >= FRAMES_MAX {
-            return Err(format!("the agent said more than {FRAMES_MAX} things"));
-        }
-        let message = ToHost::decode(frame).map_err(|error| error.to_string())?;
-        self.said.push(digest);
-        let signal = match (place, message) {
-            (0, ToHost::Hello { session, .. }) if session == self.session => return Ok(None),
-            (0, ToHost::Hello { session, .. }) => return Err(format!("the guest says that it is session {session}")),
-            // One that refuses its configuration knows no session to say hello for.
-            (_, ToHost::Failed { stage, detail }) => Signal::Event(Event::GuestFailed(printable(&stage, &detail))),
-            (0, _) => return Err("expected the agent's hello first".to_owned()),
-            (_, ToHost::Hello { .. }) => return Err("the agent said hello twice".to_owned()),
-            (_, ToHost::Ready { .. }) if self.ready => return Err("the agent said ready twice".to_owned()),
-            (_, ToHost::Ready { open_map, opening_quote, ccel }) => {
-                self.ready = true;
-                Signal::Opened(Opening { open_map, quote: opening_quote, ccel })
-            }
-            (_, ToHost::Closing { reason, closed_by }) => {
-                Signal::Event(Event::GuestClosing(Ending { reason, closed_by }))
-            }
-            (_, ToHost::Sealed { .. }) if !self.ready => return Err("sealed before it was ready".to_owned()),
-            (_, ToHost::Sealed { seal_map, seal_quote, statement }) => {
-                Signal::Sealed(GuestSeal { map: seal_map, quote: seal_quote, statement })
-            }
-        };
-        Ok(Some(signal))
-    }
-}
-
-/// The agent's words, without what a terminal would obey.
-fn printable(stage: &str, detail: &str) -> String {
-    format!("{stage}: {detail}").chars().filter(|c| !c.is_control()).collect()
-}
-
-/// Serves the control port until the session drops it.
+/// Serves the control port until the session drops it. What an earlier life of this process heard is heard again first.
 pub(crate) async fn serve(
-    session: SessionId,
+    mut conversation: Conversation,
     mut connections: mpsc::Receiver<GuestStream>,
     orders: watch::Receiver<Orders>,
     signals: mpsc::Sender<Signal>,
 ) {
-    let mut conversation = Conversation::new(session);
+    match conversation.recall() {
+        Ok(recalled) => {
+            for signal in recalled {
+                drop(signals.send(signal).await);
+            }
+        }
+        Err(why) => return drop(signals.send(Event::GuestViolated(why).into()).await),
+    }
     let mut count = 0;
     while let Some(stream) = connections.recv().await {
         count += 1;
@@ -157,7 +104,7 @@ async fn converse(
                     }
                     Some(Err(_)) | None => return Ok(()),
                 };
-                let known = !conversation.said.is_empty();
+                let known = conversation.has_begun();
                 let signal = conversation.take(place, &frame)?;
                 // Whoever repeats its first word is the one that was here before.
                 let back = (place == 0 && known).then_some(Signal::Event(Event::LinkRestored));
@@ -187,6 +134,8 @@ fn news(before: Orders, now: Orders) -> Vec<ToGuest> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::types::Ending;
+    use coffer_evidence::ids::SessionId;
     use coffer_evidence::seal::ClosedBy;
     use tokio::io::{AsyncReadExt as _, DuplexStream};
 
@@ -210,7 +159,7 @@ mod tests {
         let (connections, receiver) = mpsc::channel(4);
         let (sender, signals) = mpsc::channel(16);
         let orders = watch::Sender::new(Orders::default());
-        tokio::spawn(serve(SESSION, receiver, orders.subscribe(), sender));
+        tokio::spawn(serve(Conversation::unkept(SESSION), receiver, orders.subscribe(), sender));
         Host { connections, signals, orders }
     }
 

@@ -1,5 +1,5 @@
 //! The owner task of one session: the only one that changes it. It takes what happens, asks the machine what is to be
-//! done, journals that, shows it, and has it performed. Wishes to close come through a channel of their own and go first.
+//! done, journals that, has it performed, and shows it. Wishes to close come through a channel of their own and go first.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,9 +13,10 @@ use super::calls::GuestCalls;
 use super::control::{self, Orders, PowerOff};
 use super::evidence::GuestSeal;
 use super::gate::Gate;
+use super::launch::{self, Running};
 use super::machine::{Effect, Event};
 use super::mirror::Progress;
-use super::perform::{self, Host, Running, now};
+use super::perform::{self, Host, now};
 use super::record::SessionRecord;
 use super::signal::{Opening, Signal};
 use super::types::{Ending, Phase};
@@ -51,6 +52,8 @@ enum Machinery {
     Reserving,
     /// A launch is under way; the token gives it up.
     Starting(CancellationToken),
+    /// What an earlier life launched is being taken over; the token gives that up. The processes are there all the same.
+    Adopting(CancellationToken),
     Up(Up),
 }
 
@@ -58,7 +61,7 @@ struct Up {
     vm: Arc<dyn Vm>,
     dial: Arc<dyn Dial>,
     mirrored: watch::Receiver<Progress>,
-    _tasks: Tasks,
+    tasks: Tasks,
 }
 
 struct Driver {
@@ -140,7 +143,12 @@ impl Driver {
     /// Keeps what a signal brings, and tells the machine's event of it.
     fn take(&mut self, signal: Signal) -> Event {
         match signal {
-            Signal::Event(event) => event,
+            Signal::Event(event) => {
+                if matches!(event, Event::AdoptFailed(_)) {
+                    self.machinery = Machinery::Nothing;
+                }
+                event
+            }
             Signal::Reserved(reservation) => {
                 self.record.cid = Some(reservation.cid);
                 self.record.uid = reservation.uid;
@@ -149,6 +157,14 @@ impl Driver {
             Signal::Launched(running) => {
                 self.machinery = Machinery::Up(self.bring_up(*running));
                 Event::Launched
+            }
+            Signal::Adopted(running) => {
+                self.machinery = Machinery::Up(self.bring_up(*running));
+                Event::Adopted
+            }
+            Signal::Reconnected(calls) => {
+                self.calls = Some(calls);
+                Event::Reconnected
             }
             Signal::Opened(opening) => {
                 self.opening = Some(opening);
@@ -174,18 +190,21 @@ impl Driver {
 
     /// Serves the guest's connections and waits for its end.
     fn bring_up(&self, running: Running) -> Up {
-        let Running { vm, dial, control, record, mirror, mut tasks, started } = running;
+        let Running { vm, dial, control, record, mirror, conversation, mut tasks, started } = running;
         started.keep();
-        let progress = watch::Sender::new(Progress::default());
+        let progress = watch::Sender::new(mirror.progress());
         let mirrored = progress.subscribe();
-        tasks.spawn(control::serve(self.record.id, control, self.orders.subscribe(), self.signals.clone()));
-        tasks.spawn(perform::serve_mirror(record, mirror, progress, self.signals.clone()));
+        // Ending a task does not wait for it: both write to the session's directory, which is removed when they are through.
+        let hearing = control::serve(conversation, control, self.orders.subscribe(), self.signals.clone());
+        tasks.spawn(self.writers.track_future(hearing));
+        let mirroring = perform::serve_mirror(record, mirror, progress, self.signals.clone());
+        tasks.spawn(self.writers.track_future(mirroring));
         let (machine, signals) = (Arc::clone(&vm), self.signals.clone());
         tasks.spawn(async move {
             let exit = machine.ended().await;
             drop(signals.send(Event::GuestGone(exit).into()).await);
         });
-        Up { vm, dial, mirrored, _tasks: tasks }
+        Up { vm, dial, mirrored, tasks }
     }
 
     /// One event: decide, journal, show, perform.
@@ -208,15 +227,16 @@ impl Driver {
                 return Box::pin(self.step(failed)).await;
             }
         }
-        let shown = Arc::new(self.record.clone());
-        self.view.send_replace(Arc::clone(&shown));
-        if visible(&self.record) != visible(&before) {
-            // Nobody watches: nobody is told.
-            drop(self.changes.send(shown));
-        }
+        // Performed before it is shown: whoever sees a session ready may call it at once.
         for effect in effects {
             self.perform(effect);
         }
+        let shown = Arc::new(self.record.clone());
+        if visible(&self.record) != visible(&before) {
+            // Nobody watches: nobody is told.
+            drop(self.changes.send(Arc::clone(&shown)));
+        }
+        self.view.send_replace(shown);
     }
 
     fn spawn(&self, work: impl Future<Output = Signal> + Send + 'static) {
@@ -241,8 +261,17 @@ impl Driver {
             Effect::Launch => {
                 let given_up = CancellationToken::new();
                 self.machinery = Machinery::Starting(given_up.clone());
-                self.spawn_writer(perform::launch(host, record, given_up));
+                self.spawn_writer(launch::launch(host, record, given_up));
             }
+            Effect::Adopt => {
+                let given_up = CancellationToken::new();
+                self.machinery = Machinery::Adopting(given_up.clone());
+                self.spawn_writer(launch::adopt(host, record, given_up));
+            }
+            Effect::Reconnect => match &self.machinery {
+                Machinery::Up(up) => self.spawn(perform::reconnect(Arc::clone(&up.dial), self.gate.ended())),
+                _ => unreachable!("the machine asks for it only of an adopted guest"),
+            },
             Effect::VerifyOpening => match (&self.machinery, self.opening.take()) {
                 (Machinery::Up(up), Some(opening)) => {
                     let ended = self.gate.ended();
@@ -264,7 +293,8 @@ impl Driver {
                 (Machinery::Up(up), Some(seal)) => {
                     self.spawn(perform::preserve_sealed(host, record, seal, up.mirrored.clone()));
                 }
-                _ => unreachable!("the machine asks for it only after a launched guest sealed"),
+                // After a restart: the guest sealed in an earlier life of this process, and is gone.
+                _ => self.spawn(perform::preserve_kept(host, record)),
             },
             Effect::AcknowledgeStored => self.orders.send_modify(|orders| orders.power_off = PowerOff::Stored),
             Effect::EndCalls => {
@@ -276,12 +306,15 @@ impl Driver {
             Effect::StopGuest => self.stop_guest(host, record),
             Effect::PreservePrefix => self.spawn(perform::preserve_prefix(host, record)),
             Effect::Scrub => {
-                // Listeners, console and link of this process go before the directory they are in.
-                self.machinery = Machinery::Nothing;
+                let machinery = std::mem::replace(&mut self.machinery, Machinery::Nothing);
                 self.writers.close();
                 let writers = self.writers.clone();
                 self.spawn(async move {
-                    // The deadline of the phase bounds this, too.
+                    // Listeners, console and link of this process go before the directory they are in. The deadline of the
+                    // phase bounds this, too.
+                    if let Machinery::Up(up) = machinery {
+                        up.tasks.end().await;
+                    }
                     writers.wait().await;
                     perform::scrub_all(host, record).await
                 });
@@ -298,6 +331,10 @@ impl Driver {
             Machinery::Up(up) => up.vm.kill(),
             Machinery::Starting(given_up) => given_up.cancel(),
             Machinery::Reserving => {}
+            Machinery::Adopting(given_up) => {
+                given_up.cancel();
+                self.spawn(perform::end_leftovers(host, record));
+            }
             // Before a launch nothing of this life runs; of an earlier one something may.
             Machinery::Nothing => self.spawn(perform::end_leftovers(host, record)),
         }
@@ -331,6 +368,8 @@ mod tests {
         );
         assert!(matches!(unjournaled(&[Effect::Reserve], "full"), Some(Event::ReserveFailed(_))));
         let endings = [
+            Effect::Adopt,
+            Effect::Reconnect,
             Effect::RefuseCalls,
             Effect::AskGuestToClose,
             Effect::PreserveSealed,

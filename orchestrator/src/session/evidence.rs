@@ -74,19 +74,19 @@ pub(crate) fn keep_image(dir: &SessionDir, envelope: &[u8]) -> io::Result<()> {
     dir.write_new(IMAGE, envelope, Readers::Host)
 }
 
-/// Keeps a verified opening; the quote is cut to its used length.
+/// Keeps a verified opening; the quote is cut to its used length. After a restart it may be verified, and kept, again.
 pub(crate) fn keep_opening(
     dir: &SessionDir,
     opening: &Opening,
     quote: &[u8],
     collateral: &Collateral,
 ) -> io::Result<()> {
-    dir.write_new(OPEN_MAP, &opening.open_map, Readers::Host)?;
+    dir.write_anew(OPEN_MAP, &opening.open_map, Readers::Host)?;
     if let Some(ccel) = &opening.ccel {
-        dir.write_new(CCEL, ccel, Readers::Host)?;
+        dir.write_anew(CCEL, ccel, Readers::Host)?;
     }
-    dir.write_new(OPEN_QUOTE, quote, Readers::Host)?;
-    dir.write_new(OPEN_COLLATERAL, &collateral.to_bytes(), Readers::Host)
+    dir.write_anew(OPEN_QUOTE, quote, Readers::Host)?;
+    dir.write_anew(OPEN_COLLATERAL, &collateral.to_bytes(), Readers::Host)
 }
 
 fn parts(record: &SessionRecord, dir: &SessionDir, told: Record) -> Result<Parts, EvidenceError> {

@@ -6,6 +6,8 @@
 //!     └──────────────┴────────────────────┴───────end────┘
 //! ```
 
+use std::time::Duration;
+
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
@@ -77,6 +79,15 @@ impl Gate {
             State::Refusing => Err(Shut::Closing),
             State::Ended => Err(Shut::Ended),
         }
+    }
+
+    /// The same, of a session that is ready: after a restart its gate opens as soon as the agent has been reached again.
+    pub(crate) async fn pass_within(&self, limit: Duration) -> Result<GuestCalls, Shut> {
+        let mut state = self.state.subscribe();
+        let decided = state.wait_for(|state| !matches!(state, State::NotReady));
+        // Whatever came of it: the look that follows tells.
+        drop(tokio::time::timeout(limit, decided).await);
+        self.pass()
     }
 
     /// Ready when calls that run must end.

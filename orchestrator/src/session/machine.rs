@@ -21,7 +21,8 @@
 //! - Only `Scrubbing` leads to `Closed`, and it always asks for `Scrub`: so nothing that was held is forgotten.
 //! - An event that means nothing in a state is ignored: late answers of effects that were overtaken are normal.
 //! - A guest may seal before its opening is verified; the seal waits, and no call is taken.
-//! - A restart re-enters `Scrubbing` from wherever it was. Adoption of a running guest is not built yet.
+//! - A restart takes over a machine that was launched (`Adopt`), hears again what its guest said, and goes on where it was;
+//!   a step that was under way is asked for again. Before `Attesting`, and in `Scrubbing`, it goes (again) to `Scrubbing`.
 
 mod late;
 mod scrubbing;
@@ -72,12 +73,14 @@ pub(crate) enum Attesting {
     Verifying,
 }
 
-/// Whether the agent has sealed before the host had verified its opening: a session can be that short.
+/// What the agent said of its end before the host had verified its opening: a session can be that short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Early {
-    /// It has not.
+    /// Nothing.
     No,
+    /// That it ends, and why.
+    Closing(Ending),
     /// The core is here and waits.
     Sealed,
 }
@@ -86,6 +89,8 @@ pub(crate) enum Early {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Sealing {
+    /// After a restart: the sealed core, heard again.
+    Awaiting,
     /// Bundle verified and stored; the guest is there.
     Storing,
     /// The same; the guest is gone already.
@@ -239,6 +244,8 @@ impl Machine {
     pub(crate) fn handle(&mut self, event: Event, now: Timestamp) -> Vec<Effect> {
         match event {
             Event::HostRestarted => return self.restarted(now),
+            Event::Adopted => return self.adopted(now),
+            Event::AdoptFailed(why) => return self.adopt_failed(&why, now),
             Event::LinkLost => return self.link_lost(now),
             Event::LinkRestored => {
                 self.silent_until = None;
@@ -311,19 +318,30 @@ impl Machine {
             }
             (Attesting::Verifying, Event::OpeningVerified) => {
                 self.evidence = Evidence::Opened;
-                if self.early == Early::Sealed {
-                    // No call can have been: straight on to its evidence.
-                    self.enter(State::Sealing(Sealing::Storing), now, self.timings.seal);
-                    return vec![Effect::RefuseCalls, Effect::PreserveSealed];
+                match self.early {
+                    Early::No => {
+                        self.enter(State::Ready, now, self.timings.ttl.saturating_add(self.timings.ttl_slack));
+                        vec![Effect::AcceptCalls]
+                    }
+                    // No call can have been: straight on to its end.
+                    Early::Closing(ending) => self.closing(ending, now),
+                    Early::Sealed => {
+                        self.enter(State::Sealing(Sealing::Storing), now, self.timings.seal);
+                        vec![Effect::RefuseCalls, Effect::PreserveSealed]
+                    }
                 }
-                self.enter(State::Ready, now, self.timings.ttl.saturating_add(self.timings.ttl_slack));
-                vec![Effect::AcceptCalls]
             }
             (Attesting::Verifying, Event::OpeningRefused(why)) => {
                 self.abort(Ending::by_host(Reason::AttestationFailed), Some(why), now)
             }
             (Attesting::Verifying, Event::GuestSealed) => {
                 self.early = Early::Sealed;
+                Vec::new()
+            }
+            (Attesting::Verifying, Event::GuestClosing(ending)) => {
+                if self.early == Early::No {
+                    self.early = Early::Closing(ending);
+                }
                 Vec::new()
             }
             (_, Event::CloseRequested(ending)) => self.abort(ending, None, now),
@@ -334,14 +352,16 @@ impl Machine {
     fn in_ready(&mut self, event: Event, now: Timestamp) -> Vec<Effect> {
         match event {
             Event::CloseRequested(ending) => self.drain(ending, now),
-            Event::GuestClosing(ending) => {
-                self.ending = Some(ending);
-                self.enter(State::Draining, now, self.timings.seal);
-                vec![Effect::RefuseCalls]
-            }
+            Event::GuestClosing(ending) => self.closing(ending, now),
             Event::GuestSealed => {
                 self.enter(State::Sealing(Sealing::Storing), now, self.timings.seal);
                 vec![Effect::RefuseCalls, Effect::PreserveSealed]
+            }
+            Event::Reconnected => vec![Effect::AcceptCalls],
+            Event::ReconnectFailed(why) => {
+                // Nobody can be served; its record can still be sealed.
+                self.add_message(&why);
+                self.drain(Ending::by_host(Reason::GuestUnresponsive), now)
             }
             event => self.guest_ended(event, now),
         }
@@ -359,6 +379,12 @@ impl Machine {
 
     fn in_sealing(&mut self, step: Sealing, event: Event, now: Timestamp) -> Vec<Effect> {
         match (step, event) {
+            (Sealing::Awaiting, Event::GuestSealed) => {
+                self.enter(State::Sealing(Sealing::Storing), now, self.timings.seal);
+                vec![Effect::PreserveSealed]
+            }
+            (Sealing::Awaiting, Event::GuestGone(_)) => self.store_alone(now),
+            (Sealing::Awaiting, event) => self.guest_ended(event, now),
             (Sealing::Storing, Event::EvidenceSealed(ending)) => {
                 self.sealed(ending);
                 self.enter(State::Sealing(Sealing::PoweringOff), now, self.timings.power_off);
@@ -373,6 +399,10 @@ impl Machine {
             }
             (Sealing::StoringAlone, Event::EvidenceRefused(why)) => {
                 self.abort_without_guest(Ending::by_host(Reason::AttestationFailed), Some(why), now)
+            }
+            (Sealing::Storing, Event::HostFailed(why)) => self.abort(Ending::by_host(Reason::Internal), Some(why), now),
+            (Sealing::StoringAlone, Event::HostFailed(why)) => {
+                self.abort_without_guest(Ending::by_host(Reason::Internal), Some(why), now)
             }
             (Sealing::Storing, Event::GuestGone(_)) => {
                 // Everything needed is here: storing goes on without it.
@@ -397,8 +427,16 @@ impl Machine {
                 self.abort(Ending::by_agent(reason), Some(why), now)
             }
             Event::GuestViolated(why) => self.abort(Ending::by_host(Reason::AttestationFailed), Some(why), now),
+            Event::HostFailed(why) => self.abort(Ending::by_host(Reason::Internal), Some(why), now),
             _ => Vec::new(),
         }
+    }
+
+    /// The agent ends it by itself.
+    fn closing(&mut self, ending: Ending, now: Timestamp) -> Vec<Effect> {
+        self.ending = Some(ending);
+        self.enter(State::Draining, now, self.timings.seal);
+        vec![Effect::RefuseCalls]
     }
 
     fn drain(&mut self, ending: Ending, now: Timestamp) -> Vec<Effect> {
@@ -449,8 +487,10 @@ fn ending_of_exit(exit: GuestExit, state: State) -> Ending {
         // The agent powers off when it does not accept what it was given.
         GuestExit::PoweredOff if before_ready => Ending::by_agent(Reason::AttestationFailed),
         GuestExit::PoweredOff | GuestExit::Reset | GuestExit::Panicked => Ending::by_agent(Reason::GuestPanicked),
-        GuestExit::Failed(_) if before_ready => Ending::by_host(Reason::Internal),
-        GuestExit::Failed(_) | GuestExit::Killed(_) | GuestExit::Lost => Ending::by_host(Reason::HostLost),
+        GuestExit::Failed(_) | GuestExit::Halted if before_ready => Ending::by_host(Reason::Internal),
+        GuestExit::Failed(_) | GuestExit::Halted | GuestExit::Killed(_) | GuestExit::Lost => {
+            Ending::by_host(Reason::HostLost)
+        }
         GuestExit::OutOfMemory => Ending::by_host(Reason::OutOfMemory),
     }
 }

@@ -50,6 +50,7 @@ fn every_state() -> Vec<Machine> {
         [&up[..], &[user_closes()]].concat(),
         to_storing.clone(),
         [&to_storing[..], &[Event::GuestGone(GuestExit::PoweredOff)]].concat(),
+        [&to_storing[..], &[Event::HostRestarted]].concat(),
         [&to_storing[..], &[sealed_by_host()]].concat(),
         to_stopping,
         to_preserving.clone(),
@@ -89,6 +90,7 @@ fn every_event() -> Vec<Event> {
         Event::GuestGone(GuestExit::PoweredOff),
         Event::GuestGone(GuestExit::Reset),
         Event::GuestGone(GuestExit::Panicked),
+        Event::GuestGone(GuestExit::Halted),
         Event::GuestGone(GuestExit::Killed(9)),
         Event::GuestGone(GuestExit::Failed(1)),
         Event::GuestGone(GuestExit::OutOfMemory),
@@ -101,6 +103,11 @@ fn every_event() -> Vec<Event> {
         Event::Receipted(Some("disk".into())),
         Event::DeadlinePassed,
         Event::HostRestarted,
+        Event::Adopted,
+        Event::AdoptFailed("a".into()),
+        Event::Reconnected,
+        Event::ReconnectFailed("c".into()),
+        Event::HostFailed("h".into()),
     ]
 }
 
@@ -131,6 +138,11 @@ fn number_of_event_kinds(event: &Event) -> usize {
         Event::Receipted(_) => 21,
         Event::DeadlinePassed => 22,
         Event::HostRestarted => 23,
+        Event::Adopted => 24,
+        Event::AdoptFailed(_) => 25,
+        Event::Reconnected => 26,
+        Event::ReconnectFailed(_) => 27,
+        Event::HostFailed(_) => 28,
     }
 }
 
@@ -138,7 +150,7 @@ fn number_of_event_kinds(event: &Event) -> usize {
 fn the_whole_table_is_as_written_down() {
     let mut kinds: Vec<usize> = every_event().iter().map(number_of_event_kinds).collect();
     kinds.dedup();
-    assert_eq!(kinds, (0..24).collect::<Vec<_>>(), "every kind of event is in the table");
+    assert_eq!(kinds, (0..29).collect::<Vec<_>>(), "every kind of event is in the table");
 
     let mut table = String::new();
     for before in every_state() {
@@ -220,11 +232,70 @@ fn a_close_during_launch_waits_for_the_launch_to_answer() {
 #[test]
 fn a_bundle_stored_while_aborting_counts_as_sealed() {
     let mut machine = at_ready();
-    feed(&mut machine, [user_closes(), Event::GuestSealed, Event::HostRestarted]);
-    feed(&mut machine, [Event::GuestGone(GuestExit::Lost), sealed_by_host()]);
+    feed(&mut machine, [user_closes(), Event::GuestSealed, Event::DeadlinePassed]);
+    let deadline = machine.deadline().expect("open");
+    assert_eq!(machine.handle(Event::DeadlinePassed, deadline), [Effect::EndCalls, Effect::StopGuest]);
+    feed(&mut machine, [Event::GuestGone(GuestExit::Killed(9)), sealed_by_host()]);
     feed(&mut machine, [Event::Scrubbed(vec![]), Event::Receipted(None)]);
     assert_eq!(machine.outcome(), Some(Outcome::Sealed));
     assert_eq!(machine.ending(), Some(Ending::by_host(Reason::UserClosed)));
+}
+
+#[test]
+fn a_restart_takes_a_launched_machine_over_and_goes_on_where_it_was() {
+    let mut ready = at_ready();
+    let before = ready.deadline();
+    assert_eq!(ready.handle(Event::HostRestarted, START), [Effect::Adopt]);
+    assert_eq!(ready.deadline(), before, "the time to live runs on");
+    assert_eq!(ready.handle(Event::Adopted, START), [Effect::Reconnect]);
+    assert_eq!(ready.deadline(), Some(START.after(TIMINGS.silence)), "the agent is expected back");
+    feed(&mut ready, [Event::LinkRestored]);
+    assert_eq!(ready.handle(Event::GuestOpened, START), [], "heard before");
+    assert_eq!(ready.handle(Event::Reconnected, START), [Effect::AcceptCalls]);
+    assert_eq!((ready.phase(), ready.deadline()), (Phase::Ready, before));
+
+    // The opening was being verified: it is heard and verified again.
+    let mut verifying = machine();
+    feed(&mut verifying, [Event::Begin, Event::Reserved, Event::Launched, Event::GuestOpened, Event::HostRestarted]);
+    assert_eq!(verifying.handle(Event::Adopted, START), []);
+    assert_eq!(verifying.handle(Event::GuestOpened, START), [Effect::VerifyOpening]);
+
+    // It had been asked to close: it is asked again.
+    let mut draining = at_ready();
+    feed(&mut draining, [user_closes(), Event::HostRestarted]);
+    assert_eq!(draining.handle(Event::Adopted, START), [Effect::AskGuestToClose]);
+
+    // Its bundle was being stored, with and without the guest.
+    let mut storing = at_ready();
+    feed(&mut storing, [user_closes(), Event::GuestSealed, Event::HostRestarted, Event::Adopted]);
+    assert_eq!(storing.handle(Event::GuestSealed, START), [Effect::PreserveSealed]);
+    let mut alone = at_ready();
+    feed(&mut alone, [user_closes(), Event::GuestSealed, Event::GuestGone(GuestExit::PoweredOff)]);
+    assert_eq!(alone.handle(Event::HostRestarted, START), [Effect::PreserveSealed]);
+
+    // It was stored: the guest waits for that word.
+    feed(&mut storing, [sealed_by_host(), Event::HostRestarted]);
+    assert_eq!(storing.handle(Event::Adopted, START), [Effect::AcknowledgeStored]);
+}
+
+#[test]
+fn a_machine_that_cannot_be_taken_over_is_ended_and_none_is_launched_twice() {
+    let gone = || Event::AdoptFailed("it is gone".into());
+    for before in every_state() {
+        let mut after = before.clone();
+        let mut effects = after.handle(Event::HostRestarted, START);
+        if effects.contains(&Effect::Adopt) {
+            effects.extend(after.handle(gone(), START));
+        }
+        assert!(!effects.contains(&Effect::Launch) && !effects.contains(&Effect::Reserve), "{:?}", before.state);
+        match before.state {
+            State::Closed => assert_eq!(effects, []),
+            State::Sealing(Sealing::Awaiting | Sealing::Storing | Sealing::StoringAlone) => {
+                assert_eq!(effects.last(), Some(&Effect::PreserveSealed), "its last word is here");
+            }
+            _ => assert_eq!(effects.last(), Some(&Effect::StopGuest), "{:?}", before.state),
+        }
+    }
 }
 
 #[test]

@@ -3,8 +3,9 @@
 //! connection starts from the beginning; what it then says must be what it said before.
 
 use std::fs::File;
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{self, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 
+use coffer_evidence::bundle::SMALL_FILE_MAX;
 use coffer_evidence::call::Disclosed;
 use coffer_evidence::leaf::LEAF_MAX;
 use coffer_evidence::link::{Frame as _, MIRROR_FRAME_MAX, Mirror};
@@ -15,8 +16,10 @@ use crate::host::session_dir::{Readers, SessionDir};
 
 /// All that a guest may mirror, in bytes: more than the agent's own limit.
 pub(crate) const MIRROR_MAX: u64 = 400 * 1024 * 1024;
-/// Notes of one connection; each replaces a file.
+/// Notes of one connection; each may replace a file.
 const NOTES_MAX: u64 = 100_000;
+/// Connections; more often than this a guest does not lose its link, and each may tell all of the record again.
+pub(crate) const CONNECTIONS_MAX: u32 = 64;
 const LEAVES: &str = "leaves";
 const PRIVATE: &str = "private";
 const EVENTS: &str = "events";
@@ -31,6 +34,8 @@ pub(crate) enum MirrorError {
     Contradiction { what: &'static str, index: u64 },
     #[error("the guest mirrored more than its limit of {most} {what}")]
     TooMuch { what: &'static str, most: u64 },
+    #[error("expected at most {most} bytes of all {what}s from the guest, found more")]
+    Full { what: &'static str, most: u64 },
     #[error("expected {what} of 1 to {most} bytes, found {found}")]
     Size { what: &'static str, most: usize, found: usize },
     #[error("expected a frame of the record mirror of at most {MIRROR_FRAME_MAX} bytes, found another form")]
@@ -51,9 +56,10 @@ pub(crate) struct Progress {
 struct FrameFile {
     what: &'static str,
     file: File,
-    /// The most entries, and the most bytes of one.
+    /// The most entries, the most bytes of one, and the most bytes of all.
     entries_max: u64,
     entry_max: usize,
+    length_max: u64,
     count: u64,
     length: u64,
 }
@@ -70,10 +76,24 @@ impl FrameFile {
         dir: &SessionDir,
         name: &str,
         what: &'static str,
-        (entries_max, entry_max): (u64, usize),
+        (entries_max, entry_max, length_max): (u64, usize, u64),
     ) -> io::Result<Self> {
         let file = dir.create_file(name, Readers::Host)?;
-        Ok(Self { what, file, entries_max, entry_max, count: 0, length: 0 })
+        Ok(Self { what, file, entries_max, entry_max, length_max, count: 0, length: 0 })
+    }
+
+    /// What an earlier life of this process wrote; half an entry at the end is dropped.
+    fn reopen(
+        dir: &SessionDir,
+        name: &str,
+        what: &'static str,
+        (entries_max, entry_max, length_max): (u64, usize, u64),
+    ) -> io::Result<Self> {
+        let (file, bytes) = dir.reopen(name)?;
+        let entries = unframe(&bytes);
+        let (count, length) = (entries.len() as u64, entries.iter().map(|entry| entry.len() as u64 + 4).sum());
+        file.set_len(length)?;
+        Ok(Self { what, file, entries_max, entry_max, length_max, count, length })
     }
 
     /// Appends, or compares with what is there.
@@ -97,6 +117,9 @@ impl FrameFile {
                 return Err(MirrorError::Contradiction { what: self.what, index: cursor.count });
             }
         } else {
+            if self.length + framed.len() as u64 > self.length_max {
+                return Err(MirrorError::Full { what: self.what, most: self.length_max });
+            }
             self.file.write_all(&framed)?;
             self.count += 1;
             self.length += framed.len() as u64;
@@ -129,13 +152,32 @@ pub(crate) struct Telling {
 impl MirrorStore {
     /// Makes the files, for a session of at most so many leaves.
     pub(crate) fn create(dir: SessionDir, leaves_max: u64) -> io::Result<Self> {
-        let leaves = FrameFile::create(&dir, LEAVES, "leaf", (leaves_max, LEAF_MAX))?;
-        let private = FrameFile::create(&dir, PRIVATE, "private part", (leaves_max, MIRROR_FRAME_MAX))?;
-        let events = FrameFile::create(&dir, EVENTS, "event", (EVENTS_MAX, LEAF_MAX))?;
+        Self::of(dir, leaves_max, FrameFile::create)
+    }
+
+    /// Takes the files of an earlier life of this process: the guest repeats all of it and is held to it.
+    pub(crate) fn reopen(dir: SessionDir, leaves_max: u64) -> io::Result<Self> {
+        Self::of(dir, leaves_max, FrameFile::reopen)
+    }
+
+    fn of(
+        dir: SessionDir,
+        leaves_max: u64,
+        file: impl Fn(&SessionDir, &str, &'static str, (u64, usize, u64)) -> io::Result<FrameFile>,
+    ) -> io::Result<Self> {
+        let leaves = file(&dir, LEAVES, "leaf", (leaves_max, LEAF_MAX, MIRROR_MAX))?;
+        // More of these no bundle can hold.
+        let private = file(&dir, PRIVATE, "private part", (leaves_max, MIRROR_FRAME_MAX, SMALL_FILE_MAX))?;
+        let events = file(&dir, EVENTS, "event", (EVENTS_MAX, LEAF_MAX, SMALL_FILE_MAX))?;
         Ok(Self { dir, leaves, private, events })
     }
 
-    /// Takes one frame of a connection.
+    /// How much is here.
+    pub(crate) fn progress(&self) -> Progress {
+        Progress { leaves: self.leaves.count, events: self.events.count }
+    }
+
+    /// Takes one frame of a connection. One that could not be kept may be given again.
     pub(crate) fn accept(&mut self, telling: &mut Telling, frame: &[u8]) -> Result<Progress, MirrorError> {
         if self.leaves.length + self.private.length + self.events.length + frame.len() as u64 > MIRROR_MAX {
             return Err(MirrorError::TooMuch { what: "bytes", most: MIRROR_MAX });
@@ -150,8 +192,8 @@ impl MirrorStore {
                     let expected = telling.leaves.count.saturating_sub(1);
                     return Err(MirrorError::Order { what: "a private part of leaf", expected, found: index });
                 }
-                telling.last_private = Some(index);
                 self.private.accept(&mut telling.private, frame)?;
+                telling.last_private = Some(index);
             }
             Mirror::Event { index, bytes } => {
                 in_order("event", telling.events.count, index)?;
@@ -161,16 +203,16 @@ impl MirrorStore {
             Mirror::Note(_) if telling.notes >= NOTES_MAX => {
                 return Err(MirrorError::TooMuch { what: "notes", most: NOTES_MAX });
             }
-            Mirror::Note(_) if telling.events.count < self.events.count => {}
+            Mirror::Note(_) if telling.events.count < self.events.count => telling.notes += 1,
             Mirror::Note(note) if note.len() > NOTE_MAX => {
                 return Err(MirrorError::Size { what: "note", most: NOTE_MAX, found: note.len() });
             }
             Mirror::Note(note) => {
-                telling.notes += 1;
                 self.dir.replace(NOTE, &note)?;
+                telling.notes += 1;
             }
         }
-        Ok(Progress { leaves: self.leaves.count, events: self.events.count })
+        Ok(self.progress())
     }
 }
 
@@ -190,25 +232,46 @@ pub(crate) struct Record {
 impl Record {
     /// Reads what is in a session's directory; a half entry at an end is left out.
     pub(crate) fn read(dir: &SessionDir) -> io::Result<Self> {
-        let file = |name: &str| match std::fs::read(dir.join(name)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-            other => other,
-        };
-        let parts = unframe(&file(PRIVATE)?);
+        let parts = entries(dir, PRIVATE)?;
         let private = parts.iter().filter_map(|frame| match Mirror::decode(frame) {
             Ok(Mirror::Private { index, salt, bytes }) => Some(Disclosed { index, salt, bytes }),
             _ => None,
         });
         Ok(Self {
-            leaves: unframe(&file(LEAVES)?),
+            leaves: entries(dir, LEAVES)?,
             private: private.collect(),
-            events: unframe(&file(EVENTS)?),
-            note: String::from_utf8(file(NOTE)?).ok().filter(|note| !note.is_empty()),
+            events: entries(dir, EVENTS)?,
+            note: std::fs::read_to_string(dir.join(NOTE)).ok().filter(|note| !note.is_empty()),
         })
     }
 }
 
-fn unframe(mut bytes: &[u8]) -> Vec<Vec<u8>> {
+/// The entries of a file in a session's directory, one by one: a guest can make it large, and it is not held twice.
+fn entries(dir: &SessionDir, name: &str) -> io::Result<Vec<Vec<u8>>> {
+    let mut found = Vec::new();
+    let mut reader = match File::open(dir.join(name)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
+        file => BufReader::new(file?),
+    };
+    loop {
+        let mut length = [0; 4];
+        match reader.read_exact(&mut length) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(found),
+            other => other?,
+        }
+        let length = u32::from_le_bytes(length);
+        let mut entry = Vec::new();
+        (&mut reader).take(length.into()).read_to_end(&mut entry)?;
+        if entry.len() < length as usize {
+            return Ok(found);
+        }
+        entry.shrink_to_fit();
+        found.push(entry);
+    }
+}
+
+/// The entries of a file of `u32le length ‖ bytes`; a half one at the end is left out.
+pub(super) fn unframe(mut bytes: &[u8]) -> Vec<Vec<u8>> {
     let mut found = Vec::new();
     while let Some((length, rest)) = bytes.split_first_chunk::<4>() {
         let Some((entry, rest)) = rest.split_at_checked(u32::from_le_bytes(*length) as usize) else { break };
@@ -319,6 +382,25 @@ mod tests {
         }
         let note = Mirror::Note(vec![b'n'; NOTE_MAX + 1]);
         assert!(matches!(tell(&mut store, &[note]), Err(MirrorError::Size { .. })));
+    }
+
+    #[test]
+    fn a_record_that_is_taken_over_goes_on_and_holds_the_guest_to_it() {
+        let (_root, dir, mut store) = store();
+        let all = frames();
+        tell(&mut store, &all[..6]).expect("before the restart");
+        drop(store);
+        // The last leaf was half written.
+        let bytes = std::fs::read(dir.join(LEAVES)).expect("read");
+        std::fs::write(dir.join(LEAVES), &bytes[..bytes.len() - 1]).expect("cut");
+        let mut store = MirrorStore::reopen(dir.clone(), 4).expect("reopen");
+        assert_eq!(store.progress(), Progress { leaves: 1, events: 2 });
+        let changed = [vec![all[0].clone()], vec![Mirror::Leaf { index: 0, bytes: b"leaf x".to_vec() }]].concat();
+        assert!(matches!(tell(&mut store, &changed), Err(MirrorError::Contradiction { .. })));
+        assert_eq!(tell(&mut store, &all).expect("all of it"), Progress { leaves: 3, events: 3 });
+        let record = Record::read(&dir).expect("read");
+        assert_eq!(record.leaves, [b"leaf 0", b"leaf 1", b"leaf 2"]);
+        assert_eq!(record.private.len(), 1);
     }
 
     #[test]

@@ -6,9 +6,11 @@ mod acted;
 pub(crate) mod admission;
 pub(crate) mod calls;
 pub(crate) mod control;
+pub(crate) mod conversation;
 pub(crate) mod driver;
 pub(crate) mod evidence;
 pub(crate) mod gate;
+pub(crate) mod launch;
 pub(crate) mod machine;
 pub(crate) mod mirror;
 pub(crate) mod perform;
@@ -17,5 +19,7 @@ pub(crate) mod registry;
 pub(crate) mod signal;
 pub(crate) mod types;
 
+#[cfg(test)]
+mod hostile_tests;
 #[cfg(test)]
 mod lifecycle_tests;

@@ -3,48 +3,46 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use coffer_evidence::config::{Config, boot_disk, measured_config};
+use coffer_evidence::config::Config;
 use coffer_evidence::fields::Canonical as _;
 use coffer_evidence::ids::SessionId;
 use coffer_evidence::link::MIRROR_FRAME_MAX;
 use coffer_evidence::manifest::Profile;
+use coffer_evidence::sign::PublicKey;
 use coffer_evidence::verify::{TrustAnchor, verify_opening};
 use ed25519_dalek::SigningKey;
 use futures_util::StreamExt as _;
-use serde::Serialize;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::codec::FramedRead;
-use tokio_util::sync::CancellationToken;
 
 use super::calls::GuestCalls;
 use super::control::frames;
+use super::conversation::Conversation;
 use super::evidence::{self, EvidenceError, GuestSeal};
 use super::machine::Event;
-use super::mirror::{MirrorStore, Progress, Telling};
+use super::mirror::{self, CONNECTIONS_MAX, MirrorError, MirrorStore, Progress, Telling};
 use super::record::SessionRecord;
 use super::signal::{Opening, Signal};
 use super::types::{GuestExit, Timestamp};
 use crate::endorsements::Endorsements;
 use crate::host::blocking::blocking;
 use crate::host::cgroup::{CgroupRoot, SessionCgroup};
+use crate::host::room::Patience;
 use crate::host::scrub::{self, Holdings, Step};
-use crate::host::session_dir::{Readers, SessionDir};
-use crate::image::{Catalogue, Image};
-use crate::jail::EndOnDrop;
-use crate::link::{Dial, GuestStream, Link, Place, Tasks};
+use crate::host::session_dir::SessionDir;
+use crate::image::Catalogue;
+use crate::link::{Dial, GuestStream, Link};
 use crate::store::vault::{Put, Vault};
 use crate::store::{Store, UidRange};
+use crate::vmm::Vmm;
 use crate::vmm::qemu::console;
-use crate::vmm::{LaunchError, Machine, Vm, Vmm};
 
-/// The most memory of a session's processes: the guest's 2 GiB, and what emulating it takes.
-const MEMORY_MAX: u64 = 3 << 30;
-/// Name of the boot disk in a session's directory.
-const BOOT_DISK: &str = "boot.img";
-/// Children of a session's cgroup.
-const PROGRAMS: [&str; 2] = ["qemu", "vsock"];
+/// How long a full disk is waited for: with the sealed core in hand, with the record, with a prefix. Less than the phase.
+const SEALED_PATIENCE: Duration = Duration::from_secs(30);
+const RECORD_PATIENCE: Duration = Duration::from_secs(20);
+const PREFIX_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What every session of this host shares: the ports' adapters, and the host's own things.
 pub(crate) struct Host {
@@ -75,11 +73,11 @@ impl Host {
         Holdings { session: record.id, directory: self.directory(record), cgroup: self.cgroup(record), uid: record.uid }
     }
 
-    fn directory(&self, record: &SessionRecord) -> SessionDir {
+    pub(super) fn directory(&self, record: &SessionRecord) -> SessionDir {
         SessionDir::at(&self.sessions, record.id, record.uid)
     }
 
-    fn cgroup(&self, record: &SessionRecord) -> Option<SessionCgroup> {
+    pub(super) fn cgroup(&self, record: &SessionRecord) -> Option<SessionCgroup> {
         self.cgroups.as_ref().map(|root| root.session(&record.id.to_string()))
     }
 }
@@ -88,36 +86,6 @@ impl Host {
 pub(crate) fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-}
-
-/// A session whose processes run.
-pub(crate) struct Running {
-    pub(crate) vm: Arc<dyn Vm>,
-    pub(crate) dial: Arc<dyn Dial>,
-    pub(crate) control: mpsc::Receiver<GuestStream>,
-    pub(crate) record: mpsc::Receiver<GuestStream>,
-    pub(crate) mirror: MirrorStore,
-    /// Link and console run in this process until this is dropped.
-    pub(crate) tasks: Tasks,
-    /// Kills it all when nobody takes this over.
-    pub(crate) started: Started,
-}
-
-impl std::fmt::Debug for Running {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Running")
-    }
-}
-
-/// Written before the first process starts.
-#[derive(Serialize)]
-struct LaunchRecord<'a> {
-    session: String,
-    boot_id: &'a str,
-    cid: u32,
-    uid: Option<u32>,
-    image: String,
-    at: Timestamp,
 }
 
 /// Set aside a context id and a uid.
@@ -133,161 +101,72 @@ pub(crate) async fn reserve(host: Arc<Host>, record: SessionRecord) -> Signal {
     }
 }
 
-/// Start everything, or nothing.
-pub(crate) async fn launch(host: Arc<Host>, record: SessionRecord, given_up: CancellationToken) -> Signal {
-    let mut started = Started::default();
-    let result = tokio::select! {
-        result = start(&host, &record, &mut started) => result,
-        () = given_up.cancelled() => Err(LaunchError::GivenUp),
+/// Connect to the agent of an adopted machine.
+pub(crate) async fn reconnect(dial: Arc<dyn Dial>, ended: impl Future<Output = ()> + Send) -> Signal {
+    let connected = tokio::select! {
+        calls = GuestCalls::connect(dial.as_ref()) => calls,
+        () = ended => Err(std::io::Error::other("the session is ending")),
     };
-    match result {
-        Ok(running) => Signal::Launched(Box::new(running)),
-        Err(error) => {
-            drop(started);
-            log_console(&host.directory(&record));
-            Event::LaunchFailed(chain(&error)).into()
-        }
+    match connected {
+        Ok(calls) => Signal::Reconnected(calls),
+        Err(error) => Event::ReconnectFailed(format!("the agent's tool service does not answer: {error}")).into(),
     }
 }
 
-/// What a launch has started: ended when the launch fails, or when it is through and nobody takes it over.
-#[derive(Default)]
-pub(crate) struct Started {
-    program: Option<EndOnDrop>,
-    vm: Option<Arc<dyn Vm>>,
-}
-
-impl Started {
-    /// Somebody has taken it over.
-    pub(crate) fn keep(mut self) {
-        if let Some(program) = self.program.take() {
-            program.keep();
-        }
-        self.vm = None;
-    }
-}
-
-impl Drop for Started {
-    fn drop(&mut self) {
-        if let Some(vm) = &self.vm {
-            vm.kill();
-        }
-    }
-}
-
-async fn start(host: &Arc<Host>, record: &SessionRecord, started: &mut Started) -> Result<Running, LaunchError> {
-    let image = checked_image(host, record).await?;
-    let dir = host.directory(record);
-    let cgroup = host.cgroup(record);
-    let cid = record.cid.ok_or_else(|| LaunchError::Unsupported("no context id was set aside".to_owned()))?;
-    let malformed = |_| LaunchError::Unsupported("the stored configuration is malformed".to_owned());
-    let intent = Config::parse(&record.config).and_then(|config| config.intent()).map_err(malformed)?;
-    lay_out(host, record, &dir, cgroup.as_ref(), &image)?;
-    let console = dir.run().join(console::CONSOLE);
-
-    let mut tasks = Tasks::default();
-    let stop = CancellationToken::new();
-    let done = stop.clone().cancelled_owned();
-    let failed = |source| LaunchError::Io { path: console.clone(), source };
-    console::start(&console, &dir.join(console::LOG), record.uid, done).map_err(failed)?;
-    // The gatherer reads what is left when the session lets go, and ends.
-    tasks.keep(stop.drop_guard());
-
-    let link = host
-        .link
-        .open(Place {
-            run: dir.run(),
-            process_record: dir.join("vsock.process"),
-            cid,
-            uid: record.uid,
-            cgroup_procs: cgroup.as_ref().map(|c| c.procs_of("vsock")),
-            complaints: console.clone(),
-        })
-        .await?;
-    started.program = link.program;
-    let machine = Machine {
-        session: record.id,
-        profile: record.profile,
-        boot_disk: dir.join(BOOT_DISK),
-        run: dir.run(),
-        process_records: dir.path().to_path_buf(),
-        image: image.directory.clone(),
-        cmdline: image.cmdline.clone(),
-        measured: measured_config(&record.config, &intent),
-        link: link.device,
-        uid: record.uid,
-        cgroup,
-        console,
-    };
-    let mirror = MirrorStore::create(dir.clone(), intent.limits.leaves)
-        .map_err(|source| LaunchError::Io { path: dir.join("leaves"), source })?;
-    let vm: Arc<dyn Vm> = host.vmm.launch(machine).await?.into();
-    started.vm = Some(Arc::clone(&vm));
-    tasks.keep(link.tasks);
-    let started = std::mem::take(started);
-    Ok(Running { vm, dial: link.dial, control: link.control, record: link.record, mirror, tasks, started })
-}
-
-async fn checked_image(host: &Arc<Host>, record: &SessionRecord) -> Result<Arc<Image>, LaunchError> {
-    let (shared, digest) = (Arc::clone(host), record.image);
-    let checked = blocking(move || shared.images.check(digest)).await;
-    match checked {
-        Ok(Ok(Some(image))) => Ok(image),
-        Ok(Ok(None)) => Err(LaunchError::Unsupported(format!("the image {digest} is gone from this host"))),
-        Ok(Err(error)) => Err(LaunchError::Unsupported(chain(&error))),
-        Err(error) => Err(LaunchError::Unsupported(error)),
-    }
-}
-
-/// The session's directory, its cgroup, the boot disk and the record of the launch, on disk.
-fn lay_out(
-    host: &Host,
-    record: &SessionRecord,
-    dir: &SessionDir,
-    cgroup: Option<&SessionCgroup>,
-    image: &Image,
-) -> Result<(), LaunchError> {
-    let failed = |source| LaunchError::Io { path: dir.path().to_path_buf(), source };
-    dir.create().map_err(failed)?;
-    if let Some(cgroup) = cgroup {
-        let failed = |source| LaunchError::Io { path: cgroup.path().to_path_buf(), source };
-        cgroup.create(&PROGRAMS, MEMORY_MAX).map_err(failed)?;
-    }
-    evidence::keep_image(dir, &image.envelope).map_err(failed)?;
-    let disk = boot_disk::write(&record.config, &record.policy);
-    dir.write_new(BOOT_DISK, &disk, Readers::Session).map_err(failed)?;
-    let launch = LaunchRecord {
-        session: record.id.to_string(),
-        boot_id: &host.boot_id,
-        cid: record.cid.unwrap_or(0),
-        uid: record.uid,
-        image: record.image.to_string(),
-        at: now(),
-    };
-    let launch = serde_json::to_vec(&launch).map_err(|e| failed(e.into()))?;
-    dir.write_new("launch.json", &launch, Readers::Host).map_err(failed)
-}
-
-/// Serves the record port until the session drops it.
+/// Serves the record port until the session drops it, or the guest breaks its word.
 pub(crate) async fn serve_mirror(
-    mut connections: mpsc::Receiver<GuestStream>,
-    mut store: MirrorStore,
+    connections: mpsc::Receiver<GuestStream>,
+    store: MirrorStore,
     progress: watch::Sender<Progress>,
     signals: mpsc::Sender<Signal>,
 ) {
+    let Err(error) = hear(connections, store, &progress).await else { return };
+    let event = match error {
+        MirrorError::Io(_) => Event::HostFailed(chain(&error)),
+        _ => Event::GuestViolated(chain(&error)),
+    };
+    drop(signals.send(event.into()).await);
+}
+
+/// Takes one frame. One that could not be kept is not counted: it is written again at the same place, for a while.
+async fn keep(store: &mut MirrorStore, telling: &mut Telling, frame: &[u8]) -> Result<Progress, MirrorError> {
+    let mut patience = Patience::of("the record of a session", RECORD_PATIENCE);
+    loop {
+        match store.accept(telling, frame) {
+            Ok(now) => return Ok(now),
+            Err(error) => match patience.pause(&error) {
+                Some(pause) => pause.await,
+                None => return Err(error),
+            },
+        }
+    }
+}
+
+async fn hear(
+    mut connections: mpsc::Receiver<GuestStream>,
+    mut store: MirrorStore,
+    progress: &watch::Sender<Progress>,
+) -> Result<(), MirrorError> {
+    let mut count = 0;
     while let Some(stream) = connections.recv().await {
+        count += 1;
+        if count > CONNECTIONS_MAX {
+            return Err(MirrorError::TooMuch { what: "connections", most: CONNECTIONS_MAX.into() });
+        }
         let mut reader = FramedRead::new(stream, frames(MIRROR_FRAME_MAX));
         let mut telling = Telling::default();
-        while let Some(Ok(frame)) = reader.next().await {
-            match store.accept(&mut telling, &frame) {
-                Ok(now) => drop(progress.send_replace(now)),
-                Err(error) => {
-                    drop(signals.send(Event::GuestViolated(chain(&error)).into()).await);
-                    return;
+        loop {
+            match reader.next().await {
+                Some(Ok(frame)) => {
+                    let now = keep(&mut store, &mut telling, &frame).await?;
+                    progress.send_replace(now);
                 }
+                Some(Err(error)) if error.kind() == std::io::ErrorKind::InvalidData => return Err(MirrorError::Form),
+                Some(Err(_)) | None => break,
             }
         }
     }
+    Ok(())
 }
 
 /// Verify the opening against what this host launched, and connect to the agent meanwhile.
@@ -356,19 +235,55 @@ pub(crate) async fn preserve_sealed(
 ) -> Signal {
     let work = async {
         let map = seal.parse().map_err(|error| chain(&error))?;
-        let all = mirrored.wait_for(|p| p.leaves >= map.size && p.events >= map.events).await;
-        drop(all.map_err(|_| "the record mirror ended before the record did".to_owned())?);
+        // Half of the time is for the guest to tell the rest, half for what follows.
+        let left = record.machine.deadline().map_or(0, |deadline| deadline.0.saturating_sub(now().0));
+        let all = mirrored.wait_for(|p| p.leaves >= map.size && p.events >= map.events);
+        let told = tokio::time::timeout(std::time::Duration::from_millis(left / 2), all).await;
+        let told =
+            told.map(|all| all.map(|_| ()).map_err(|_| "the record mirror ended before the record did".to_owned()));
+        told.unwrap_or_else(|_| {
+            Err(format!(
+                "expected the {} leaves and {} events that the guest sealed, found fewer",
+                map.size, map.events
+            ))
+        })?;
         let collateral = host.endorsements.current(record.profile).await.map_err(|error| chain(&error))?;
         let id = record.id;
         let sealed = move |record: &_, dir: &_, at| evidence::sealed(record, dir, seal, &collateral, at);
         let (bundle, ending) = assembled(&host, record, sealed).await?;
-        match host.vault.put_first(id, bundle).await.map_err(|error| chain(&error))? {
-            Put::Stored => Ok(ending),
-            Put::OneIsThere => Err("it came too late: a prefix is stored".to_owned()),
+        match host.vault.put_first(id, bundle, SEALED_PATIENCE).await {
+            Ok(Put::Stored) => Ok(Event::EvidenceSealed(ending)),
+            // An earlier life of this process may have stored it without getting to write that down.
+            Ok(Put::OneIsThere) => match stored(&host, id).await? {
+                Some(Event::EvidenceSealed(ending)) => Ok(Event::EvidenceSealed(ending)),
+                _ => Err("it came too late: a prefix is stored".to_owned()),
+            },
+            Err(error) => Ok(Event::HostFailed(chain(&error))),
         }
     };
     let result: Result<_, String> = work.await;
-    result.map_or_else(Event::EvidenceRefused, Event::EvidenceSealed).into()
+    result.unwrap_or_else(Event::EvidenceRefused).into()
+}
+
+/// The same after a restart, of a guest that is gone: from what an earlier life of this process kept.
+pub(crate) async fn preserve_kept(host: Arc<Host>, record: SessionRecord) -> Signal {
+    let dir = host.directory(&record);
+    let reading = move || -> std::io::Result<_> {
+        let kept = mirror::Record::read(&dir)?;
+        let progress = Progress { leaves: kept.leaves.len() as u64, events: kept.events.len() as u64 };
+        Ok((Conversation::kept_seal(&dir)?, progress))
+    };
+    let refused = |why: String| Signal::from(Event::EvidenceRefused(why));
+    match blocking(reading).await {
+        Ok(Ok((Some(seal), progress))) => {
+            // Nobody adds to it any more: a record that is not whole by now ends the waiting at once.
+            let (_, mirrored) = watch::channel(progress);
+            preserve_sealed(host, record, seal, mirrored).await
+        }
+        Ok(Ok((None, _))) => refused("the guest's seal was not kept before the control plane was restarted".to_owned()),
+        Ok(Err(error)) => refused(chain(&error)),
+        Err(error) => refused(error),
+    }
 }
 
 /// Store what can be shown to be genuine; a sealed bundle that is there already stays.
@@ -379,7 +294,7 @@ pub(crate) async fn preserve_prefix(host: Arc<Host>, record: SessionRecord) -> S
         }
         let id = record.id;
         let bundle = assembled(&host, record, evidence::prefix).await?;
-        match host.vault.put_first(id, bundle).await.map_err(|error| chain(&error))? {
+        match host.vault.put_first(id, bundle, PREFIX_PATIENCE).await.map_err(|error| chain(&error))? {
             Put::Stored => Ok(Event::PrefixStored),
             // A sealed one that was on its way was faster.
             Put::OneIsThere => stored(&host, id).await?.ok_or_else(|| "the stored bundle is gone".to_owned()),
@@ -431,6 +346,12 @@ pub(crate) async fn scrub_all(host: Arc<Host>, record: SessionRecord) -> Signal 
 pub(crate) async fn write_receipt(host: Arc<Host>, record: SessionRecord, steps: Vec<Step>) -> Signal {
     let work = async {
         let instance = record.instance().ok_or("the instance is not known")?;
+        // A receipt of another key would spoil the bundle: the configuration names the one that may sign.
+        let named = Config::parse(&record.config).map_err(|_| "the stored configuration is malformed")?.host.host_key;
+        let ours = PublicKey::of(&host.key);
+        if named != ours {
+            return Err(format!("expected the host key {named} of the session's start, found {ours}: none is signed"));
+        }
         let stored = host.vault.get(record.id).await.map_err(|error| chain(&error))?.ok_or("the bundle is gone")?;
         let id = record.id;
         let shared = Arc::clone(&host);

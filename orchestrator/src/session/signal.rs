@@ -4,8 +4,8 @@ use coffer_evidence::ids::InstanceId;
 
 use super::calls::GuestCalls;
 use super::evidence::GuestSeal;
+use super::launch::Running;
 use super::machine::Event;
-use super::perform::Running;
 use crate::host::scrub::Step;
 use crate::store::Reservation;
 
@@ -27,6 +27,10 @@ pub(crate) enum Signal {
     Reserved(Reservation),
     /// `Launched`.
     Launched(Box<Running>),
+    /// `Adopted`.
+    Adopted(Box<Running>),
+    /// `Reconnected`.
+    Reconnected(GuestCalls),
     /// `GuestOpened`.
     Opened(Opening),
     /// `OpeningVerified`.

@@ -113,13 +113,15 @@ pub(crate) enum GuestExit {
     Reset,
     /// It reported a panic.
     Panicked,
+    /// The machine stood still, which it never does by itself, and was ended.
+    Halted,
     /// The machine's process was ended by this signal.
     Killed(i32),
     /// The machine's process ended with this status without being asked to.
     Failed(i32),
     /// The kernel killed the machine's process for memory.
     OutOfMemory,
-    /// Found gone after a restart of the host's control plane.
+    /// It ended, and this life of the control plane could not see how.
     Lost,
 }
 
@@ -129,10 +131,13 @@ impl fmt::Display for GuestExit {
             Self::PoweredOff => f.write_str("the guest powered itself off"),
             Self::Reset => f.write_str("the guest rebooted, as a panicking kernel does"),
             Self::Panicked => f.write_str("the guest's kernel panicked"),
+            Self::Halted => f.write_str(
+                "the machine stood still because its accelerator or a disk failed; what QEMU said is in cofferd's diagnostics",
+            ),
             Self::Killed(signal) => write!(f, "the machine's process was ended by signal {signal}"),
-            Self::Failed(status) => write!(f, "the machine's process ended with status {status}"),
+            Self::Failed(status) => write!(f, "the machine's process ended with status {status}; what it said is in cofferd's diagnostics"),
             Self::OutOfMemory => f.write_str("the machine's process was killed for memory"),
-            Self::Lost => f.write_str("the machine was gone when the control plane came back"),
+            Self::Lost => f.write_str("the machine is gone, and nobody saw how it ended"),
         }
     }
 }

@@ -6,17 +6,17 @@ use std::sync::{Arc, mpsc};
 
 use coffer_evidence::ids::SessionId;
 use futures_util::future::BoxFuture;
-use redb::{
-    Database, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _, TableDefinition, WriteTransaction,
-};
+use redb::{ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use super::file::StoreFile;
 use super::{Created, REQUEST_MEMORY_MS, RequestKey, Reservation, Seen, Store, StoreError, UidRange};
+use crate::session::perform::chain;
 use crate::session::record::{SessionRecord, Step};
 use crate::session::types::Timestamp;
 
-const SESSIONS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("sessions");
+pub(super) const SESSIONS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("sessions");
 /// (session, number of the step) → step.
 const JOURNAL: TableDefinition<'_, (&[u8], u64), &[u8]> = TableDefinition::new("journal");
 /// Sessions that are not closed → uid, 0 for none.
@@ -28,7 +28,7 @@ const QUARANTINE: TableDefinition<'_, u32, &str> = TableDefinition::new("quarant
 const REQUESTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("requests");
 /// (moment, request id) → nothing: what to forget next.
 const REQUEST_AGE: TableDefinition<'_, (u64, &str), ()> = TableDefinition::new("request_age");
-const NUMBERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("numbers");
+pub(super) const NUMBERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("numbers");
 
 /// The smallest context id that is handed out.
 const CID_FIRST: u32 = 4_096;
@@ -60,23 +60,36 @@ struct Cids {
     next: u32,
 }
 
+/// Every table, made if it is not there.
+pub(super) fn make_tables(transaction: &WriteTransaction) -> Result<(), StoreError> {
+    transaction.open_table(SESSIONS).map_err(backend)?;
+    transaction.open_table(JOURNAL).map_err(backend)?;
+    transaction.open_table(OPEN).map_err(backend)?;
+    transaction.open_table(CLOSED).map_err(backend)?;
+    transaction.open_table(QUARANTINE).map_err(backend)?;
+    transaction.open_table(REQUESTS).map_err(backend)?;
+    transaction.open_table(REQUEST_AGE).map_err(backend)?;
+    transaction.open_table(NUMBERS).map_err(backend)?;
+    Ok(())
+}
+
 /// A redb file and its writer thread, which ends when this is dropped.
 pub(crate) struct EmbeddedStore {
-    database: Arc<Database>,
+    file: Arc<StoreFile>,
     jobs: mpsc::Sender<Job>,
     boot_id: Arc<str>,
     closed_max: u64,
 }
 
-fn backend(error: impl Into<redb::Error>) -> StoreError {
+pub(super) fn backend(error: impl Into<redb::Error>) -> StoreError {
     StoreError::Backend(Box::new(error.into()))
 }
 
-fn decode<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<T, StoreError> {
+pub(super) fn decode<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<T, StoreError> {
     serde_json::from_slice(bytes).map_err(|error| StoreError::Record(error.to_string()))
 }
 
-fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+pub(super) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     // Maps with text keys and plain values: serialising cannot fail.
     serde_json::to_vec(value).unwrap_or_default()
 }
@@ -88,26 +101,14 @@ impl EmbeddedStore {
     }
 
     fn open_bounded(path: &Path, boot_id: &str, closed_max: u64) -> Result<Self, StoreError> {
-        let database = Arc::new(Database::create(path).map_err(backend)?);
-        let transaction = database.begin_write().map_err(backend)?;
-        {
-            transaction.open_table(SESSIONS).map_err(backend)?;
-            transaction.open_table(JOURNAL).map_err(backend)?;
-            transaction.open_table(OPEN).map_err(backend)?;
-            transaction.open_table(CLOSED).map_err(backend)?;
-            transaction.open_table(QUARANTINE).map_err(backend)?;
-            transaction.open_table(REQUESTS).map_err(backend)?;
-            transaction.open_table(REQUEST_AGE).map_err(backend)?;
-            transaction.open_table(NUMBERS).map_err(backend)?;
-        }
-        transaction.commit().map_err(backend)?;
+        let file = Arc::new(StoreFile::open(path)?);
         let (jobs, queue) = mpsc::channel();
-        let writer = Arc::clone(&database);
+        let writer = Arc::clone(&file);
         std::thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || write_batches(&writer, &queue))
             .map_err(|error| StoreError::Backend(Box::new(error)))?;
-        Ok(Self { database, jobs, boot_id: boot_id.into(), closed_max })
+        Ok(Self { file, jobs, boot_id: boot_id.into(), closed_max })
     }
 
     /// Queues one write and waits for the transaction it ends up in.
@@ -144,11 +145,11 @@ impl EmbeddedStore {
     }
 
     fn read<T>(&self, work: impl FnOnce(&redb::ReadTransaction) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        work(&self.database.begin_read().map_err(backend)?)
+        self.file.with(|database| work(&database.begin_read().map_err(backend)?))
     }
 }
 
-fn write_batches(database: &Database, queue: &mpsc::Receiver<Job>) {
+fn write_batches(file: &StoreFile, queue: &mpsc::Receiver<Job>) {
     while let Ok(first) = queue.recv() {
         let mut batch = vec![first];
         while batch.len() < BATCH_MAX {
@@ -157,16 +158,17 @@ fn write_batches(database: &Database, queue: &mpsc::Receiver<Job>) {
                 Err(_) => break,
             }
         }
-        write_batch(database, batch);
+        write_batch(file, batch);
     }
 }
 
 /// All of the batch, or nothing of it.
-fn write_batch(database: &Database, batch: Vec<Job>) {
+fn write_batch(file: &StoreFile, batch: Vec<Job>) {
     let mut answers = Vec::with_capacity(batch.len());
     let mut failures = Vec::with_capacity(batch.len());
     let works: Vec<Work> = batch.into_iter().map(|Job { work, failed }| (failures.push(failed), work).1).collect();
-    let outcome = database.begin_write().map_err(backend).and_then(|transaction| {
+    let outcome = file.with(|database| {
+        let transaction = database.begin_write().map_err(backend)?;
         for work in works {
             answers.push(work(&transaction)?);
         }
@@ -175,8 +177,8 @@ fn write_batch(database: &Database, batch: Vec<Job>) {
     match outcome {
         Ok(()) => answers.into_iter().for_each(|answer| answer()),
         Err(error) => {
-            tracing::error!(error = %error, source = ?std::error::Error::source(&error), "a transaction failed");
-            let why = error.to_string();
+            let why = chain(&error);
+            tracing::error!(error = why, "a transaction failed");
             failures.into_iter().for_each(|failed| failed(&why));
         }
     }
@@ -412,17 +414,19 @@ impl Store for EmbeddedStore {
     }
 
     fn list(&self) -> BoxFuture<'_, Result<Vec<SessionRecord>, StoreError>> {
-        let database = Arc::clone(&self.database);
+        let file = Arc::clone(&self.file);
         // Thousands of records are read: not on a thread that others wait for.
         let reading = tokio::task::spawn_blocking(move || {
-            let transaction = database.begin_read().map_err(backend)?;
-            let sessions = transaction.open_table(SESSIONS).map_err(backend)?;
-            let mut all: Vec<SessionRecord> = Vec::new();
-            for entry in sessions.iter().map_err(backend)? {
-                all.push(decode(entry.map_err(backend)?.1.value())?);
-            }
-            all.sort_by_key(|record| (record.created_at, record.id));
-            Ok(all)
+            file.with(|database| {
+                let transaction = database.begin_read().map_err(backend)?;
+                let sessions = transaction.open_table(SESSIONS).map_err(backend)?;
+                let mut all: Vec<SessionRecord> = Vec::new();
+                for entry in sessions.iter().map_err(backend)? {
+                    all.push(decode(entry.map_err(backend)?.1.value())?);
+                }
+                all.sort_by_key(|record| (record.created_at, record.id));
+                Ok(all)
+            })
         });
         Box::pin(async { reading.await.map_err(|_| StoreError::Stopped)? })
     }

@@ -2,6 +2,7 @@
 //! because one host keeps it in a file and many hosts will share it.
 
 pub(crate) mod embedded;
+mod file;
 pub(crate) mod vault;
 
 use coffer_evidence::ids::SessionId;
@@ -69,6 +70,24 @@ pub(crate) enum StoreError {
     Backend(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("the store holds a record of another version or a damaged one: {0}")]
     Record(String),
+    #[error(
+        "expected the store {} to be a database of cofferd, found {found}: restore it, or move it away and with it all \
+         that this host knows of its sessions",
+        path.display()
+    )]
+    Form { path: std::path::PathBuf, found: String },
+    #[error(
+        "expected the store {} to have format {expected}, found {found}: run the cofferd that wrote it, or move it away \
+         and with it all that this host knows of its sessions",
+        path.display()
+    )]
+    Format { path: std::path::PathBuf, expected: u32, found: u32 },
+    #[error(
+        "expected to read every record of the store {}, found one of another version or a damaged one ({why}): run the \
+         cofferd that wrote it, or move it away and with it all that this host knows of its sessions",
+        path.display()
+    )]
+    Unreadable { path: std::path::PathBuf, why: String },
     #[error("every uid of the configured range is in use: widen vmm.uid_count, or close sessions")]
     NoUid,
     #[error("a transaction was not committed: {0}")]

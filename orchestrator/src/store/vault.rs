@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use coffer_evidence::ids::SessionId;
@@ -12,10 +13,20 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
 use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
 
+use crate::host::room::{Patience, is_full};
+
 /// Why evidence is not stored or not found.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum VaultError {
-    #[error("expected the evidence store at {place}: is the disk full or read-only?")]
+    #[error("expected room for evidence in {place}, found a full disk: make room there")]
+    Full {
+        place: String,
+        #[source]
+        source: object_store::Error,
+    },
+    #[error(
+        "expected to read and write the evidence store at {place}: mount it writable, and give it to cofferd's user"
+    )]
     Backend {
         place: String,
         #[source]
@@ -55,16 +66,31 @@ impl Vault {
 
     fn failed(&self) -> impl Fn(object_store::Error) -> VaultError + Send + 'static {
         let place = self.place.clone();
-        move |source| VaultError::Backend { place: place.clone(), source }
+        move |source| match is_full(&source) {
+            true => VaultError::Full { place: place.clone(), source },
+            false => VaultError::Backend { place: place.clone(), source },
+        }
     }
 
-    /// Stores the bundle of a session that has none. Of two that try, one does.
-    pub(crate) async fn put_first(&self, id: SessionId, bundle: Vec<u8>) -> Result<Put, VaultError> {
-        let create = PutOptions::from(PutMode::Create);
-        match self.objects.put_opts(&Self::key(id), PutPayload::from(bundle), create).await {
-            Ok(_) => Ok(Put::Stored),
-            Err(object_store::Error::AlreadyExists { .. }) => Ok(Put::OneIsThere),
-            Err(error) => Err(self.failed()(error)),
+    /// Stores the bundle of a session that has none. Of two that try, one does. On a full disk it waits so long for room.
+    pub(crate) async fn put_first(
+        &self,
+        id: SessionId,
+        bundle: Vec<u8>,
+        patience: Duration,
+    ) -> Result<Put, VaultError> {
+        let bundle = PutPayload::from(bundle);
+        let mut patience = Patience::of("the evidence of a session", patience);
+        loop {
+            let create = PutOptions::from(PutMode::Create);
+            match self.objects.put_opts(&Self::key(id), bundle.clone(), create).await {
+                Ok(_) => return Ok(Put::Stored),
+                Err(object_store::Error::AlreadyExists { .. }) => return Ok(Put::OneIsThere),
+                Err(error) => match patience.pause(&error) {
+                    Some(pause) => pause.await,
+                    None => return Err(self.failed()(error)),
+                },
+            }
         }
     }
 
@@ -106,8 +132,8 @@ mod tests {
         let id = SessionId::new([3; 16]);
         assert!(vault.get(id).await.expect("get").is_none());
         assert!(vault.stream(id).await.expect("stream").is_none());
-        assert_eq!(vault.put_first(id, vec![1; 10]).await.expect("put"), Put::Stored);
-        assert_eq!(vault.put_first(id, vec![3; 10]).await.expect("put"), Put::OneIsThere);
+        assert_eq!(vault.put_first(id, vec![1; 10], Duration::ZERO).await.expect("put"), Put::Stored);
+        assert_eq!(vault.put_first(id, vec![3; 10], Duration::ZERO).await.expect("put"), Put::OneIsThere);
         assert_eq!(vault.get(id).await.expect("get").expect("there"), vec![1; 10]);
         vault.replace(id, vec![2; 200_000]).await.expect("replace");
         assert_eq!(vault.get(id).await.expect("get").expect("there"), vec![2; 200_000]);

@@ -55,18 +55,42 @@ pub(crate) enum LaunchError {
     },
     #[error(transparent)]
     Spawn(#[from] SpawnError),
-    #[error("{program} ended with {exit} instead of getting ready")]
-    Ended { program: &'static str, exit: String },
+    #[error(
+        "expected {program} to get ready, found {found}: what it said is in cofferd's diagnostics, which program it is \
+         says {setting}"
+    )]
+    NotReady { program: &'static str, setting: &'static str, found: String },
+    #[error(
+        "expected a KVM that can run guests, found {found}: set vmm.accelerator to \"auto\" or \"tcg\", or use another host"
+    )]
+    Kvm { found: String },
     #[error("{0}")]
     Unsupported(String),
     #[error("the launch was given up: the session is ending")]
     GivenUp,
+    #[error("expected {program} of an earlier life of cofferd to run, found it gone")]
+    Gone { program: &'static str },
+}
+
+/// A machine that an earlier life of this process started. Paths are absolute.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LeftMachine {
+    pub(crate) session: SessionId,
+    /// Where its sockets are made.
+    pub(crate) run: PathBuf,
+    /// Where its processes wrote who they are.
+    pub(crate) process_records: PathBuf,
+    pub(crate) uid: Option<u32>,
+    pub(crate) cgroup: Option<SessionCgroup>,
 }
 
 /// Starts machines.
 pub(crate) trait Vmm: Send + Sync {
     /// Returns when the machine's process runs; the guest then calls the host by itself.
     fn launch(&self, machine: Machine) -> BoxFuture<'_, Result<Box<dyn Vm>, LaunchError>>;
+
+    /// Takes over a machine that runs and is provably the one that was launched.
+    fn adopt(&self, machine: LeftMachine) -> BoxFuture<'_, Result<Box<dyn Vm>, LaunchError>>;
 }
 
 /// One machine.

@@ -61,7 +61,7 @@ impl StandIn {
                 Exposure { path: machine.run.clone(), access: Access::ReadWrite },
             ],
         };
-        let helper = Helper { name: "coffer-tdx-sim", ready: READY };
+        let helper = Helper { name: "coffer-tdx-sim", ready: READY, setting: "simulator.command" };
         jail::start_helper(&self.launcher, &spec, &machine.console, helper).await
     }
 }

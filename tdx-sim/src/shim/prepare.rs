@@ -134,4 +134,17 @@ mod tests {
         assert!(load_all("/none/required.ko\n", || Ok(())).is_err());
         assert!(load_all("", || Err("no server".into())).is_err());
     }
+
+    /// What is said here is the last line of the console before the power-off.
+    #[test]
+    fn a_guest_without_fuse_is_not_served_and_says_which_module_is_missing() {
+        let list = "?/none/vmw_vsock_virtio_transport.ko\n/none/fuse.ko\n?/none/tsm_report.ko\n";
+        let served = Mutex::new(0);
+        let why = load_all(list, || {
+            *lock(&served) += 1;
+            Ok(())
+        });
+        assert_eq!(why, Err("load /none/fuse.ko: No such file or directory (os error 2)".to_owned()));
+        assert_eq!(*lock(&served), 0);
+    }
 }

@@ -178,7 +178,8 @@ fn the_session_machine_and_admission_are_synchronous() {
 }
 
 /// Where product code may let time pass, and why no event would do.
-const SLEEPS: [(&str, &str); 7] = [
+const SLEEPS: [(&str, &str); 8] = [
+    ("orchestrator/src/host/room.rs", "the kernel gives no event for a disk that has room again"),
     ("orchestrator/src/session/driver.rs", "the deadline of a phase is itself the event"),
     ("orchestrator/src/link/mod.rs", "the kernel gives no event for descriptors that are free again"),
     ("agent/src/agent/session.rs", "time to live and idle time are themselves the events"),

@@ -5,7 +5,7 @@ use coffer_evidence::fields::Canonical as _;
 use coffer_evidence::leaf::{Leaf, Method, Public, commitment};
 use serde::Serialize;
 
-use crate::output::printable;
+use crate::output::{Colour, printable};
 
 /// What is known of a leaf's private part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -125,6 +125,18 @@ impl Line {
                 Err(_) => self.private = Private::False,
             },
             _ => {}
+        }
+    }
+
+    /// What a reader looks for first: what was refused, what went wrong, what is false.
+    pub(super) fn colour(&self) -> Option<Colour> {
+        let failed = self.code.is_some_and(|code| code != 0) || self.cause.is_some_and(|cause| cause != "completed");
+        match (self.private, self.kind) {
+            (Private::False, _) => Some(Colour::Bad),
+            (_, "denied" | "rejected" | "limit" | "incomplete") => Some(Colour::Doubtful),
+            (_, "outcome") if failed => Some(Colour::Doubtful),
+            (_, "intent") => Some(Colour::Strong),
+            _ => None,
         }
     }
 

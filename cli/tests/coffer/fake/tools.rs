@@ -203,7 +203,9 @@ impl ToolService for Shared {
         let data = |chunk: &[u8]| pb::DownloadResponse { response: Some(Down::Data(chunk.to_vec().into())) };
         let mut messages: Vec<Result<pb::DownloadResponse, Status>> =
             stream.chunks(5_000).map(|c| Ok(data(c))).collect();
-        let trailer = pb::FileTrailer { size: stream.len() as u64, sha256: sha256.into(), outcome_index: 2 };
+        let special = u64::from(path == "pipe") + 3 * u64::from(path == "links");
+        let trailer =
+            pb::DownloadTrailer { size: stream.len() as u64, sha256: sha256.into(), outcome_index: 2, special };
         if path != "cut" {
             messages.push(Ok(pb::DownloadResponse { response: Some(Down::Trailer(trailer)) }));
         }

@@ -11,19 +11,17 @@ use coffer_evidence::sign::PublicKey;
 use coffer_evidence::statement::{Subjects, sign_statement};
 use coffer_evidence::writer::{EventExtend, LeafDraft, LogWriter};
 use ed25519_dalek::SigningKey;
-use futures_util::StreamExt as _;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
-use tokio::sync::mpsc;
-use tokio_util::codec::FramedRead;
+use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream};
+use tokio::sync::{mpsc, watch};
 
 use super::Script;
 use super::platform::{self, Td};
 use crate::link::GuestStream;
-use crate::session::control::frames;
 use crate::session::types::GuestExit;
 use crate::vmm::Machine;
 
 /// The guest's ways to the host.
+#[derive(Clone, Debug)]
 pub(super) struct Lines {
     pub(super) control: mpsc::Sender<GuestStream>,
     pub(super) record: mpsc::Sender<GuestStream>,
@@ -35,118 +33,187 @@ fn random<const N: usize>() -> [u8; N] {
     bytes
 }
 
-async fn connect(line: &mpsc::Sender<GuestStream>) -> Option<DuplexStream> {
-    let (ours, theirs) = tokio::io::duplex(1 << 16);
-    line.send(Box::new(theirs)).await.ok()?;
-    Some(ours)
+/// The two connections to the host, and what was said on them: a host that comes back hears it all again.
+struct Host {
+    lines: watch::Receiver<Lines>,
+    control: Option<DuplexStream>,
+    record: Option<DuplexStream>,
+    said: Vec<Vec<u8>>,
+    told: Vec<Vec<u8>>,
 }
 
-async fn say(stream: &mut DuplexStream, frame: &impl Frame) -> Option<()> {
-    stream.write_all(&frame.to_wire()).await.ok()
+impl Host {
+    fn new(lines: watch::Receiver<Lines>) -> Self {
+        Self { lines, control: None, record: None, said: Vec::new(), told: Vec::new() }
+    }
+
+    /// Waits for a host that is away.
+    async fn connect(&mut self, line: impl Fn(&Lines) -> &mpsc::Sender<GuestStream>) -> DuplexStream {
+        loop {
+            let sender = line(&self.lines.borrow_and_update()).clone();
+            let (ours, theirs) = tokio::io::duplex(1 << 16);
+            if sender.send(Box::new(theirs)).await.is_ok() {
+                return ours;
+            }
+            if self.lines.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    async fn say(&mut self, frame: &ToHost) {
+        self.said.push(frame.to_wire());
+        let done = match &mut self.control {
+            Some(control) => control.write_all(&frame.to_wire()).await.is_ok(),
+            None => false,
+        };
+        if !done {
+            self.again().await;
+        }
+    }
+
+    async fn tell(&mut self, frames: &[Mirror]) {
+        let wire: Vec<Vec<u8>> = frames.iter().map(Frame::to_wire).collect();
+        self.told.extend(wire.iter().cloned());
+        let done = match &mut self.record {
+            Some(record) => record.write_all(&wire.concat()).await.is_ok(),
+            None => false,
+        };
+        if !done {
+            self.record_again().await;
+        }
+    }
+
+    async fn record_again(&mut self) {
+        loop {
+            let mut record = self.connect(|lines| &lines.record).await;
+            if record.write_all(&self.told.concat()).await.is_ok() {
+                self.record = Some(record);
+                return;
+            }
+        }
+    }
+
+    async fn again(&mut self) {
+        loop {
+            let mut control = self.connect(|lines| &lines.control).await;
+            if control.write_all(&self.said.concat()).await.is_ok() {
+                self.control = Some(control);
+                break;
+            }
+        }
+        if !self.told.is_empty() {
+            self.record_again().await;
+        }
+    }
+
+    async fn order(&mut self) -> ToGuest {
+        loop {
+            if let Some(control) = &mut self.control {
+                let read = async {
+                    let mut frame = vec![0; control.read_u32_le().await.ok()? as usize];
+                    control.read_exact(&mut frame).await.ok()?;
+                    ToGuest::decode(&frame).ok()
+                };
+                if let Some(order) = read.await {
+                    return order;
+                }
+            }
+            self.again().await;
+        }
+    }
 }
 
-/// Lives the script; tells how the machine ends. A guest whose host is gone has nothing more to do.
-pub(super) async fn act(machine: Machine, script: Script, lines: Lines) -> GuestExit {
+/// Lives the script; tells how the machine ends.
+pub(super) async fn act(machine: Machine, script: Script, lines: watch::Receiver<Lines>) -> GuestExit {
     match script {
         Script::Silent => std::future::pending().await,
         Script::DiesBooting => GuestExit::PoweredOff,
-        _ => match live(machine, script, lines).await {
+        _ => match live(machine, script, Host::new(lines)).await {
             Some(exit) => exit,
             None => std::future::pending().await,
         },
     }
 }
 
-async fn live(machine: Machine, script: Script, lines: Lines) -> Option<GuestExit> {
-    let disk = boot_disk::read(&std::fs::read(&machine.boot_disk).ok()?).ok()?;
-    let intent = Config::parse(&disk.config).ok()?.intent().ok()?;
-    let mut guest = Guest::boot(&disk.config, &disk.policy)?;
-    let mut control = connect(&lines.control).await?;
-    let session = if script == Script::IsAnother { SessionId::new([0xff; 16]) } else { intent.session };
-    say(&mut control, &ToHost::Hello { session, agent_svn: 1 }).await?;
+async fn live(machine: Machine, script: Script, mut host: Host) -> Option<GuestExit> {
+    let mut guest = Guest::boot(&machine)?;
+    let session = if script == Script::IsAnother { SessionId::new([0xff; 16]) } else { machine.session };
+    host.say(&ToHost::Hello { session, agent_svn: 1 }).await;
     if script == Script::Fails {
         let (stage, detail) = ("registers".to_owned(), "they differ".to_owned());
-        say(&mut control, &ToHost::Failed { stage, detail }).await?;
+        host.say(&ToHost::Failed { stage, detail }).await;
         return Some(GuestExit::PoweredOff);
     }
-    let mut report_data = guest.open_map.report_data();
-    if script == Script::LiesAtTheOpening {
-        report_data[0] ^= 1;
-    }
-    let quote = guest.quote(&report_data);
-    guest.opening_quote = Digest256::of(&quote);
-    guest.append(None, Public::Open { instance: guest.open_map.instance(), opening_quote: guest.opening_quote }, None);
-    guest.checkpoint();
-    let ready = ToHost::Ready { open_map: guest.open_map.to_bytes(), opening_quote: quote, ccel: None };
-    say(&mut control, &ready).await?;
-    let mut record = connect(&lines.record).await?;
+    let ready = guest.open(script);
+    host.say(&ready).await;
     guest.call();
     guest.checkpoint();
-    guest.tell(&mut record, 0).await?;
+    host.tell(&guest.records).await;
 
     match script {
         Script::Contradicts => {
-            drop(record);
-            let mut again = connect(&lines.record).await?;
-            say(&mut again, &Mirror::Event { index: 0, bytes: b"another beginning".to_vec() }).await?;
+            host.told = vec![Mirror::Event { index: 0, bytes: b"another beginning".to_vec() }.to_wire()];
+            host.record_again().await;
             return std::future::pending().await;
         }
         Script::DoesNotSeal => return std::future::pending().await,
         _ => {}
     }
-    let (reader, mut writer) = tokio::io::split(control);
-    let mut orders = FramedRead::new(reader, frames(1024));
     let (reason, closed_by) = if script == Script::SealsAtOnce {
         (Reason::IdleTimeout, ClosedBy::Agent)
     } else {
         loop {
-            let order = orders.next().await?.ok()?;
-            if let Ok(ToGuest::Close { reason }) = ToGuest::decode(&order) {
+            if let ToGuest::Close { reason } = host.order().await {
                 break (reason, ClosedBy::Host);
             }
         }
     };
     if script == Script::IsKilled {
         // The host lets go of the connection when it has read all of it.
+        let record = host.record.as_mut()?;
         record.shutdown().await.ok()?;
         drop(record.read(&mut [0]).await);
         return Some(GuestExit::Killed(9));
     }
     if closed_by == ClosedBy::Agent {
-        writer.write_all(&ToHost::Closing { reason, closed_by }.to_wire()).await.ok()?;
+        host.say(&ToHost::Closing { reason, closed_by }).await;
     }
     let told = guest.records.len();
     let sealed = guest.seal(reason, closed_by, script);
     if script == Script::WithholdsALeaf {
         guest.records.remove(told);
     }
-    guest.tell(&mut record, told).await?;
-    writer.write_all(&sealed.to_wire()).await.ok()?;
-    while let Some(Ok(order)) = orders.next().await {
-        if ToGuest::decode(&order) == Ok(ToGuest::Stored) {
-            return Some(GuestExit::PoweredOff);
-        }
-    }
-    None
+    host.tell(&guest.records[told..]).await;
+    host.say(&sealed).await;
+    while host.order().await != ToGuest::Stored {}
+    Some(GuestExit::PoweredOff)
+}
+
+/// Says one thing on a connection of the caller's.
+pub(crate) async fn say(stream: &mut (impl AsyncWrite + Unpin), frame: &impl Frame) -> Option<()> {
+    stream.write_all(&frame.to_wire()).await.ok()
 }
 
 /// Notary and TD in one.
-struct Guest {
+pub(crate) struct Guest {
     config: Vec<u8>,
     policy: Vec<u8>,
     open_map: OpenMap,
     opening_quote: Digest256,
     key: SigningKey,
-    log: LogWriter,
+    pub(crate) log: LogWriter,
     td: Td,
     leaves: Vec<Vec<u8>>,
     /// What is told to the host, in order.
-    records: Vec<Mirror>,
+    pub(crate) records: Vec<Mirror>,
     pending: Vec<Mirror>,
 }
 
 impl Guest {
-    fn boot(config: &[u8], policy: &[u8]) -> Option<Self> {
+    pub(crate) fn boot(machine: &Machine) -> Option<Self> {
+        let disk = boot_disk::read(&std::fs::read(&machine.boot_disk).ok()?).ok()?;
+        let (config, policy) = (&disk.config[..], &disk.policy[..]);
         let intent = Config::parse(config).ok()?.intent().ok()?;
         let key = SigningKey::from_bytes(&random());
         let open_map = OpenMap {
@@ -185,6 +252,19 @@ impl Guest {
         Some(guest)
     }
 
+    /// The first leaf, and what makes the host ready.
+    pub(crate) fn open(&mut self, script: Script) -> ToHost {
+        let mut report_data = self.open_map.report_data();
+        if script == Script::LiesAtTheOpening {
+            report_data[0] ^= 1;
+        }
+        let quote = self.quote(&report_data);
+        self.opening_quote = Digest256::of(&quote);
+        self.append(None, Public::Open { instance: self.open_map.instance(), opening_quote: self.opening_quote }, None);
+        self.checkpoint();
+        ToHost::Ready { open_map: self.open_map.to_bytes(), opening_quote: quote, ccel: None }
+    }
+
     fn extend(&mut self, event: EventExtend) {
         assert_eq!(&self.td.rtmr[3], event.before.as_bytes(), "the log knows the register");
         self.td.rtmr[3] = *event.after.as_bytes();
@@ -212,7 +292,7 @@ impl Guest {
         }
     }
 
-    fn call(&mut self) {
+    pub(crate) fn call(&mut self) {
         use coffer_evidence::call::{IntentPrivate, OutcomePrivate, Request};
         let call = Some(CallId::new(random()));
         let request = Request::Stat { path: "a".to_owned() };
@@ -227,7 +307,7 @@ impl Guest {
         assert_eq!(method, Method::Stat);
     }
 
-    fn checkpoint(&mut self) {
+    pub(crate) fn checkpoint(&mut self) {
         if let Some((event, note)) = self.log.checkpoint(&self.key) {
             self.extend(event);
             self.pending.push(Mirror::Note(note.into_bytes()));
@@ -235,14 +315,7 @@ impl Guest {
         self.records.append(&mut self.pending);
     }
 
-    async fn tell(&self, record: &mut DuplexStream, from: usize) -> Option<()> {
-        for frame in self.records.get(from..)? {
-            say(record, frame).await?;
-        }
-        Some(())
-    }
-
-    fn seal(&mut self, reason: Reason, closed_by: ClosedBy, script: Script) -> ToHost {
+    pub(crate) fn seal(&mut self, reason: Reason, closed_by: ClosedBy, script: Script) -> ToHost {
         let steps = ScrubStep::ALL.iter().map(|step| (*step, StepResult::Done)).collect();
         self.append(None, Public::Scrub { steps }, None);
         self.append(None, Public::Seal { count: self.log.size() + 1 }, None);

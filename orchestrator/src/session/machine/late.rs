@@ -3,7 +3,7 @@
 
 use coffer_evidence::seal::Reason;
 
-use super::{Attesting, Effect, Machine, Scrubbing, Sealing, State};
+use super::{Attesting, Early, Effect, Machine, Scrubbing, Sealing, State};
 use crate::session::types::{Ending, Timestamp};
 
 impl Machine {
@@ -23,15 +23,87 @@ impl Machine {
         Vec::new()
     }
 
+    /// Nothing runs of this life yet. What was launched for certain is taken over; what may be half launched is ended:
+    /// nothing is ever launched twice.
     pub(super) fn restarted(&mut self, now: Timestamp) -> Vec<Effect> {
+        self.silent_until = None;
         match self.state {
             State::Closed => Vec::new(),
             State::Scrubbing(_) => self.stop(now),
-            _ => {
+            State::Requested | State::Scheduled | State::Launching => {
                 let why = format!("the control plane was restarted while the session was {}", self.phase());
                 self.abort(Ending::by_host(Reason::HostLost), Some(why), now)
             }
+            // The time to boot, and to live, runs on.
+            State::Attesting(Attesting::Booting) | State::Ready => vec![Effect::Adopt],
+            State::Attesting(Attesting::Verifying) => {
+                // The opening is heard again, and a seal if there was one.
+                self.early = Early::No;
+                self.enter(State::Attesting(Attesting::Booting), now, self.timings.verify);
+                vec![Effect::Adopt]
+            }
+            State::Draining => {
+                self.enter(State::Draining, now, self.timings.seal);
+                vec![Effect::Adopt]
+            }
+            State::Sealing(Sealing::Awaiting | Sealing::Storing) => {
+                self.enter(State::Sealing(Sealing::Awaiting), now, self.timings.seal);
+                vec![Effect::Adopt]
+            }
+            State::Sealing(Sealing::StoringAlone) => self.store_alone(now),
+            State::Sealing(Sealing::PoweringOff) => {
+                self.enter(State::Sealing(Sealing::PoweringOff), now, self.timings.power_off);
+                vec![Effect::Adopt]
+            }
         }
+    }
+
+    /// Served again: the agent comes back by itself, or counts as silent. What was under way is asked for again.
+    pub(super) fn adopted(&mut self, now: Timestamp) -> Vec<Effect> {
+        match self.state {
+            State::Ready => {
+                self.silent_until = Some(now.after(self.timings.silence));
+                vec![Effect::Reconnect]
+            }
+            State::Draining => {
+                self.silent_until = Some(now.after(self.timings.silence));
+                vec![Effect::AskGuestToClose]
+            }
+            State::Sealing(Sealing::PoweringOff) => vec![Effect::AcknowledgeStored],
+            // A take-over that came through although the session ends.
+            State::Scrubbing(Scrubbing::Stopping | Scrubbing::Preserving) => vec![Effect::StopGuest],
+            State::Requested
+            | State::Scheduled
+            | State::Launching
+            | State::Attesting(_)
+            | State::Sealing(_)
+            | State::Scrubbing(_)
+            | State::Closed => Vec::new(),
+        }
+    }
+
+    pub(super) fn adopt_failed(&mut self, why: &str, now: Timestamp) -> Vec<Effect> {
+        match self.state {
+            State::Attesting(_) | State::Ready | State::Draining => {
+                let why = format!("the control plane was restarted while the session was {}: {why}", self.phase());
+                self.abort(Ending::by_host(Reason::HostLost), Some(why), now)
+            }
+            State::Sealing(Sealing::Awaiting) => self.store_alone(now),
+            // Sealed and stored: only what is left of the machine has to go.
+            State::Sealing(Sealing::PoweringOff) => self.stop(now),
+            State::Requested
+            | State::Scheduled
+            | State::Launching
+            | State::Sealing(_)
+            | State::Scrubbing(_)
+            | State::Closed => Vec::new(),
+        }
+    }
+
+    /// The guest is gone after its last word: what was kept of it is enough, or not.
+    pub(super) fn store_alone(&mut self, now: Timestamp) -> Vec<Effect> {
+        self.enter(State::Sealing(Sealing::StoringAlone), now, self.timings.seal);
+        vec![Effect::PreserveSealed]
     }
 
     pub(super) fn deadline_passed(&mut self, now: Timestamp) -> Vec<Effect> {
@@ -55,7 +127,7 @@ impl Machine {
                 self.abort(Ending::by_host(Reason::AttestationFailed), late("verifying the opening"), now)
             }
             State::Ready => self.drain(Ending::by_host(Reason::TtlExpired), now),
-            State::Draining => {
+            State::Draining | State::Sealing(Sealing::Awaiting) => {
                 self.abort(Ending::by_host(Reason::GuestUnresponsive), late("sealing in the guest"), now)
             }
             State::Sealing(Sealing::Storing | Sealing::StoringAlone) => {

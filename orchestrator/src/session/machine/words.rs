@@ -32,11 +32,13 @@ pub(crate) enum Event {
     GuestFailed(String),
     /// What the guest sent contradicts itself.
     GuestViolated(String),
+    /// This host cannot keep what the guest sends, or cannot store its evidence: no fault of the guest.
+    HostFailed(String),
     /// The sealed core arrived.
     GuestSealed,
     /// A sealed bundle is verified and stored; who closed it and why is in the seal.
     EvidenceSealed(Ending),
-    /// The bundle does not verify, or cannot be stored.
+    /// The bundle does not verify.
     EvidenceRefused(String),
     /// The control channel ended.
     LinkLost,
@@ -56,6 +58,14 @@ pub(crate) enum Event {
     DeadlinePassed,
     /// The control plane was restarted; no effect is under way.
     HostRestarted,
+    /// The machine that an earlier life started runs, and is served again.
+    Adopted,
+    /// It does not, or cannot be.
+    AdoptFailed(String),
+    /// The agent of an adopted machine answers calls.
+    Reconnected,
+    /// It does not.
+    ReconnectFailed(String),
 }
 
 /// What is to be done. Each is performed once per journaled step and answered by an event, except where noted.
@@ -66,6 +76,10 @@ pub(crate) enum Effect {
     Reserve,
     /// Start link, simulator and machine.
     Launch,
+    /// Take over the machine that an earlier life started: what the guest said before is then heard again.
+    Adopt,
+    /// Connect to the agent of an adopted machine.
+    Reconnect,
     /// Verify the opening and connect to the agent.
     VerifyOpening,
     /// Relay calls from now on. No answer.

@@ -3,7 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use tokio::io::AsyncReadExt as _;
@@ -29,6 +29,13 @@ impl BoundedLog {
     pub(crate) fn create(path: &Path, most: u64) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
         Ok(Self { file, length: 0, most })
+    }
+
+    /// Goes on with the file of an earlier life of this process.
+    pub(crate) fn reopen(path: &Path, most: u64) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        let length = file.metadata()?.len();
+        Ok(Self { file, length, most })
     }
 
     /// Appends, and drops the older half when there is no room.
@@ -89,9 +96,32 @@ pub(crate) fn start(
         // chown clears nothing here, but the mode of mkfifo was cut by the umask.
         std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o620))?;
     }
+    let log = BoundedLog::create(log, LOG_MAX)?;
+    gather_from(path, log, done)
+}
+
+/// Gathers again from the FIFO of an earlier life of this process. What was written meanwhile is lost: nobody read it.
+///
+/// The FIFO is this process's own, in a sticky directory: the session's processes can put nothing in its place.
+pub(crate) fn resume(
+    path: &Path,
+    log: &Path,
+    done: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<tokio::task::JoinHandle<()>> {
+    let found = std::fs::symlink_metadata(path)?;
+    if !found.file_type().is_fifo() || found.uid() != rustix::process::geteuid().as_raw() {
+        return Err(io::Error::other("expected the console's own FIFO, found something else"));
+    }
+    gather_from(path, BoundedLog::reopen(log, LOG_MAX)?, done)
+}
+
+fn gather_from(
+    path: &Path,
+    log: BoundedLog,
+    done: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<tokio::task::JoinHandle<()>> {
     // Both ends are held here, so a writer that goes away is not the end.
     let fifo = pipe::OpenOptions::new().read_write(true).open_receiver(path)?;
-    let log = BoundedLog::create(log, LOG_MAX)?;
     Ok(tokio::spawn(gather(fifo, log, done)))
 }
 
@@ -104,10 +134,9 @@ async fn gather(mut fifo: pipe::Receiver, mut log: BoundedLog, done: impl Future
         tokio::select! {
             biased;
             read = fifo.read(&mut buffer) => {
-                let Ok(n) = read else { return };
-                if n == 0 || log.append(&buffer[..n]).is_err() {
-                    return;
-                }
+                let Ok(n @ 1..) = read else { return };
+                // A full disk costs the words and nothing else: programs of the session end when nobody takes them.
+                drop(log.append(&buffer[..n]));
             }
             () = &mut done => ended = true,
         }
@@ -139,6 +168,8 @@ mod tests {
             assert!(found.len() <= 1_000);
             assert!(all.ends_with(&found), "what is there is the end of what was written");
         }
+        drop(log);
+        let mut log = BoundedLog::reopen(&path, 1_000).expect("reopen");
         log.append(&[b'x'; 5_000]).expect("more than the cap at once");
         assert!(std::fs::metadata(&path).expect("there").len() <= 1_000);
         assert!(tail(&path).ends_with("xxx"));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 /// The longest line in bytes.
 const LINE_MAX: u64 = 64 * 1024;
@@ -23,6 +23,8 @@ pub(crate) enum Stopping {
     Reset,
     /// The guest said that it panicked.
     Panic,
+    /// It stands still and will not go on: the accelerator or a disk failed.
+    Halted,
 }
 
 /// Why the conversation ended.
@@ -67,12 +69,19 @@ fn parse(line: &[u8]) -> Result<Line, QmpError> {
         (Some("GUEST_PANICKED"), _) | (Some("SHUTDOWN"), Some("guest-panic")) => Line::Stopping(Stopping::Panic),
         (Some("SHUTDOWN"), Some("guest-shutdown")) => Line::Stopping(Stopping::PowerOff),
         (Some("SHUTDOWN"), Some("guest-reset")) | (Some("RESET"), _) => Line::Stopping(Stopping::Reset),
+        // Nobody here ever asks for it.
+        (Some("STOP"), _) => Line::Stopping(Stopping::Halted),
         _ => Line::Other,
     })
 }
 
-/// Negotiates and then follows events until the connection ends; `stopping` keeps the first reason.
-pub(crate) async fn follow<S>(stream: S, stopping: &watch::Sender<Stopping>) -> Result<(), QmpError>
+/// Negotiates, tells `ready`, and then follows events until the connection ends or the machine stands still; `stopping`
+/// keeps the first reason.
+pub(crate) async fn follow<S>(
+    stream: S,
+    stopping: &watch::Sender<Stopping>,
+    ready: oneshot::Sender<()>,
+) -> Result<(), QmpError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -99,9 +108,13 @@ where
     };
     let version = tokio::time::timeout(NEGOTIATION, negotiation).await.map_err(|_| QmpError::Silent)??;
     tracing::debug!(version, "QEMU answers");
+    let _ = ready.send(());
     while let Some(line) = next(&mut reader).await? {
         if let Line::Stopping(why) = line {
             keep_first(stopping, why);
+            if why == Stopping::Halted {
+                break;
+            }
         }
     }
     Ok(())
@@ -143,7 +156,9 @@ mod tests {
         let (mut read, mut write) = tokio::io::split(theirs);
         write.shutdown().await.expect("shutdown");
         let (stopping, seen) = watch::channel(Stopping::NotSaid);
-        let result = follow(ours, &stopping).await;
+        let (ready, negotiated) = oneshot::channel();
+        let result = follow(ours, &stopping, ready).await;
+        assert_eq!(negotiated.await.is_ok(), result.is_ok(), "ready is said after the negotiation alone");
         let mut said = Vec::new();
         read.read_to_end(&mut said).await.expect("read");
         let seen = *seen.borrow();
@@ -158,6 +173,7 @@ mod tests {
             (r#"{"event":"GUEST_PANICKED","data":{"action":"shutdown"}}"#, Stopping::Panic),
             (r#"{"event":"SHUTDOWN","data":{"guest":false,"reason":"host-signal"}}"#, Stopping::NotSaid),
             (r#"{"event":"RESUME"}"#, Stopping::NotSaid),
+            (r#"{"event":"STOP"}"#, Stopping::Halted),
         ] {
             let (result, stopping, said) = conversation(&[GREETING, br#"{"return": {}}"#, event.as_bytes()]).await;
             assert!(result.is_ok(), "{result:?}");

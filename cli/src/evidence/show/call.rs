@@ -1,0 +1,208 @@
+//! One call whole: what was asked, what was decided and by which rules, and everything that is known of its end.
+
+use coffer_evidence::call::{IntentPrivate, OutcomePrivate, Request, StreamDigest};
+use coffer_evidence::fields::Canonical as _;
+use coffer_evidence::leaf::{Leaf, Public, commitment};
+use coffer_evidence::verify::{Report, Verdict};
+use serde_json::{Map, Value, json};
+
+use super::Told;
+use crate::exit::{Status, USAGE, failure};
+use crate::output::{Form, Output, printable};
+
+/// A shorter beginning of an id says too little.
+const PREFIX_MIN: usize = 4;
+
+/// `coffer evidence show --call`
+pub(super) fn show(output: &Output, told: &[Told], id: &str, report: &Report) -> anyhow::Result<Status> {
+    let wanted = id.to_ascii_lowercase();
+    let of = |leaf: &Leaf| leaf.call.map(|call| call.to_string());
+    let mut ids: Vec<String> =
+        told.iter().filter_map(|(leaf, _)| of(leaf)).filter(|id| id.starts_with(&wanted)).collect();
+    ids.dedup();
+    ids.sort();
+    ids.dedup();
+    let call = match ids.as_slice() {
+        _ if wanted.len() < PREFIX_MIN => {
+            return Err(failure(
+                USAGE,
+                format!("expected at least {PREFIX_MIN} characters of a call's id, found {id:?}"),
+            ));
+        }
+        [call] => call.clone(),
+        [] => return Err(failure(Status::FAILED, format!("expected a call whose id begins with {id:?}, found none"))),
+        several => {
+            let message = format!(
+                "expected one call whose id begins with {id:?}, found {}: {}",
+                several.len(),
+                several.join(", ")
+            );
+            return Err(failure(USAGE, message));
+        }
+    };
+    let sections: Vec<Section> =
+        told.iter().filter(|(leaf, _)| of(leaf).as_ref() == Some(&call)).map(section).collect();
+    match output.form {
+        Form::Json => output.json(&json!({
+            "schema": "coffer.call.v1",
+            "call": call,
+            "verdict": serde_json::from_str::<Value>(&report.json_line())?["verdict"],
+            "leaves": sections.into_iter().map(Map::from_iter).collect::<Vec<Map<String, Value>>>(),
+        }))?,
+        Form::People => {
+            if matches!(report.verdict, Verdict::Invalid | Verdict::Indeterminate) {
+                output.note("not shown to be true: `coffer evidence verify` says why");
+            }
+            output.line(format_args!("call {call}"))?;
+            for section in sections {
+                output.line("")?;
+                for (name, value) in section {
+                    tell(output, &name, &value)?;
+                }
+            }
+        }
+    }
+    Ok(Status::DONE)
+}
+
+fn tell(output: &Output, name: &str, value: &Value) -> anyhow::Result<()> {
+    match value {
+        Value::String(text) => output.line(format_args!("{name:<16} {}", printable(text))),
+        Value::Array(items) => {
+            for (n, item) in items.iter().enumerate() {
+                let name = if n == 0 { name } else { "" };
+                output.line(format_args!("{name:<16} {}", printable(item.as_str().unwrap_or_default())))?;
+            }
+            Ok(())
+        }
+        other => output.line(format_args!("{name:<16} {other}")),
+    }
+}
+
+/// One leaf of the call, field by field, in the order of reading.
+type Section = Vec<(String, Value)>;
+
+fn section((leaf, part): &Told) -> Section {
+    let mut fields = Section::new();
+    let mut put = |name: &str, value: Value| fields.push((name.to_owned(), value));
+    put("leaf", json!(leaf.index));
+    put("kind", json!(leaf.kind().as_str()));
+    put("at_ns", json!(leaf.monotonic_ns));
+    if let Some(identity) = &leaf.identity {
+        put("identity", json!(identity.to_string()));
+    }
+    match &leaf.public {
+        Public::Intent { method, rules, request_steps } => {
+            put("method", json!(method.as_str()));
+            put("decision", json!("allowed"));
+            put("rules", json!(rules));
+            put("request_4KiB", json!(request_steps));
+        }
+        Public::Denied { method, rules } => {
+            put("method", json!(method.as_str()));
+            put("decision", json!("denied"));
+            put("rules", json!(rules));
+        }
+        Public::Outcome { method, cause, output_steps, input_steps } => {
+            put("method", json!(method.as_str()));
+            put("outcome", json!(cause.as_str()));
+            put("output_4KiB", json!(output_steps));
+            put("input_4KiB", json!(input_steps));
+        }
+        Public::Incomplete { method } => put("method", json!(method.as_str())),
+        Public::Open { .. } | Public::Limit { .. } | Public::Scrub { .. } | Public::Seal { .. } => {}
+    }
+    match (leaf.commitment, part) {
+        (None, _) => {}
+        (Some(_), None) => put("private", json!("withheld")),
+        (Some(committed), Some(part)) if commitment(&part.salt, &part.bytes) != committed => {
+            put("private", json!("FALSE: what is disclosed is not what was committed to"));
+        }
+        (Some(committed), Some(part)) => {
+            put("commitment", json!(committed.to_string()));
+            opened(&leaf.public, &part.bytes, &mut put);
+        }
+    }
+    fields
+}
+
+fn opened(public: &Public, bytes: &[u8], put: &mut impl FnMut(&str, Value)) {
+    match public {
+        Public::Intent { .. } | Public::Denied { .. } => match IntentPrivate::parse(bytes) {
+            Ok(private) => {
+                request(&private, put);
+                if let Some(program) = private.program {
+                    put("program", json!(program));
+                }
+                if !private.paths.is_empty() {
+                    put("paths", json!(private.paths));
+                }
+            }
+            Err(error) => put("private", json!(format!("FALSE: {error}"))),
+        },
+        Public::Outcome { .. } => match OutcomePrivate::parse(bytes) {
+            Ok(outcome) => end(&outcome, put),
+            Err(error) => put("private", json!(format!("FALSE: {error}"))),
+        },
+        _ => {}
+    }
+}
+
+fn request(private: &IntentPrivate, put: &mut impl FnMut(&str, Value)) {
+    match Request::parse(&private.request) {
+        Ok(Request::Exec { argv, cwd, env, timeout_ms, grace_ms, output_bytes_max }) => {
+            put("argv", json!(argv));
+            put("cwd", json!(if cwd.is_empty() { "." } else { &cwd }));
+            put("env", json!(env.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>()));
+            put("timeout_ms", json!(timeout_ms));
+            put("grace_ms", json!(grace_ms));
+            put("output_bytes_max", json!(output_bytes_max));
+        }
+        Ok(Request::WriteFile { path, mode }) => {
+            put("path", json!(path));
+            put("mode", json!(format!("{mode:04o}")));
+        }
+        Ok(Request::ReadFile { path, offset, length }) => {
+            put("path", json!(path));
+            put("offset", json!(offset));
+            put("length", json!(length));
+        }
+        Ok(
+            Request::ListDirectory { path }
+            | Request::Stat { path }
+            | Request::Upload { path }
+            | Request::Download { path },
+        ) => put("path", json!(path)),
+        Err(error) => put("request", json!(format!("FALSE: {error}"))),
+    }
+}
+
+fn end(outcome: &OutcomePrivate, put: &mut impl FnMut(&str, Value)) {
+    let numbers =
+        [("exit_code", outcome.code), ("signal", outcome.signal), ("errno", outcome.errno), ("size", outcome.size)];
+    for (name, number) in numbers {
+        if let Some(number) = number {
+            put(name, json!(number));
+        }
+    }
+    if let Some(stage) = &outcome.stage {
+        put("stage", json!(stage));
+    }
+    if let Some(files) = outcome.files {
+        put("entries", json!(files));
+    }
+    if let Some(digest) = outcome.digest {
+        put("sha256", json!(digest.to_string()));
+    }
+    for (name, stream) in [("stdin", outcome.stdin), ("stdout", outcome.stdout), ("stderr", outcome.stderr)] {
+        if let Some(StreamDigest { total, delivered, sha256 }) = stream {
+            put(name, json!(format!("{total} bytes, {delivered} delivered, sha256 {sha256}")));
+        }
+    }
+    if let Some(usage) = outcome.usage {
+        put("wall_ms", json!(usage.wall_ms));
+        put("user_us", json!(usage.user_us));
+        put("system_us", json!(usage.system_us));
+        put("max_rss_kib", json!(usage.max_rss_kib));
+    }
+}

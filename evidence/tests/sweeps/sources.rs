@@ -1,0 +1,122 @@
+//! The valid bundles that the sweeps start from.
+
+use coffer_evidence::bundle::Parts;
+use coffer_evidence::event_log::EventLog;
+use coffer_evidence::fields::Canonical as _;
+use coffer_evidence::ids::{Digest256, SessionId};
+use coffer_evidence::intent::{Intent, sign_intent};
+use coffer_evidence::manifest::{ImageManifest, Register};
+use coffer_evidence::sign::PublicKey;
+use coffer_evidence::verify::{Accepted, Report, Verdict, verify_bundle};
+
+use crate::archive::{Members, indexed, members};
+use crate::boot_log::{log, small_boot};
+use crate::judging::options;
+use crate::platform::{Dates, Td};
+use crate::session::{Ending, Recipe, key, parts, with_receipt};
+
+/// One call, and a machine whose firmware wrote the small log.
+pub(crate) fn small() -> Recipe {
+    Recipe { calls: 1, manifest: named, opening_td: booted, ..Recipe::default() }
+}
+
+fn registers() -> [[u8; 48]; 3] {
+    let bytes = log(&small_boot());
+    let [rtmr0, rtmr1, rtmr2, _] = EventLog::parse(&bytes).expect("our own log").replay();
+    [rtmr0, rtmr1, rtmr2].map(|register| *register.as_bytes())
+}
+
+fn booted(td: &mut Td) {
+    td.rtmr[..3].copy_from_slice(&registers());
+}
+
+fn named(manifest: &mut ImageManifest) {
+    let [rtmr0, rtmr1, rtmr2] = registers().map(Register);
+    let shape = manifest.shapes.get_mut("s1").expect("the shape");
+    (shape.rtmr0, shape.rtmr1, shape.rtmr2) = (rtmr0, rtmr1, rtmr2);
+}
+
+/// A sealed session without a receipt, so that no rule is helped by the host's word about the bundle.
+pub(crate) fn sealed_small() -> Parts {
+    Parts { ccel: Some(log(&small_boot())), ..parts(&small(), Ending::Sealed) }
+}
+
+/// The same with its receipt.
+pub(crate) fn receipted_small() -> Parts {
+    with_receipt(&small(), sealed_small())
+}
+
+/// Every member that a bundle may have and still be sealed, but for the receipt.
+pub(crate) fn every_member() -> Members {
+    let mut all = members(&sealed_small());
+    let before = all.iter().position(|(name, _)| name == "disclosed.cbor").expect("disclosed parts");
+    all.insert(before, ("private.bin".to_owned(), b"encrypted parts".to_vec()));
+    all.insert(before, ("private.age".to_owned(), b"a wrapped key".to_vec()));
+    all.push((format!("endpoint/{}", Digest256::of(b"evidence")), b"evidence".to_vec()));
+    all
+}
+
+/// The same session had it been killed in a second call.
+pub(crate) fn killed_small() -> Parts {
+    Parts { ccel: Some(log(&small_boot())), ..parts(&Recipe { calls: 2, ..small() }, Ending::Killed) }
+}
+
+/// Another session of the same image and owner, on a day with other collateral.
+pub(crate) fn other_session() -> Recipe {
+    Recipe {
+        intent: |intent| intent.session = SessionId::new([0x0b; 16]),
+        open: |open| {
+            open.log_key = PublicKey::of(&key(33));
+            open.random = [0x0b; 32];
+        },
+        note_key: key(33),
+        statement_key: key(33),
+        opening_dates: Dates::OCTOBER,
+        final_dates: Dates::OCTOBER,
+        ..small()
+    }
+}
+
+/// A session of another image, publisher, owner and host.
+pub(crate) fn other_everything() -> Recipe {
+    Recipe {
+        publisher: key(22),
+        manifest: |manifest| {
+            named(manifest);
+            manifest.svn = 7;
+        },
+        intent: |intent| {
+            intent.session = SessionId::new([0x0c; 16]);
+            intent.owner = PublicKey::of(&key(21));
+        },
+        config: |config| {
+            config.owner_sig = sign_intent(&key(21), &Intent::parse(&config.intent).expect("an intent"));
+            config.host.host_key = PublicKey::of(&key(25));
+        },
+        host: key(25),
+        policy: "permit (principal, action, resource);\n// another text\n",
+        open: |open| {
+            open.log_key = PublicKey::of(&key(23));
+            open.random = [0x0c; 32];
+        },
+        note_key: key(23),
+        statement_key: key(23),
+        ..small()
+    }
+}
+
+/// A second TD from the same configuration that somehow got the same log key.
+pub(crate) fn twin() -> Recipe {
+    Recipe { open: |open| open.random = [0x0d; 32], ..small() }
+}
+
+/// The verdict on these members under an index made for them.
+pub(crate) fn judged(members: &[(String, Vec<u8>)]) -> Report {
+    verify_bundle(&indexed(members), &options())
+}
+
+#[track_caller]
+pub(crate) fn refused_somewhere(report: &Report, what: &str) {
+    assert_eq!((report.verdict, report.accepted), (Verdict::Invalid, Accepted::No), "{what}\n{}", report.human());
+    assert!(report.words.is_empty() || report.words == ["Anyone can forge this."], "{what}: {:?}", report.words);
+}

@@ -1,0 +1,114 @@
+//! A `cofferd` that is killed while its sessions are in every part of their lives, with real guests: what was launched
+//! lives on and is served again, what was half launched is ended, nothing is launched twice, nothing is left.
+
+use std::io::Read as _;
+use std::process::{Child, Stdio};
+
+use anyhow::Context as _;
+use coffer_tests::host::{Host, Settings, image_directory, kill};
+
+fn bundle_of(host: &Host, session: &str) -> anyhow::Result<serde_json::Value> {
+    let bundle = host.directory().join(format!("{session}.evidence")).display().to_string();
+    host.ok(&["evidence", "export", session, &bundle])?;
+    let seen = host.run(&["evidence", "verify", "--json", "--accept-simulated", "--accept-prefix", &bundle])?;
+    Ok(serde_json::from_slice(&seen.stdout)?)
+}
+
+/// A call that has said its first word, `up`.
+fn running(host: &Host, session: &str, script: &str) -> anyhow::Result<Child> {
+    let mut call = host.coffer();
+    call.args(["session", "exec", session, "--", "sh", "-c", script]);
+    let mut call = call.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut first = [0_u8; 3];
+    call.stdout.as_mut().context("stdout")?.read_exact(&mut first)?;
+    assert_eq!(&first, b"up\n");
+    Ok(call)
+}
+
+/// Closes a session, and holds its evidence and the host against what is expected.
+fn ends_sealed(host: &Host, session: &str) -> anyhow::Result<serde_json::Value> {
+    host.ok(&["session", "close", session])?;
+    let closed = host.get(session)?;
+    assert_eq!((&closed["phase"], &closed["outcome"]), (&"closed".into(), &"sealed".into()), "{closed}");
+    assert_eq!(closed["reason"], "user_closed", "{closed}");
+    assert_eq!(host.residue(session), Vec::<String>::new());
+    let seen = bundle_of(host, session)?;
+    assert_eq!((&seen["verdict"], &seen["accepted"]), (&"sealed".into(), &"yes".into()), "{seen}");
+    Ok(seen)
+}
+
+#[test]
+fn a_killed_cofferd_takes_over_what_it_launched_and_ends_the_rest() -> anyhow::Result<()> {
+    if image_directory().is_none() {
+        anyhow::ensure!(!coffer_tests::guests_are_required(), "COFFER_TEST_IMAGE names no image directory");
+        eprintln!("NOT RUN: COFFER_TEST_IMAGE names no image directory; `scripts/test` builds one");
+        return Ok(());
+    }
+    let mut host = Host::start(&Settings::default())?;
+    let (works, lost, closing) = (host.session()?, host.session()?, host.session()?);
+    host.ok(&["session", "exec", &works, "--", "sh", "-c", "echo kept > file"])?;
+    let call = running(&host, &works, "echo up; exec sleep 600")?;
+    let machine = host.process_of(&works, "qemu-system")?;
+    let device = host.process_of(&works, "coffer-vsock")?;
+
+    // One boots, one has just been asked for, one is being closed.
+    let booting = host.ok(&["session", "create", "--no-wait"])?.trim().to_owned();
+    while host.get(&booting)?["phase"] != "attesting" {}
+    let mut wish = host.coffer();
+    wish.args(["session", "close", &closing]);
+    let mut wish = wish.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    while host.get(&closing)?["phase"] == "ready" {}
+    let asked = host.ok(&["session", "create", "--no-wait"])?.trim().to_owned();
+    host.crash()?;
+    wish.wait()?;
+    let call = call.wait_with_output()?;
+    let said = String::from_utf8_lossy(&call.stderr).into_owned();
+    assert_eq!(call.status.code(), Some(125), "{said}");
+    kill(host.process_of(&lost, "qemu-system")?)?;
+
+    host.restart()?;
+    // The same machine with the same state, by the same link; and it answers at once.
+    let file = host.ok(&["session", "exec", &works, "--", "cat", "file"])?;
+    assert_eq!(file, "kept\n");
+    assert_eq!(host.process_of(&works, "qemu-system")?, machine);
+    assert_eq!(host.process_of(&works, "coffer-vsock")?, device);
+    // The call whose client was cut off has ended, and its record goes on after it.
+    let left = "for i in $(seq 100); do pgrep -f 'sleep 60[0]' >/dev/null || exit 0; sleep 0.1; done; exit 1";
+    host.ok(&["session", "exec", &works, "--", "sh", "-c", left])?;
+
+    // The one that booted was launched once and becomes ready; the other was too, or was ended.
+    host.ok(&["session", "wait", "--for", "ready", &booting])?;
+    host.ok(&["session", "exec", &booting, "--", "true"])?;
+    host.process_of(&booting, "qemu-system")?;
+    let waited = host.run(&["session", "wait", "--for", "ready", &asked])?;
+    if waited.status.success() {
+        host.process_of(&asked, "qemu-system")?;
+        ends_sealed(&host, &asked)?;
+    } else {
+        host.ok(&["session", "wait", "--for", "closed", &asked])?;
+        let ended = host.get(&asked)?;
+        assert_eq!((&ended["outcome"], &ended["reason"]), (&"aborted".into(), &"host_lost".into()), "{ended}");
+    }
+    assert_eq!(host.residue(&asked), Vec::<String>::new());
+
+    // The wish to close outlived the crash; the machine that was killed meanwhile left a prefix.
+    host.ok(&["session", "wait", "--for", "closed", &closing])?;
+    let closed = host.get(&closing)?;
+    assert_eq!((&closed["outcome"], &closed["reason"]), (&"sealed".into(), &"user_closed".into()), "{closed}");
+    assert_eq!(bundle_of(&host, &closing)?["verdict"], "sealed");
+    host.ok(&["session", "wait", "--for", "closed", &lost])?;
+    let ended = host.get(&lost)?;
+    assert_eq!((&ended["outcome"], &ended["reason"]), (&"aborted".into(), &"host_lost".into()), "{ended}");
+    assert_eq!(bundle_of(&host, &lost)?["verdict"], "aborted");
+    for session in [&closing, &lost] {
+        assert_eq!(host.residue(session), Vec::<String>::new());
+    }
+
+    // Killed once more, the sessions that were taken over are taken over again.
+    host.crash()?;
+    host.restart()?;
+    ends_sealed(&host, &works)?;
+    ends_sealed(&host, &booting)?;
+    assert_eq!(host.processes(), []);
+    Ok(())
+}

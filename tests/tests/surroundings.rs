@@ -1,0 +1,36 @@
+//! A host that is not as it should be: programs that are missing or broken, a state directory that is read-only, full,
+//! somebody else's or in use, a store of another version, no KVM, no cgroups, image files that were swapped. Real `cofferd`
+//! processes, and where a row needs it real guests: each refusal says what was expected, what was found and what to do,
+//! and sessions that run are still brought to their end.
+
+#[path = "surroundings/launch.rs"]
+mod launch;
+#[path = "surroundings/place.rs"]
+mod place;
+#[path = "surroundings/running.rs"]
+mod running;
+#[path = "surroundings/start.rs"]
+mod start;
+
+/// Ends the test with NOT RUN where there is no image to boot.
+macro_rules! needs_an_image {
+    () => {
+        if coffer_tests::host::image_directory().is_none() {
+            anyhow::ensure!(!coffer_tests::guests_are_required(), "COFFER_TEST_IMAGE names no image directory");
+            eprintln!("NOT RUN: COFFER_TEST_IMAGE names no image directory; `scripts/test` builds one");
+            return Ok(());
+        }
+    };
+}
+pub(crate) use needs_an_image;
+
+/// Ends the test with NOT RUN for another user than root.
+macro_rules! needs_root {
+    ($what:literal) => {
+        if !crate::place::is_root() {
+            eprintln!("NOT RUN: only root can {}", $what);
+            return Ok(());
+        }
+    };
+}
+pub(crate) use needs_root;

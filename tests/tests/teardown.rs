@@ -1,0 +1,166 @@
+//! Ends of sessions that race with something, with real guests: closes at the wrong moment and twice, a machine that stands
+//! still, resets or panics. Each has one end, within its deadline, with the evidence that can be had and nothing left.
+//!
+//! QEMU gets a second QMP socket here, for the test to poke at the machine as a host could.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Stdio};
+
+use anyhow::{Context as _, bail};
+use coffer_tests::host::{Host, Settings, image_directory};
+use coffer_tests::kit::write_wrapper;
+
+/// A socket for the test, and a kernel that panics when it is interrupted for no reason.
+const POKED: &str = r#"
+arguments+=(-qmp "unix:$run/poke.sock,server=on,wait=off")
+for i in "${!arguments[@]}"; do
+  case ${arguments[i]} in -append) arguments[i + 1]+=' unknown_nmi_panic';; esac
+done
+"#;
+
+/// Has the machine of a session do something, as a host could.
+fn poke(host: &Host, session: &str, command: &str) -> anyhow::Result<()> {
+    let mut stream = UnixStream::connect(host.session_directory(session).join("run/poke.sock"))?;
+    let mut lines = BufReader::new(stream.try_clone()?).lines();
+    lines.next().context("a greeting")??;
+    for command in ["qmp_capabilities", command] {
+        writeln!(stream, r#"{{"execute":"{command}"}}"#)?;
+        loop {
+            let line = lines.next().with_context(|| format!("an answer to {command}"))??;
+            if line.contains(r#""error""#) {
+                bail!("{command}: {line}");
+            }
+            if line.contains(r#""return""#) {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A call that has said its first word, `up`, and goes on.
+fn running(host: &Host, session: &str) -> anyhow::Result<Child> {
+    let mut call = host.coffer();
+    call.args(["session", "exec", session, "--", "sh", "-c", "echo up; exec sleep 600"]);
+    let mut call = call.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut first = [0_u8; 3];
+    call.stdout.as_mut().context("stdout")?.read_exact(&mut first)?;
+    assert_eq!(&first, b"up\n");
+    Ok(call)
+}
+
+fn said(call: Child) -> anyhow::Result<(Option<i32>, String)> {
+    let output = call.wait_with_output()?;
+    Ok((output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned()))
+}
+
+/// Waits for the end of a session and holds it, its evidence and the host against what is expected.
+fn ends(host: &Host, session: &str, expected: [&str; 3], verdict: Option<&str>) -> anyhow::Result<()> {
+    host.ok(&["session", "wait", "--for", "closed", session])?;
+    let closed = host.get(session)?;
+    let found = ["outcome", "reason", "closed_by"].map(|field| closed[field].as_str().unwrap_or("none").to_owned());
+    assert_eq!(found, expected, "{closed}\n{}", host.diagnostics());
+    assert_eq!(host.residue(session), Vec::<String>::new());
+    let bundle = host.directory().join(format!("{session}.evidence")).display().to_string();
+    let exported = host.run(&["evidence", "export", session, &bundle])?;
+    assert_eq!(exported.status.success(), verdict.is_some(), "{}", String::from_utf8_lossy(&exported.stderr));
+    if let Some(verdict) = verdict {
+        let seen = host.run(&["evidence", "verify", "--json", "--accept-simulated", "--accept-prefix", &bundle])?;
+        let seen: serde_json::Value = serde_json::from_slice(&seen.stdout)?;
+        assert_eq!((&seen["verdict"], &seen["accepted"]), (&verdict.into(), &"yes".into()), "{seen}");
+    }
+    Ok(())
+}
+
+#[test]
+fn every_race_with_the_end_has_one_end() -> anyhow::Result<()> {
+    if image_directory().is_none() {
+        anyhow::ensure!(!coffer_tests::guests_are_required(), "COFFER_TEST_IMAGE names no image directory");
+        eprintln!("NOT RUN: COFFER_TEST_IMAGE names no image directory; `scripts/test` builds one");
+        return Ok(());
+    }
+    let scratch = tempfile::tempdir()?;
+    let wrapper = scratch.path().join("qemu-poked");
+    write_wrapper(&wrapper, POKED)?;
+    let host = Host::start(&Settings { qemu: Some(wrapper), more: "[limits]\nseal_s = 8\n" })?;
+    let mut watch = host.coffer();
+    watch.args(["session", "watch", "--json"]);
+    let mut watch = watch.stdout(Stdio::piped()).spawn()?;
+    let create = || -> anyhow::Result<String> { Ok(host.ok(&["session", "create", "--no-wait"])?.trim().to_owned()) };
+
+    // Before it is launched, and while it boots.
+    let launching = create()?;
+    host.run(&["session", "close", &launching])?;
+    ends(&host, &launching, ["aborted", "user_closed", "host"], None)?;
+    let booting = create()?;
+    while host.get(&booting)?["phase"] != "attesting" {}
+    host.run(&["session", "close", &booting])?;
+    ends(&host, &booting, ["aborted", "user_closed", "host"], None)?;
+
+    let all: Vec<String> = (0..4).map(|_| create()).collect::<Result<_, _>>()?;
+    let [twice, frozen, reset, panicked] = all.as_slice() else { bail!("four sessions") };
+    for session in &all {
+        host.ok(&["session", "wait", "--for", "ready", session])?;
+    }
+
+    // Stood still for a moment: nothing of it is lost.
+    poke(&host, twice, "stop")?;
+    let through =
+        host.coffer().args(["session", "exec", twice, "--", "echo", "moved"]).stdout(Stdio::piped()).spawn()?;
+    poke(&host, twice, "cont")?;
+    assert_eq!(through.wait_with_output()?.stdout, b"moved\n");
+
+    // Closed by two at once while a call runs: each is told how it ended.
+    let call = running(&host, twice)?;
+    let close = || host.coffer().args(["session", "close", twice]).stderr(Stdio::piped()).spawn();
+    let (first, second) = (close()?, close()?);
+    for close in [first, second] {
+        let (status, said) = said(close)?;
+        assert_eq!(status, Some(0), "{said}");
+    }
+    let (status, said_of_call) = said(call)?;
+    assert_eq!(status, Some(125), "{said_of_call}");
+    ends(&host, twice, ["sealed", "user_closed", "host"], Some("sealed"))?;
+    host.ok(&["session", "close", twice])?;
+
+    // Stands still for good: the close does not wait for it beyond the deadline.
+    let call = running(&host, frozen)?;
+    poke(&host, frozen, "stop")?;
+    let began = std::time::Instant::now();
+    let closed = host.run(&["session", "close", frozen])?;
+    assert_eq!(closed.status.code(), Some(1), "{}", String::from_utf8_lossy(&closed.stderr));
+    let took = began.elapsed().as_secs();
+    assert!((8..40).contains(&took), "the limit is 8 s for sealing, and the rest is short: {took} s");
+    let (status, said_of_call) = said(call)?;
+    assert_eq!(status, Some(125), "{said_of_call}");
+    assert!(said_of_call.contains("OUTCOME_UNKNOWN"), "{said_of_call}");
+    ends(&host, frozen, ["aborted", "guest_unresponsive", "host"], Some("aborted"))?;
+
+    // A reset and a panic while a call runs: one boot per session.
+    for (session, command) in [(reset, "system_reset"), (panicked, "inject-nmi")] {
+        let call = running(&host, session)?;
+        poke(&host, session, command)?;
+        let (status, said_of_call) = said(call)?;
+        assert_eq!(status, Some(125), "{command}: {said_of_call}");
+        assert!(said_of_call.contains("OUTCOME_UNKNOWN"), "{command}: {said_of_call}");
+        ends(&host, session, ["aborted", "guest_panicked", "agent"], Some("aborted"))?;
+    }
+    assert_eq!(host.processes(), []);
+
+    // A watcher was told of one end each.
+    watch.kill()?;
+    let mut ends: BTreeMap<String, usize> = BTreeMap::new();
+    for line in BufReader::new(watch.stdout.take().context("stdout")?).lines() {
+        let change: serde_json::Value = serde_json::from_str(&line?)?;
+        let change = &change["session"];
+        if change["phase"] == "closed" {
+            *ends.entry(change["id"].as_str().context("id")?.to_owned()).or_default() += 1;
+        }
+    }
+    watch.wait()?;
+    assert_eq!(ends.len(), 6, "{ends:?}");
+    assert!(ends.values().all(|n| *n == 1), "{ends:?}");
+    Ok(())
+}
