@@ -318,7 +318,11 @@ pub fn kill(pid: u32) -> anyhow::Result<()> {
     signal(pid, "KILL")
 }
 
-fn signal(pid: u32, name: &str) -> anyhow::Result<()> {
+/// Sends a signal, `STOP` for one, to a process that this test started.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn signal(pid: u32, name: &str) -> anyhow::Result<()> {
     let status = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status().context("run kill")?;
     if !status.success() {
         bail!("expected to signal process {pid}, kill said {status}");
