@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -30,11 +30,27 @@ pub fn binaries() -> PathBuf {
 /// How many uids each host has.
 const UIDS: u32 = 64;
 
-/// The first uid of a new host: its own among all that run.
-fn uid_first() -> u32 {
+/// The lines of `[vmm]` that give a new host uids of its own. Hosts that share some take each other's processes for their
+/// own leftovers.
+#[must_use]
+pub fn uids_of_its_own() -> String {
     static HOSTS: AtomicU32 = AtomicU32::new(0);
     let of_this_process = HOSTS.fetch_add(1, Ordering::Relaxed) % 64;
-    1_000_000 + (std::process::id() % 4_096) * 64 * UIDS + of_this_process * UIDS
+    let first = 1_000_000 + (std::process::id() % 4_096) * 64 * UIDS + of_this_process * UIDS;
+    format!("uid_first = {first}\nuid_count = {UIDS}\n")
+}
+
+/// The process ids whose command line names this directory, those of the list left out.
+#[must_use]
+pub fn processes_naming(directory: &Path, left_out: &[u32]) -> Vec<(u32, String)> {
+    let needle = directory.display().to_string();
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_string_lossy().parse::<u32>().ok());
+    pids.filter(|pid| !left_out.contains(pid))
+        .map(|pid| (pid, std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()))
+        .map(|(pid, line)| (pid, String::from_utf8_lossy(&line).replace('\0', " ")))
+        .filter(|(_, line)| line.contains(&needle))
+        .collect()
 }
 
 /// One running `cofferd`, ended and cleaned up on drop.
@@ -66,8 +82,7 @@ impl Host {
             Some(path) => format!("qemu = {:?}\n", path.display().to_string()),
             None => String::new(),
         };
-        // Hosts that share uids take each other's processes for their own leftovers.
-        let vmm = format!("[vmm]\nuid_first = {}\nuid_count = {UIDS}\n{qemu}", uid_first());
+        let vmm = format!("[vmm]\n{}{qemu}", uids_of_its_own());
         let config = directory.path().join("cofferd.toml");
         std::fs::write(
             &config,
@@ -204,17 +219,7 @@ impl Host {
     /// The process ids whose command line names this host's directory, `cofferd` itself left out.
     #[must_use]
     pub fn processes(&self) -> Vec<(u32, String)> {
-        let mut found = Vec::new();
-        let needle = self.directory().display().to_string();
-        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
-            let cmdline = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            let cmdline = String::from_utf8_lossy(&cmdline).replace('\0', " ");
-            if cmdline.contains(&needle) && pid != self.daemon.id() && pid != std::process::id() {
-                found.push((pid, cmdline));
-            }
-        }
-        found
+        processes_naming(self.directory(), &[self.daemon.id(), std::process::id()])
     }
 
     /// What the API says of a session.
@@ -223,6 +228,35 @@ impl Host {
     /// As [`Host::ok`].
     pub fn get(&self, session: &str) -> anyhow::Result<serde_json::Value> {
         Ok(serde_json::from_str(&self.ok(&["session", "get", "--json", session])?)?)
+    }
+
+    /// A call of a shell script that has said its first word, `up`, and goes on.
+    ///
+    /// # Errors
+    /// When it says something else, or nothing.
+    pub fn running(&self, session: &str, script: &str, stdin: Stdio) -> anyhow::Result<Child> {
+        let mut call = self.coffer();
+        call.args(["session", "exec", session, "--", "sh", "-c", script]);
+        let mut call = call.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let mut first = [0_u8; 3];
+        call.stdout.as_mut().context("stdout")?.read_exact(&mut first)?;
+        if &first != b"up\n" {
+            bail!("expected the call to say `up`, found {first:?}");
+        }
+        Ok(call)
+    }
+
+    /// The verdict over a session's evidence, simulated and a prefix accepted; none when there is no evidence.
+    ///
+    /// # Errors
+    /// When the verifier says nothing.
+    pub fn verdict(&self, session: &str) -> anyhow::Result<Option<serde_json::Value>> {
+        let bundle = self.directory().join(format!("{session}.evidence")).display().to_string();
+        if !self.run(&["evidence", "export", session, &bundle])?.status.success() {
+            return Ok(None);
+        }
+        let seen = self.run(&["evidence", "verify", "--json", "--accept-simulated", "--accept-prefix", &bundle])?;
+        Ok(Some(serde_json::from_slice(&seen.stdout)?))
     }
 
     /// The pid of a session's process whose command line holds this.

@@ -12,6 +12,21 @@ pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_path_buf).unwrap_or_default()
 }
 
+/// The image to boot. Without one the test ends with NOT RUN, or with an error where guests are required.
+#[macro_export]
+macro_rules! needs_an_image {
+    () => {
+        match $crate::host::image_directory() {
+            Some(image) => image,
+            None => {
+                anyhow::ensure!(!$crate::guests_are_required(), "COFFER_TEST_IMAGE names no image directory");
+                eprintln!("NOT RUN: COFFER_TEST_IMAGE names no image directory; `scripts/test` builds one");
+                return Ok(());
+            }
+        }
+    };
+}
+
 /// Whether a test that finds no guest to boot must fail: `scripts/test` insists.
 #[must_use]
 pub fn guests_are_required() -> bool {

@@ -21,26 +21,13 @@ use coffer_evidence::verify::{
 };
 use coffer_proto::guest::v1 as pb;
 use coffer_tests::guest::{Guest, Plan, now, random};
-use coffer_tests::host::image_directory;
+use coffer_tests::needs_an_image;
 use tokio_stream::StreamExt as _;
 
 /// From the start of QEMU to the frame, on a machine that does other things too.
 const BOOT: Duration = Duration::from_secs(90);
 /// For everything that a running guest does at once.
 const SOON: Duration = Duration::from_secs(20);
-
-macro_rules! needs_an_image {
-    () => {
-        match image_directory() {
-            Some(image) => image,
-            None => {
-                anyhow::ensure!(!coffer_tests::guests_are_required(), "COFFER_TEST_IMAGE names no image directory");
-                eprintln!("NOT RUN: COFFER_TEST_IMAGE names no image directory; `scripts/test` builds one");
-                return Ok(());
-            }
-        }
-    };
-}
 
 /// What the guest mirrored.
 #[derive(Default)]

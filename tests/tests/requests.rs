@@ -29,16 +29,13 @@ mod wire;
 use std::time::Instant;
 
 use anyhow::Context as _;
-use coffer_tests::host::{Host, Settings, image_directory};
+use coffer_tests::host::{Host, Settings};
+use coffer_tests::needs_an_image;
 use session::Session;
 
 #[test]
 fn each_bad_request_has_one_clear_error_and_nothing_is_lost() -> anyhow::Result<()> {
-    if image_directory().is_none() {
-        anyhow::ensure!(!coffer_tests::guests_are_required(), "COFFER_TEST_IMAGE names no image directory");
-        eprintln!("NOT RUN: COFFER_TEST_IMAGE names no image directory; `scripts/test` builds one");
-        return Ok(());
-    }
+    needs_an_image!();
     let host = Host::start(&Settings::default())?;
     let id = host.session()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;

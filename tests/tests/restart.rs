@@ -1,29 +1,11 @@
 //! A `cofferd` that is killed while its sessions are in every part of their lives, with real guests: what was launched
 //! lives on and is served again, what was half launched is ended, nothing is launched twice, nothing is left.
 
-use std::io::Read as _;
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 
 use anyhow::Context as _;
-use coffer_tests::host::{Host, Settings, image_directory, kill};
-
-fn bundle_of(host: &Host, session: &str) -> anyhow::Result<serde_json::Value> {
-    let bundle = host.directory().join(format!("{session}.evidence")).display().to_string();
-    host.ok(&["evidence", "export", session, &bundle])?;
-    let seen = host.run(&["evidence", "verify", "--json", "--accept-simulated", "--accept-prefix", &bundle])?;
-    Ok(serde_json::from_slice(&seen.stdout)?)
-}
-
-/// A call that has said its first word, `up`.
-fn running(host: &Host, session: &str, script: &str) -> anyhow::Result<Child> {
-    let mut call = host.coffer();
-    call.args(["session", "exec", session, "--", "sh", "-c", script]);
-    let mut call = call.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-    let mut first = [0_u8; 3];
-    call.stdout.as_mut().context("stdout")?.read_exact(&mut first)?;
-    assert_eq!(&first, b"up\n");
-    Ok(call)
-}
+use coffer_tests::host::{Host, Settings, kill};
+use coffer_tests::needs_an_image;
 
 /// Closes a session, and holds its evidence and the host against what is expected.
 fn ends_sealed(host: &Host, session: &str) -> anyhow::Result<serde_json::Value> {
@@ -32,22 +14,18 @@ fn ends_sealed(host: &Host, session: &str) -> anyhow::Result<serde_json::Value> 
     assert_eq!((&closed["phase"], &closed["outcome"]), (&"closed".into(), &"sealed".into()), "{closed}");
     assert_eq!(closed["reason"], "user_closed", "{closed}");
     assert_eq!(host.residue(session), Vec::<String>::new());
-    let seen = bundle_of(host, session)?;
+    let seen = host.verdict(session)?.context("evidence")?;
     assert_eq!((&seen["verdict"], &seen["accepted"]), (&"sealed".into(), &"yes".into()), "{seen}");
     Ok(seen)
 }
 
 #[test]
 fn a_killed_cofferd_takes_over_what_it_launched_and_ends_the_rest() -> anyhow::Result<()> {
-    if image_directory().is_none() {
-        anyhow::ensure!(!coffer_tests::guests_are_required(), "COFFER_TEST_IMAGE names no image directory");
-        eprintln!("NOT RUN: COFFER_TEST_IMAGE names no image directory; `scripts/test` builds one");
-        return Ok(());
-    }
+    needs_an_image!();
     let mut host = Host::start(&Settings::default())?;
     let (works, lost, closing) = (host.session()?, host.session()?, host.session()?);
     host.ok(&["session", "exec", &works, "--", "sh", "-c", "echo kept > file"])?;
-    let call = running(&host, &works, "echo up; exec sleep 600")?;
+    let call = host.running(&works, "echo up; exec sleep 600", Stdio::null())?;
     let machine = host.process_of(&works, "qemu-system")?;
     let device = host.process_of(&works, "coffer-vsock")?;
 
@@ -95,11 +73,11 @@ fn a_killed_cofferd_takes_over_what_it_launched_and_ends_the_rest() -> anyhow::R
     host.ok(&["session", "wait", "--for", "closed", &closing])?;
     let closed = host.get(&closing)?;
     assert_eq!((&closed["outcome"], &closed["reason"]), (&"sealed".into(), &"user_closed".into()), "{closed}");
-    assert_eq!(bundle_of(&host, &closing)?["verdict"], "sealed");
+    assert_eq!(host.verdict(&closing)?.context("evidence")?["verdict"], "sealed");
     host.ok(&["session", "wait", "--for", "closed", &lost])?;
     let ended = host.get(&lost)?;
     assert_eq!((&ended["outcome"], &ended["reason"]), (&"aborted".into(), &"host_lost".into()), "{ended}");
-    assert_eq!(bundle_of(&host, &lost)?["verdict"], "aborted");
+    assert_eq!(host.verdict(&lost)?.context("evidence")?["verdict"], "aborted");
     for session in [&closing, &lost] {
         assert_eq!(host.residue(session), Vec::<String>::new());
     }

@@ -3,23 +3,13 @@
 //!
 //! Needs `COFFER_TEST_IMAGE` (set by `scripts/test`); without it every test says NOT RUN.
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::path::Path;
 use std::process::Stdio;
 
 use anyhow::Context as _;
-use coffer_tests::host::{Host, Settings, image_directory, kill};
-
-/// Ends the test with NOT RUN where there is no image to boot.
-macro_rules! needs_an_image {
-    () => {
-        if image_directory().is_none() {
-            anyhow::ensure!(!coffer_tests::guests_are_required(), "COFFER_TEST_IMAGE names no image directory");
-            eprintln!("NOT RUN: COFFER_TEST_IMAGE names no image directory; `scripts/test` builds one");
-            return Ok(());
-        }
-    };
-}
+use coffer_tests::host::{Host, Settings, kill};
+use coffer_tests::needs_an_image;
 
 fn verdict(host: &Host, bundle: &Path, more: &[&str]) -> anyhow::Result<(serde_json::Value, Option<i32>)> {
     let mut command = host.coffer();
@@ -33,17 +23,6 @@ fn verdict(host: &Host, bundle: &Path, more: &[&str]) -> anyhow::Result<(serde_j
 fn result_of<'a>(verdict: &'a serde_json::Value, rule: &str) -> &'a str {
     let checks = verdict["checks"].as_array().expect("checks");
     checks.iter().find(|c| c["rule"] == rule).and_then(|c| c["result"].as_str()).expect("a row for each rule")
-}
-
-/// A call that has said its first word, `up`.
-fn running(host: &Host, session: &str, script: &str, stdin: Stdio) -> anyhow::Result<std::process::Child> {
-    let mut call = host.coffer();
-    call.args(["session", "exec", session, "--", "sh", "-c", script]);
-    let mut call = call.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-    let mut first = [0_u8; 3];
-    call.stdout.as_mut().context("stdout")?.read_exact(&mut first)?;
-    assert_eq!(&first, b"up\n");
-    Ok(call)
 }
 
 #[test]
@@ -95,7 +74,7 @@ fn a_session_works_seals_and_verifies_offline() -> anyhow::Result<()> {
     assert_eq!(String::from_utf8(left.stdout)?.trim(), "0", "a process of the timed-out call is still there");
 
     // A client that is killed takes its call with it, though the program reads nothing of what it is sent.
-    let mut killed = running(&host, &session, "echo up; exec sleep 8765", Stdio::piped())?;
+    let mut killed = host.running(&session, "echo up; exec sleep 8765", Stdio::piped())?;
     let mut input = killed.stdin.take().context("stdin")?;
     let flood = std::thread::spawn(move || while input.write_all(&[b'x'; 65_536]).is_ok() {});
     // Until every window on the way is full: that nothing moves any more is no event.
@@ -107,7 +86,7 @@ fn a_session_works_seals_and_verifies_offline() -> anyhow::Result<()> {
     assert_eq!(exec(&["sh", "-c", script])?.status.code(), Some(0), "the call of a killed client goes on");
 
     // The end: sealed, exported, verified, and nothing left on the host. A call that runs then is told so.
-    let call = running(&host, &session, "echo up; sleep 9876", Stdio::null())?;
+    let call = host.running(&session, "echo up; sleep 9876", Stdio::null())?;
     host.ok(&["session", "close", &session])?;
     let call = call.wait_with_output()?;
     let said = String::from_utf8_lossy(&call.stderr).into_owned();
@@ -165,7 +144,7 @@ fn a_killed_vm_gives_an_aborted_prefix_and_leaves_nothing() -> anyhow::Result<()
     let session = host.session()?;
     host.ok(&["session", "exec", &session, "--", "true"])?;
 
-    let call = running(&host, &session, "echo up; exec sleep 600", Stdio::null())?;
+    let call = host.running(&session, "echo up; exec sleep 600", Stdio::null())?;
 
     let qemu = host.processes().into_iter().find(|(_, c)| c.contains("qemu-system") && c.contains(&session));
     let (pid, _) = qemu.context("the session's QEMU")?;

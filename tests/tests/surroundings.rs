@@ -12,18 +12,6 @@ mod running;
 #[path = "surroundings/start.rs"]
 mod start;
 
-/// Ends the test with NOT RUN where there is no image to boot.
-macro_rules! needs_an_image {
-    () => {
-        if coffer_tests::host::image_directory().is_none() {
-            anyhow::ensure!(!coffer_tests::guests_are_required(), "COFFER_TEST_IMAGE names no image directory");
-            eprintln!("NOT RUN: COFFER_TEST_IMAGE names no image directory; `scripts/test` builds one");
-            return Ok(());
-        }
-    };
-}
-pub(crate) use needs_an_image;
-
 /// Ends the test with NOT RUN for another user than root.
 macro_rules! needs_root {
     ($what:literal) => {

@@ -4,13 +4,14 @@
 //! QEMU gets a second QMP socket here, for the test to poke at the machine as a host could.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Stdio};
 
 use anyhow::{Context as _, bail};
-use coffer_tests::host::{Host, Settings, image_directory, signal};
+use coffer_tests::host::{Host, Settings, signal};
 use coffer_tests::kit::write_wrapper;
+use coffer_tests::needs_an_image;
 
 /// A socket for the test, and a kernel that panics when it is interrupted for no reason.
 const POKED: &str = r#"
@@ -56,15 +57,9 @@ fn poke(host: &Host, session: &str, command: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A call that has said its first word, `up`, and goes on.
+/// A call that goes on until it is ended.
 fn running(host: &Host, session: &str) -> anyhow::Result<Child> {
-    let mut call = host.coffer();
-    call.args(["session", "exec", session, "--", "sh", "-c", "echo up; exec sleep 600"]);
-    let mut call = call.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-    let mut first = [0_u8; 3];
-    call.stdout.as_mut().context("stdout")?.read_exact(&mut first)?;
-    assert_eq!(&first, b"up\n");
-    Ok(call)
+    host.running(session, "echo up; exec sleep 600", Stdio::null())
 }
 
 fn said(call: Child) -> anyhow::Result<(Option<i32>, String)> {
@@ -79,12 +74,9 @@ fn ends(host: &Host, session: &str, expected: [&str; 3], verdict: Option<&str>) 
     let found = ["outcome", "reason", "closed_by"].map(|field| closed[field].as_str().unwrap_or("none").to_owned());
     assert_eq!(found, expected, "{closed}\n{}", host.diagnostics());
     assert_eq!(host.residue(session), Vec::<String>::new());
-    let bundle = host.directory().join(format!("{session}.evidence")).display().to_string();
-    let exported = host.run(&["evidence", "export", session, &bundle])?;
-    assert_eq!(exported.status.success(), verdict.is_some(), "{}", String::from_utf8_lossy(&exported.stderr));
-    if let Some(verdict) = verdict {
-        let seen = host.run(&["evidence", "verify", "--json", "--accept-simulated", "--accept-prefix", &bundle])?;
-        let seen: serde_json::Value = serde_json::from_slice(&seen.stdout)?;
+    let seen = host.verdict(session)?;
+    assert_eq!(seen.is_some(), verdict.is_some(), "{seen:?}");
+    if let (Some(seen), Some(verdict)) = (seen, verdict) {
         assert_eq!((&seen["verdict"], &seen["accepted"]), (&verdict.into(), &"yes".into()), "{seen}");
     }
     Ok(())
@@ -92,11 +84,7 @@ fn ends(host: &Host, session: &str, expected: [&str; 3], verdict: Option<&str>) 
 
 #[test]
 fn every_race_with_the_end_has_one_end() -> anyhow::Result<()> {
-    if image_directory().is_none() {
-        anyhow::ensure!(!coffer_tests::guests_are_required(), "COFFER_TEST_IMAGE names no image directory");
-        eprintln!("NOT RUN: COFFER_TEST_IMAGE names no image directory; `scripts/test` builds one");
-        return Ok(());
-    }
+    needs_an_image!();
     let scratch = tempfile::tempdir()?;
     let wrapper = scratch.path().join("qemu-poked");
     write_wrapper(&wrapper, POKED)?;

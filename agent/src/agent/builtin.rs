@@ -185,14 +185,7 @@ async fn feed(
         stdin = None;
         Ok(())
     };
-    let fed = tokio::select! {
-        fed = pumping => fed,
-        () = over.cancelled() => Ok(()),
-    };
-    if fed.is_err() {
-        call.cancel().await;
-        over.cancelled().await;
-    }
+    let fed = call.feeding(pumping, over).await;
     drop(stdin);
     (fed, counter.finish())
 }

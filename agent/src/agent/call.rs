@@ -21,6 +21,7 @@ use coffer_evidence::leaf::CauseClass;
 use coffer_proto::guest::v1 as pb;
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 /// Who calls, as the header says after it was checked.
@@ -116,8 +117,26 @@ impl Call {
         drop(self.session.starter.cancel(self.intent).await);
     }
 
+    /// Feeds the program until that is done or the program is over. When the client's stream is at fault, the program is ended
+    /// before its input may be dropped: an end of input that it sees is one.
+    pub async fn feeding(
+        &self,
+        feed: impl Future<Output = Result<(), Status>>,
+        over: &CancellationToken,
+    ) -> Result<(), Status> {
+        let fed = tokio::select! {
+            fed = feed => fed,
+            () = over.cancelled() => Ok(()),
+        };
+        if fed.is_err() {
+            self.cancel().await;
+            over.cancelled().await;
+        }
+        fed
+    }
+
     /// Cancelled once the session accepts nothing any more.
-    pub fn closing(&self) -> tokio_util::sync::CancellationToken {
+    pub fn closing(&self) -> CancellationToken {
         self.session.closing.clone()
     }
 

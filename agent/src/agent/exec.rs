@@ -173,14 +173,7 @@ async fn input(
         stdin = None;
         Ok(())
     };
-    let fed = tokio::select! {
-        fed = feed => fed,
-        () = over.cancelled() => Ok(()),
-    };
-    if fed.is_err() {
-        call.cancel().await;
-        over.cancelled().await;
-    }
+    let fed = call.feeding(feed, over).await;
     drop(stdin);
     (fed, counter.finish())
 }

@@ -79,7 +79,7 @@ impl Row {
     }
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Report {
     schema: &'static str,
     accepted: &'static str,
@@ -106,21 +106,7 @@ pub(super) fn verify(output: &Output, args: &VerifyArgs) -> anyhow::Result<Statu
         Some(policy) => policy.anchors(),
         None => vec![anchor(args.trust_anchor.as_deref().unwrap_or("intel"))?],
     };
-    let mut report = Report {
-        schema: "coffer.quote-verdict.v1",
-        accepted: "no",
-        at,
-        platform: None,
-        tcb_status: None,
-        advisories: Vec::new(),
-        evaluation_data_number: None,
-        fmspc: None,
-        ppid: None,
-        as_of: None,
-        expires: None,
-        checks: Vec::new(),
-        quote: Map::new(),
-    };
+    let mut report = Report { schema: "coffer.quote-verdict.v1", at, ..Report::default() };
     const NAME: &str = "quote, chain and collateral";
     match verify_quote(&bytes, &collateral, &anchors, Moment::At(at), Padding::Zeros) {
         Err(refusal) => report.checks.push(Row::of(NAME, Err(refusal.to_string()))),
@@ -168,9 +154,8 @@ fn appraise(quote: &VerifiedQuote, policy: Option<&AppraisalPolicy>, args: &Veri
             Answer::NotAsked => {}
         }
     }
-    if let Some(known) = policy.map(|policy| &policy.platforms).filter(|known| !known.is_empty()) {
-        let instance = quote.platform_instance_id().map(<[u8; 16]>::as_slice);
-        let found = known.iter().find(|one| one.id == quote.ppid() || Some(one.id.as_slice()) == instance);
+    if let Some(policy) = policy.filter(|policy| !policy.platforms.is_empty()) {
+        let found = policy.platform_of(quote);
         let missing = || format!("platform {} is not on the policy's list", hex::encode(quote.ppid()));
         rows.push(Row::of("platform list", found.map(|one| one.name.clone()).ok_or_else(missing)));
     }

@@ -8,7 +8,7 @@ use coffer_evidence::sign::PublicKey;
 use crate::session::{AT, Ending, Recipe, owner, parts, publisher, sealed};
 use crate::{code, json, output, stderr, stdout};
 
-fn write(directory: &Path, name: &str, bytes: &[u8]) -> PathBuf {
+pub(crate) fn write(directory: &Path, name: &str, bytes: &[u8]) -> PathBuf {
     let path = directory.join(name);
     std::fs::write(&path, bytes).expect("write");
     path

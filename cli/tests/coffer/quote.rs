@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use coffer_evidence::fields::Canonical as _;
 
+use crate::evidence::write;
 use crate::platform::{self, Dates, MID_NOVEMBER, Tcb, Td};
 use crate::{code, json, output, stderr, stdout};
 
@@ -107,11 +108,7 @@ fn a_policy_decides_about_a_real_platform() {
 #[test]
 fn a_quote_of_the_simulator_is_accepted_only_by_name_and_read_in_every_form() {
     let home = tempfile::tempdir().expect("a directory");
-    let write = |name: &str, bytes: &[u8]| {
-        let path = home.path().join(name);
-        std::fs::write(&path, bytes).expect("write");
-        path.display().to_string()
-    };
+    let write = |name: &str, bytes: &[u8]| write(home.path(), name, bytes).display().to_string();
     let bytes = platform::quote(&Td::default(), &[7; 64]);
     let set = platform::collateral(Dates::NOVEMBER, Tcb::UP_TO_DATE);
     let (raw, digits) = (write("quote", &bytes), write("quote.hex", format!("{}\n", hex::encode(&bytes)).as_bytes()));
@@ -151,11 +148,7 @@ fn a_quote_of_the_simulator_is_accepted_only_by_name_and_read_in_every_form() {
 #[test]
 fn files_that_are_no_quotes_are_told_and_exit_74() {
     let home = tempfile::tempdir().expect("a directory");
-    let write = |name: &str, bytes: &[u8]| {
-        let path = home.path().join(name);
-        std::fs::write(&path, bytes).expect("write");
-        path.display().to_string()
-    };
+    let write = |name: &str, bytes: &[u8]| write(home.path(), name, bytes).display().to_string();
     let bytes = platform::quote(&Td::default(), &[7; 64]);
     let cut = bytes.len() - 1;
     for (name, bytes, word) in [

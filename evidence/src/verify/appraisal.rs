@@ -132,9 +132,8 @@ fn owner(appraised: &Appraised<'_>, policy: Option<&AppraisalPolicy>, any: AnyOw
 }
 
 fn platform(appraised: &Appraised<'_>, policy: Option<&AppraisalPolicy>, findings: &mut Findings) {
-    let known = policy.map(|policy| policy.platforms.as_slice()).unwrap_or_default();
     let demanded = &appraised.opened.opening().intent.region;
-    if known.is_empty() {
+    let Some(policy) = policy.filter(|policy| !policy.platforms.is_empty()) else {
         let why = if appraised.simulated() { SIMULATED_UNNAMED } else { NOT_NAMED };
         findings.not_evaluated(Rule::R19, "platform list", why);
         let region = if demanded.is_empty() {
@@ -144,11 +143,10 @@ fn platform(appraised: &Appraised<'_>, policy: Option<&AppraisalPolicy>, finding
         };
         findings.not_evaluated(Rule::R19, "region", region);
         return;
-    }
+    };
     let quote = appraised.opened.quote();
-    let instance = quote.platform_instance_id().map(<[u8; 16]>::as_slice);
-    let found = known.iter().find(|platform| platform.id == quote.ppid() || Some(platform.id.as_slice()) == instance);
-    let Some(found) = found else {
+    let Some(found) = policy.platform_of(quote) else {
+        let instance = quote.platform_instance_id().map(<[u8; 16]>::as_slice);
         let id = hex::encode(instance.unwrap_or(quote.ppid()));
         findings.reject(Rule::R19, "platform list", format!("platform {id} is not on the policy's list"));
         findings.not_evaluated(Rule::R19, "region", "the platform is not on the list");

@@ -29,6 +29,7 @@ use std::str::FromStr;
 use serde::Deserialize;
 
 use super::anchor::TrustAnchor;
+use super::endorsed::VerifiedQuote;
 use super::platform_policy::{Allowed, GRACE_DAYS_MAX, PlatformPolicy, TcbStatus};
 use super::registers::{ExpectedRegister, RegisterName};
 use crate::ids::{Digest256, InstanceId, SessionId};
@@ -204,6 +205,13 @@ impl AppraisalPolicy {
             *der = Some(contents);
         }
         self
+    }
+
+    /// The listed platform that a quote is from, by its PPID or its platform instance id.
+    #[must_use]
+    pub fn platform_of(&self, quote: &VerifiedQuote) -> Option<&KnownPlatform> {
+        let instance = quote.platform_instance_id().map(<[u8; 16]>::as_slice);
+        self.platforms.iter().find(|known| known.id == quote.ppid() || Some(known.id.as_slice()) == instance)
     }
 
     /// The trusted root: one, or none while the anchor's file is missing.

@@ -58,15 +58,20 @@ impl ProcessRecord {
         Ok(Self { pid, start_time, boot_id: boot_id()? })
     }
 
-    /// Reads a record that a process wrote about itself before it became what it is.
-    pub(crate) fn read(path: &Path) -> Option<Self> {
+    /// The process that wrote a record about itself to this file before it became what it is, if it still runs.
+    pub(crate) fn open_recorded(path: &Path) -> Option<OwnedProcess> {
+        Self::read(path)?.open()
+    }
+
+    /// Reads a record.
+    fn read(path: &Path) -> Option<Self> {
         let mut bytes = Vec::new();
         std::fs::File::open(path).ok()?.take(RECORD_MAX).read_to_end(&mut bytes).ok()?;
         serde_json::from_slice(&bytes).ok()
     }
 
     /// The process, if it still is the one that wrote this.
-    pub(crate) fn open(&self) -> Option<OwnedProcess> {
+    fn open(&self) -> Option<OwnedProcess> {
         if boot_id().ok()? != self.boot_id {
             return None;
         }

@@ -36,8 +36,8 @@ pub(crate) struct Holdings {
 /// Kills the session's processes by their records and by its cgroup, and waits until they are gone.
 pub(crate) async fn end_processes(holdings: &Holdings) -> io::Result<()> {
     let mut result = Ok(());
-    for record in RECORDS.iter().filter_map(|name| ProcessRecord::read(&holdings.directory.join(name))) {
-        let Some(process) = record.open() else { continue };
+    let recorded = |name: &&str| ProcessRecord::open_recorded(&holdings.directory.join(name));
+    for process in RECORDS.iter().filter_map(recorded) {
         let ended = async {
             process.kill()?;
             let late = |error| io::Error::other(format!("process {} does not end: {error}", process.pid()));

@@ -102,10 +102,8 @@ impl SessionDir {
 
     /// The same, in place of one that an earlier life of this process made.
     pub(crate) fn write_anew(&self, name: &str, bytes: &[u8], readers: Readers) -> io::Result<()> {
-        match std::fs::remove_file(self.join(name)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => self.write_new(name, bytes, readers),
-        }
+        remove_if_there(&self.join(name))?;
+        self.write_new(name, bytes, readers)
     }
 
     /// A file of ours that an earlier life of this process made, at its end, and what is in it.
@@ -119,12 +117,17 @@ impl SessionDir {
     /// Puts these bytes in place of a file of ours, whole or not at all.
     pub(crate) fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let fresh = format!("{name}.new");
-        match std::fs::remove_file(self.join(&fresh)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        remove_if_there(&self.join(&fresh))?;
         self.create_file(&fresh, Readers::Host)?.write_all(bytes)?;
         std::fs::rename(self.join(&fresh), self.join(name))
+    }
+}
+
+/// Removes a name, and follows no link. One that is not there is removed already.
+pub(crate) fn remove_if_there(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -17,6 +17,7 @@ use super::{
     Dial, GuestDevice, GuestStream, Link, OpenLink, PORT_CONTROL, PORT_RECORD, Place, Tasks, WAITING_MAX, next,
 };
 use crate::host::process::ProcessRecord;
+use crate::host::session_dir::remove_if_there;
 use crate::jail::{self, Access, Exposure, Helper, JailSpec, text};
 use crate::vmm::LaunchError;
 
@@ -71,8 +72,8 @@ impl Link for VhostUserLink {
     fn adopt(&self, place: Place) -> BoxFuture<'_, Result<OpenLink, LaunchError>> {
         Box::pin(async move {
             // A device that is gone has taken the guest's link with it: QEMU does not dial it again.
-            let record = ProcessRecord::read(&place.process_record);
-            record.and_then(|record| record.open()).ok_or(LaunchError::Gone { program: "coffer-vsock" })?;
+            let running = ProcessRecord::open_recorded(&place.process_record);
+            running.ok_or(LaunchError::Gone { program: "coffer-vsock" })?;
             ports(&place)
         })
     }
@@ -126,10 +127,7 @@ pub(crate) fn listen(
 /// The directory is the session's, too. Nothing there is followed: a name is removed or made, and what this process has
 /// just made nobody else may move away, because the directory is sticky.
 pub(crate) fn bind(path: &Path, uid: Option<u32>) -> io::Result<UnixListener> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    remove_if_there(path)?;
     let listener = UnixListener::bind(path)?;
     own(path, uid)?;
     Ok(listener)

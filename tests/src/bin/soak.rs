@@ -125,14 +125,12 @@ fn finish(host: &mut Host, life: Life) -> anyhow::Result<String> {
     let left = host.residue(session);
     ensure!(left.is_empty(), "{:?} left {left:?}: {closed}\n{}", life.end, host.diagnostics());
     let outcome = word("outcome");
-    let bundle = host.directory().join("soak.evidence").display().to_string();
-    if host.run(&["evidence", "export", session, &bundle])?.status.success() {
-        let seen = host.run(&["evidence", "verify", "--json", "--accept-simulated", "--accept-prefix", &bundle])?;
-        let seen: serde_json::Value = serde_json::from_slice(&seen.stdout)?;
-        ensure!(seen["verdict"] == outcome.as_str() && seen["accepted"] == "yes", "{closed}: {seen}");
-        std::fs::remove_file(&bundle)?;
-    } else {
-        ensure!(outcome == "aborted" && closed["instance"].is_null(), "no evidence of {closed}");
+    match host.verdict(session)? {
+        Some(seen) => {
+            ensure!(seen["verdict"] == outcome.as_str() && seen["accepted"] == "yes", "{closed}: {seen}");
+            std::fs::remove_file(host.directory().join(format!("{session}.evidence")))?;
+        }
+        None => ensure!(outcome == "aborted" && closed["instance"].is_null(), "no evidence of {closed}"),
     }
     Ok(format!("{outcome}, {}", word("reason")))
 }

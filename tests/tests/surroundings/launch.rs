@@ -4,11 +4,12 @@
 use std::path::Path;
 
 use anyhow::Context as _;
-use coffer_tests::host::{binaries, image_directory};
+use coffer_tests::host::binaries;
 use coffer_tests::kit::kit_directory;
+use coffer_tests::needs_an_image;
 
+use crate::needs_root;
 use crate::place::{Place, chmod, linked_copy};
-use crate::{needs_an_image, needs_root};
 
 /// Which program of a session is meant.
 #[derive(Clone, Copy)]
@@ -236,16 +237,11 @@ fn a_kvm_that_cannot_run_a_guest_is_named_and_not_tried() -> anyhow::Result<()> 
 /// The program is whole when the guest starts and broken when its opening is to be verified.
 #[test]
 fn a_simulator_that_gives_no_collateral_is_named_by_the_session_that_it_ends() -> anyhow::Result<()> {
-    needs_an_image!();
-    let image = image_directory().context("an image")?;
-    let mut place = Place::new()?;
-    let copy = place.path("images").join(image.file_name().context("a name")?);
-    std::fs::create_dir(place.path("images"))?;
-    linked_copy(&image, &copy)?;
+    let image = needs_an_image!();
+    let (mut place, copy) = Place::with_copy_of(&image)?;
     // The jail shows the image's directory, and not that of the programs.
     let real = copy.join("coffer-tdx-sim");
     std::fs::copy(binaries().join("coffer-tdx-sim"), &real)?;
-    place.use_image(&copy)?;
     let script = format!("[ \"$1\" = collateral ] && exit 3\nexec {:?} \"$@\"", real.display().to_string());
     let script = place.script("half-broken", &script)?;
     place.config += &format!("[simulator]\ncommand = {:?}\n", script.display().to_string());

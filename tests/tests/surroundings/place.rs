@@ -4,17 +4,13 @@
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
-use coffer_tests::host::{binaries, image_directory, kill, terminate};
+use coffer_tests::host::{binaries, image_directory, kill, processes_naming, terminate, uids_of_its_own};
 
 /// How long `cofferd` may take to refuse to start.
 const REFUSAL: Duration = Duration::from_secs(20);
-/// Uids of a place, and places so far.
-const UIDS: u32 = 8;
-static PLACES: AtomicU32 = AtomicU32::new(0);
 /// How long a test waits for a word in the diagnostics, or a change on the host.
 const SOON: Duration = Duration::from_secs(30);
 
@@ -48,13 +44,10 @@ pub(crate) fn is_root() -> bool {
 impl Place {
     pub(crate) fn new() -> anyhow::Result<Self> {
         let directory = tempfile::Builder::new().prefix("coffer-test.").tempdir().context("make a directory")?;
-        // Each has uids of its own: a cofferd that finds a process of one of its uids takes it for one of a session.
-        let number = PLACES.fetch_add(1, Ordering::Relaxed) % 256;
-        let uid = 1_000_000 + (std::process::id() % 4_096) * 256 * UIDS + number * UIDS;
         Ok(Self {
             directory,
             daemon: None,
-            vmm: format!("uid_first = {uid}\nuid_count = {UIDS}\n"),
+            vmm: uids_of_its_own(),
             config: String::new(),
             mounts: String::new(),
             run: "exec \"$@\"",
@@ -67,6 +60,16 @@ impl Place {
         let image = image_directory().context("expected COFFER_TEST_IMAGE to name an image directory")?;
         place.use_image(&image)?;
         Ok(place)
+    }
+
+    /// One that boots a copy of this image, of which files can be taken away; where the copy is.
+    pub(crate) fn with_copy_of(image: &Path) -> anyhow::Result<(Self, PathBuf)> {
+        let mut place = Self::new()?;
+        let copy = place.path("images").join(image.file_name().context("a name")?);
+        std::fs::create_dir(place.path("images"))?;
+        linked_copy(image, &copy)?;
+        place.use_image(&copy)?;
+        Ok((place, copy))
     }
 
     /// Uses this image and no other.
@@ -204,15 +207,7 @@ impl Place {
 
     /// Processes of this place, `cofferd` left out: pid and command line.
     pub(crate) fn processes(&self) -> Vec<(u32, String)> {
-        let needle = self.directory.path().display().to_string();
-        let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-        let pids = pids.filter_map(|entry| entry.file_name().to_string_lossy().parse::<u32>().ok());
-        let own = [self.pid(), std::process::id()];
-        pids.filter(|pid| !own.contains(pid))
-            .map(|pid| (pid, std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()))
-            .map(|(pid, line)| (pid, String::from_utf8_lossy(&line).replace('\0', " ")))
-            .filter(|(_, line)| line.contains(&needle))
-            .collect()
+        processes_naming(self.directory.path(), &[self.pid(), std::process::id()])
     }
 
     /// The process of a session whose command line holds this.

@@ -4,12 +4,12 @@
 use std::io::Write as _;
 use std::path::Path;
 
-use anyhow::Context as _;
-use coffer_tests::host::{image_directory, kill};
+use coffer_tests::host::kill;
 use coffer_tests::kit::kit_directory;
+use coffer_tests::needs_an_image;
 
+use crate::needs_root;
 use crate::place::{Place, linked_copy};
-use crate::{needs_an_image, needs_root};
 
 fn assert_sealed(place: &Place, id: &str) -> anyhow::Result<()> {
     let closed = place.closed(id)?;
@@ -34,13 +34,8 @@ fn swap(path: &Path) -> anyhow::Result<()> {
 /// One guest, and everything that its host needs to start another taken away meanwhile.
 #[test]
 fn a_session_that_runs_outlasts_the_files_that_it_was_started_from_and_is_sealed() -> anyhow::Result<()> {
-    needs_an_image!();
-    let image = image_directory().context("an image")?;
-    let mut place = Place::new()?;
-    let copy = place.path("images").join(image.file_name().context("a name")?);
-    std::fs::create_dir(place.path("images"))?;
-    linked_copy(&image, &copy)?;
-    place.use_image(&copy)?;
+    let image = needs_an_image!();
+    let (mut place, copy) = Place::with_copy_of(&image)?;
     let kit = place.path("kit");
     linked_copy(&kit_directory()?.canonicalize()?, &kit)?;
     place.vmm += &format!("kit = {:?}\n", kit.display().to_string());

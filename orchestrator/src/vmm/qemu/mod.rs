@@ -92,8 +92,8 @@ impl Vmm for QemuVmm {
 
     fn adopt(&self, machine: LeftMachine) -> BoxFuture<'_, Result<Box<dyn Vm>, LaunchError>> {
         Box::pin(async move {
-            let record = ProcessRecord::read(&machine.process_records.join(PROCESS));
-            let process = record.and_then(|record| record.open()).ok_or(LaunchError::Gone { program: "QEMU" })?;
+            let process = ProcessRecord::open_recorded(&machine.process_records.join(PROCESS));
+            let process = process.ok_or(LaunchError::Gone { program: "QEMU" })?;
             // QEMU dials again within a second. Its simulator is ended with the rest, by its record.
             let listener = listen(&machine.run, machine.uid)?;
             let process = Jailed::adopt(process);
