@@ -1,7 +1,7 @@
 //! Encrypted private parts and redaction, as a user meets them: identities in files, `age` beside us, bundles to hand on.
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use coffer_evidence::bundle::{self, Bundle};
@@ -129,8 +129,8 @@ fn an_identity_that_others_can_read_or_that_is_none_has_its_status() {
     status(&identity(home.path(), "recipient.key", RECIPIENT), 78, "line 1");
     status(&identity(home.path(), "many.key", &format!("{IDENTITY}\n").repeat(65)), 78, "at most 64 identities");
     status(&identity(home.path(), "large.key", &"#\n".repeat(40_000)), 74, "at most 65536 bytes");
-    let at_the_limit = identity(home.path(), "most.key", &format!("{OTHER_IDENTITY}\n").repeat(63).as_str().to_owned());
-    std::fs::write(&at_the_limit, format!("{}{IDENTITY}\n", format!("{OTHER_IDENTITY}\n").repeat(63))).expect("write");
+    let most = format!("{OTHER_IDENTITY}\n").repeat(63) + IDENTITY;
+    let at_the_limit = identity(home.path(), "most.key", &most);
     assert_eq!(code(&coffer(home.path(), "verify", &["--identity", &at_the_limit, &file])), Some(0));
 }
 
@@ -326,6 +326,4 @@ fn the_age_program_opens_our_key_and_we_open_its() {
     // What age writes for people to paste is another form than the bundle's.
     let armored = age(home.path(), &["-a", "-r", RECIPIENT, &key]);
     assert!(unwrap_key(&armored, &identities).is_err());
-    let out: PathBuf = home.path().join("a.evidence");
-    assert!(out.exists());
 }
