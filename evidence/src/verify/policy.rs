@@ -22,8 +22,7 @@
 //! instance = "<64 hex digits>"
 //! mrtd = "<96 hex digits>"            # also rtmr0 to rtmr3, mrseam, mrconfigid, mrowner, mrownerconfig
 //! ```
-//! Unknown keys are refused. What is left out is not judged, except for `tcb_statuses`. The file's JSON schema is
-//! `docs/appraisal-policy.schema.json`.
+//! Unknown keys are refused. What is left out is not judged, except for `tcb_statuses`.
 
 use std::str::FromStr;
 

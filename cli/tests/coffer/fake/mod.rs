@@ -171,10 +171,15 @@ impl Cofferd {
 
     /// Waits until somebody asked for `what`.
     pub(crate) fn until_asked(&self, what: &str) {
-        let missing = |state: &mut State| !state.asked.iter().any(|asked| asked.starts_with(what));
+        self.until_asked_one_of(&[what]);
+    }
+
+    /// Waits until somebody asked for one of these.
+    pub(crate) fn until_asked_one_of(&self, what: &[&str]) {
+        let missing = |state: &mut State| !state.asked.iter().any(|asked| what.iter().any(|w| asked.starts_with(w)));
         let patience = Duration::from_secs(30);
         let waited = self.shared.asked.wait_timeout_while(self.state(), patience, missing).expect("the state");
-        assert!(!waited.1.timed_out(), "nobody asked for {what}: {:?}", waited.0.asked);
+        assert!(!waited.1.timed_out(), "nobody asked for {what:?}: {:?}", waited.0.asked);
     }
 }
 

@@ -106,6 +106,15 @@ impl Shared {
     }
 }
 
+/// An upload that goes on. A client that leaves may end the stream, or have the server drop who reads it: both are a reset.
+struct Unfinished<'a>(&'a Shared);
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        self.0.ask("upload reset");
+    }
+}
+
 #[tonic::async_trait]
 impl ToolService for Shared {
     type ExecStream = Answers<pb::ExecResponse>;
@@ -161,17 +170,15 @@ impl ToolService for Shared {
             return Err(refusal(Code::ResourceExhausted, "NO_SPACE", "the workspace is full"));
         }
         let mut stream = Vec::new();
+        let unfinished = Unfinished(self);
         loop {
-            match input.message().await {
-                Ok(Some(pb::UploadRequest { request: Some(Up::Data(data)) })) => stream.extend_from_slice(&data),
-                Ok(Some(_)) => return Err(Status::invalid_argument("not data")),
-                Ok(None) => break,
-                Err(status) => {
-                    self.ask("upload reset");
-                    return Err(status);
-                }
+            match input.message().await? {
+                Some(pb::UploadRequest { request: Some(Up::Data(data)) }) => stream.extend_from_slice(&data),
+                Some(_) => return Err(Status::invalid_argument("not data")),
+                None => break,
             }
         }
+        std::mem::forget(unfinished);
         let mut sha256 = Sha256::digest(&stream).to_vec();
         if start.path == "changed" {
             sha256[0] ^= 1;
