@@ -103,6 +103,8 @@ fn an_encrypted_part_that_is_not_its_leafs_is_refused() {
         println!("{what}");
         let report = judged(&parts, Access::Key(K));
         refused(&report, Rule::R16, PARTS);
+        let nowhere = what.contains("without a commitment") || what.starts_with("one more");
+        assert_eq!(row(&report, PARTS).1.contains("which has no commitment"), nowhere, "{what}: {}", report.human());
         // Nobody without an identity can know, and the core is the same.
         let blind = judged(&parts, Access::NoIdentity);
         assert_eq!((blind.verdict, &blind.core_id), (Verdict::Sealed, &before.core_id), "{what}: {}", blind.human());
