@@ -1,7 +1,8 @@
 //! The formats that a proof rests on, and their verification. Pure: no I/O, no clock, no randomness, no async.
 //!
 //! The layouts are fixed in `formats.cddl`; every type here says which. With feature `verifier` the crate also holds
-//! the quote verifier and the rules of `docs/verifier-rules.md`; the guest agent links it without.
+//! the quote verifier and the rules of `docs/verifier-rules.md`; the guest agent links it without. Wrapping a key for age recipients
+//! (feature `age`) is the one thing here that draws randomness.
 #![forbid(unsafe_code)]
 #![cfg_attr(
     not(test),
@@ -31,6 +32,7 @@ pub mod manifest;
 pub mod note;
 mod numbers;
 pub mod open;
+pub mod private;
 pub mod quote;
 pub mod receipt;
 pub mod rtmr;

@@ -93,6 +93,7 @@ fn parts_of(bundle: &Bundle) -> Parts {
         events: events.collect(),
         leaves: leaves(bundle.member("leaves").unwrap_or_default()),
         checkpoint: String::from_utf8(member("checkpoint")).unwrap_or_default(),
+        encrypted: None,
         disclosed: bundle.member("disclosed.cbor").and_then(|bytes| read_disclosed(bytes).ok()),
         seal: bundle.is_sealed().then(|| SealParts {
             map: member("seal.cbor"),

@@ -10,6 +10,7 @@ use coffer_evidence::intent::Intent;
 use coffer_evidence::leaf::{LEAF_MAX, Leaf};
 use coffer_evidence::link::{Mirror, ToGuest, ToHost};
 use coffer_evidence::open::OpenMap;
+use coffer_evidence::private::{read_private, write_private};
 use coffer_evidence::rtmr::{event_bytes, parse_event};
 use coffer_evidence::seal::SealMap;
 use coffer_evidence::verify::{AppraisalPolicy, TrustAnchor};
@@ -91,6 +92,10 @@ pub fn records(data: &[u8]) {
     }
     if let Ok(parts) = read_disclosed(data) {
         assert_eq!(write_disclosed(&parts), data, "another encoding of private parts was accepted");
+        assert!(parts.is_sorted_by(|a, b| a.index < b.index));
+    }
+    if let Ok(parts) = read_private(data).and_then(|parts| parts.collect::<Result<Vec<_>, _>>()) {
+        assert_eq!(write_private(&parts), data, "another encoding of encrypted parts was accepted");
         assert!(parts.is_sorted_by(|a, b| a.index < b.index));
     }
 }

@@ -412,6 +412,7 @@ fn a_guest_says_hello_and_ready_runs_tools_seals_and_powers_off() -> anyhow::Res
         events: record.events.into_values().collect(),
         leaves: record.leaves.into_values().collect(),
         checkpoint: String::from_utf8(record.note)?,
+        encrypted: None,
         disclosed: Some(disclosed.collect()),
         seal: Some(SealParts { map: seal_map, quote: seal_quote, collateral, statement }),
         receipt: None,

@@ -37,6 +37,7 @@ const NEVER_IN_THE_AGENT: &[(&str, &str)] = &[
     ("rustls", "no X.509 in the agent"),
     ("rcgen", "no X.509 in the agent"),
     ("x509-cert", "no X.509 in the agent"),
+    ("age", "the agent wraps no key yet"),
     ("coffer-tdx-sim", "no simulator in the agent"),
     ("fuser", "no simulator in the agent"),
     ("reqwest", "the guest has no network"),

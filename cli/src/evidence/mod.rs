@@ -1,8 +1,11 @@
-//! `coffer evidence`: export, verify and show bundles. Verifying and showing need no `cofferd` and no network.
+//! `coffer evidence`: export, verify, show and redact bundles. All but exporting need no `cofferd` and no network.
 
+mod contents;
 mod export;
+mod identity;
 mod pins;
 mod reading;
+mod redact;
 mod show;
 mod verify;
 
@@ -23,6 +26,8 @@ pub(crate) enum EvidenceCommand {
     Verify(verify::VerifyArgs),
     /// Show what a bundle says happened, in order; verifies nothing
     Show(show::ShowArgs),
+    /// Write a bundle with only some of its private parts, opened; the record and its verdict stay as they are
+    Redact(redact::RedactArgs),
 }
 
 /// Does one of them.
@@ -31,5 +36,6 @@ pub(crate) async fn carry_out(context: &Context, command: EvidenceCommand) -> an
         EvidenceCommand::Export(args) => export::export(context, args).await,
         EvidenceCommand::Verify(args) => verify::verify(&context.output, &args),
         EvidenceCommand::Show(args) => show::show(&context.output, &args),
+        EvidenceCommand::Redact(args) => redact::redact(&context.output, &args),
     }
 }

@@ -1,26 +1,23 @@
 //! `coffer evidence show`: a bundle as an auditor reads it. What the verifier makes of it, then the action log as a timeline,
-//! private parts included where they were disclosed, then every check. One call whole with `--call`.
+//! private parts included where they were disclosed or an identity opens them, then every check. One call whole with `--call`.
 
 mod call;
 mod leaf;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Args;
 use coffer_evidence::bundle;
-use coffer_evidence::call::{Disclosed, read_disclosed};
-use coffer_evidence::fields::Canonical as _;
-use coffer_evidence::leaf::Leaf;
 use coffer_evidence::verify::{Accepted, Report, Verdict, verify_bundle};
 use serde::Serialize;
 use serde_json::Value;
 
 use self::leaf::Line;
+use super::contents::{Contents, contents};
 use super::read_bundle;
 use super::verify::{Judging, unpinned};
 use crate::exit::{Status, failure};
-use crate::output::{Colour, Form, Output};
+use crate::output::{Colour, Form, Output, printable};
 
 #[derive(Debug, Args)]
 pub(crate) struct ShowArgs {
@@ -43,25 +40,19 @@ struct Shown {
     leaves: Vec<Line>,
 }
 
-/// A leaf with what the bundle discloses of it.
-type Told = (Leaf, Option<Disclosed>);
-
 /// `coffer evidence show`
 pub(super) fn show(output: &Output, args: &ShowArgs) -> anyhow::Result<Status> {
-    let options = args.judging.options()?;
     let bytes = read_bundle(&args.file)?;
-    let wrong = |what: &str, error: anyhow::Error| {
-        failure(Status::FAILED, format!("{}: expected {what}: {error:#}", args.file.display()))
+    let options = args.judging.options(&bytes)?;
+    let wrong = |error: anyhow::Error| {
+        failure(Status::FAILED, format!("{}: expected a bundle: {error:#}", args.file.display()))
     };
     let report = verify_bundle(&bytes, &options);
-    let bundle = bundle::read(&bytes).map_err(|error| wrong("a bundle", error.into()))?;
-    let mut disclosed = BTreeMap::new();
-    if let Some(member) = bundle.member("disclosed.cbor") {
-        let parts = read_disclosed(member).map_err(|error| wrong("disclosed parts", error.into()))?;
-        disclosed.extend(parts.into_iter().map(|part| (part.index, part)));
+    let bundle = bundle::read(&bytes).map_err(|error| wrong(error.into()))?;
+    let Contents { told, why, .. } = contents(&bundle, &options.access).map_err(wrong)?;
+    if let Some(why) = why {
+        output.note(format_args!("encrypted private parts were not opened: {}", printable(&why)));
     }
-    let told =
-        leaves(bundle.member("leaves").unwrap_or_default(), &mut disclosed).map_err(|error| wrong("leaves", error))?;
     if let Some(id) = &args.call {
         return call::show(output, &told, id, &report);
     }
@@ -117,19 +108,4 @@ fn headline(output: &Output, report: &Report) -> String {
         _ => "",
     };
     output.paint(Some(colour), &format!("{verdict}; {accepted}{platform}"))
-}
-
-/// The frames of `leaves`: u32le length, leaf.
-fn leaves(mut member: &[u8], disclosed: &mut BTreeMap<u64, Disclosed>) -> anyhow::Result<Vec<Told>> {
-    let mut told = Vec::new();
-    while !member.is_empty() {
-        let (length, rest) = member.split_first_chunk().ok_or_else(|| anyhow::anyhow!("a cut length"))?;
-        let length = usize::try_from(u32::from_le_bytes(*length))?;
-        let (leaf, rest) = rest.split_at_checked(length).ok_or_else(|| anyhow::anyhow!("a cut leaf"))?;
-        let leaf = Leaf::parse(leaf)?;
-        let part = disclosed.remove(&leaf.index);
-        told.push((leaf, part));
-        member = rest;
-    }
-    Ok(told)
 }

@@ -10,6 +10,7 @@ use coffer_evidence::verify::{
     AcceptPrefix, AcceptSimulated, AnyOwner, CheckResult, Expectations, Options, Report, Rule, verify_bundle,
 };
 
+use super::identity::access_to;
 use super::read_bundle;
 use crate::exit::Status;
 use crate::file::{read_policy, small_text};
@@ -17,7 +18,8 @@ use crate::output::{Form, Output};
 use crate::time::{now, parse_time};
 
 pub(super) const EXIT_HELP: &str = "\
-Exit status: 0 accepted; 1 not accepted; 2 cannot tell; 64 usage; 74 a file could not be read.
+Exit status: 0 accepted; 1 not accepted; 2 cannot tell; 64 usage; 74 a file could not be read; 77 others can read the \
+identity, 78 it is none.
 The verdict says what is true, acceptance what the policy makes of it. With the same bundle, policy and --at the output \
 is the same on any machine. With --json it is one line.";
 
@@ -59,11 +61,14 @@ pub(super) struct Judging {
     /// Expect the log to extend the one whose checkpoint is in this file
     #[arg(long, value_name = "NOTE")]
     seen: Option<PathBuf>,
+    /// Open encrypted private parts with this file of age identities (AGE-SECRET-KEY-1...)
+    #[arg(long, value_name = "FILE")]
+    identity: Option<PathBuf>,
 }
 
 impl Judging {
-    /// In the verifier's terms.
-    pub(super) fn options(&self) -> anyhow::Result<Options> {
+    /// In the verifier's terms, for this bundle.
+    pub(super) fn options(&self, bundle: &[u8]) -> anyhow::Result<Options> {
         Ok(Options {
             at: self.at.unwrap_or_else(now),
             accept_simulated: if self.accept_simulated { AcceptSimulated::Yes } else { AcceptSimulated::No },
@@ -76,6 +81,7 @@ impl Judging {
                 seen_note: self.seen.as_deref().map(|path| small_text(path, NOTE_MAX, "note")).transpose()?,
                 registers: Vec::new(),
             },
+            access: access_to(bundle, self.identity.as_deref())?,
             policy: self.policy.as_deref().map(read_policy).transpose()?,
         })
     }
@@ -83,7 +89,8 @@ impl Judging {
 
 /// `coffer evidence verify`
 pub(super) fn verify(output: &Output, args: &VerifyArgs) -> anyhow::Result<Status> {
-    let report = verify_bundle(&read_bundle(&args.file)?, &args.judging.options()?);
+    let bytes = read_bundle(&args.file)?;
+    let report = verify_bundle(&bytes, &args.judging.options(&bytes)?);
     if let Some(told) = unpinned(&args.judging, &report) {
         output.note(told);
     }

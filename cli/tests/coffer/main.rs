@@ -2,6 +2,7 @@
 //! and against a `cofferd` that is acted by the test. Real guests are met in `tests/`.
 
 mod copying;
+mod encrypted;
 mod evidence;
 mod execution;
 mod fake;

@@ -11,6 +11,7 @@ use crate::call::{Disclosed, write_disclosed};
 use crate::cbor::{Value, encode};
 use crate::fields::bytes;
 use crate::ids::Digest256;
+use crate::private::{EncryptedPart, write_private};
 
 pub use index::IndexError;
 pub use ustar::{BLOCK, UstarError};
@@ -93,12 +94,23 @@ pub struct Parts {
     pub leaves: Vec<Vec<u8>>,
     /// The last note.
     pub checkpoint: String,
+    /// Encrypted private parts.
+    pub encrypted: Option<EncryptedMembers>,
     /// Opened private parts.
     pub disclosed: Option<Vec<Disclosed>>,
     /// The seal, where there is one.
     pub seal: Option<SealParts>,
     /// `receipt.cbor`.
     pub receipt: Option<Vec<u8>>,
+}
+
+/// Private parts as end-to-end sessions hand them out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EncryptedMembers {
+    /// `private.age`: their key, for the owner's recipients.
+    pub key: Vec<u8>,
+    /// What is in `private.bin`.
+    pub parts: Vec<EncryptedPart>,
 }
 
 /// The members of a seal.
@@ -208,6 +220,19 @@ impl Bundle {
         assemble(members)
     }
 
+    /// The same bundle with these parts opened and no others, in plain or encrypted form.
+    #[must_use]
+    pub fn redacted(&self, kept: &[Disclosed]) -> Vec<u8> {
+        let stays = |name: &str| !matches!(name, "private.age" | "private.bin" | "disclosed.cbor");
+        let mut members: Vec<(String, Vec<u8>)> =
+            self.members().filter(|(n, _)| stays(n)).map(|(n, b)| (n.to_owned(), b.to_vec())).collect();
+        if !kept.is_empty() {
+            let before = members.iter().take_while(|(n, _)| place(n) < place("disclosed.cbor")).count();
+            members.insert(before, ("disclosed.cbor".to_owned(), write_disclosed(kept)));
+        }
+        assemble(members)
+    }
+
     /// Whether the seal's members are there.
     #[must_use]
     pub fn is_sealed(&self) -> bool {
@@ -265,6 +290,10 @@ pub fn write(parts: &Parts) -> Vec<u8> {
     put("events.cbor", frame_events(&parts.events));
     put("leaves", frame_leaves(&parts.leaves));
     put("checkpoint", parts.checkpoint.clone().into_bytes());
+    if let Some(encrypted) = &parts.encrypted {
+        put("private.age", encrypted.key.clone());
+        put("private.bin", write_private(&encrypted.parts));
+    }
     if let Some(disclosed) = &parts.disclosed {
         put("disclosed.cbor", write_disclosed(disclosed));
     }
@@ -352,6 +381,7 @@ mod tests {
             events: vec![b"event".to_vec()],
             leaves: vec![b"leaf".to_vec(), vec![]],
             checkpoint: "note\n".to_owned(),
+            encrypted: None,
             disclosed: Some(vec![Disclosed { index: 1, salt: [1; 32], bytes: vec![2] }]),
             seal: Some(SealParts {
                 map: b"s".to_vec(),

@@ -1,4 +1,4 @@
-//! Rules R16, R17 and R18: private parts that were disclosed, the host's receipt, and what the user expected.
+//! Rules R17 and R18: the host's receipt, and what the user expected.
 
 use super::endorsed::VerifiedQuote;
 use super::findings::{Findings, Refused};
@@ -6,66 +6,9 @@ use super::opening_rules::Opened;
 use super::policy::Expectations;
 use super::record_rules::Rooted;
 use super::report::Rule;
-use crate::call::{Disclosed, IntentPrivate, OutcomePrivate, Request};
-use crate::fields::Canonical as _;
 use crate::ids::Digest256;
-use crate::leaf::{Leaf, Public, commitment};
 use crate::note::open_note;
 use crate::receipt::Receipt;
-
-/// R16, for parts that stand in the bundle in plain text.
-pub(super) fn private_parts(
-    disclosed: Option<&[Disclosed]>,
-    undisclosed: &'static str,
-    rooted: &Rooted<'_>,
-    findings: &mut Findings,
-) -> Result<(), Refused> {
-    const NAME: &str = "plain private parts open commitments";
-    let Some(disclosed) = disclosed else {
-        findings.not_evaluated(Rule::R16, NAME, undisclosed);
-        return Ok(());
-    };
-    let mut contradiction = None;
-    for part in disclosed {
-        let leaf = usize::try_from(part.index).ok().and_then(|index| rooted.leaves().get(index));
-        let leaf = leaf.map(|(_, leaf)| leaf).filter(|leaf| opens(part, leaf));
-        let Some(leaf) = leaf else {
-            let reason = format!("the part for leaf {} does not open a commitment of that leaf", part.index);
-            return Err(findings.refuse(Rule::R16, NAME, reason));
-        };
-        if let (None, Err(why)) = (&contradiction, agrees(part, leaf)) {
-            contradiction = Some(format!("leaf {}: {why}", part.index));
-        }
-    }
-    let committed = rooted.leaves().iter().filter(|(_, leaf)| leaf.commitment.is_some()).count();
-    findings.pass(Rule::R16, NAME, format!("{} of {committed}", disclosed.len()));
-    // The TD committed to it, so the record is genuine; but it contradicts itself, and nobody should rely on it.
-    if let Some(reason) = contradiction {
-        findings.reject(Rule::R16, "plain private parts agree with leaves", reason);
-    }
-    Ok(())
-}
-
-fn opens(part: &Disclosed, leaf: &Leaf) -> bool {
-    leaf.commitment == Some(commitment(&part.salt, &part.bytes))
-}
-
-/// What the private part says is what the public fields of its leaf say.
-fn agrees(part: &Disclosed, leaf: &Leaf) -> Result<(), &'static str> {
-    match &leaf.public {
-        Public::Intent { method, .. } | Public::Denied { method, .. } => {
-            let private = IntentPrivate::parse(&part.bytes).map_err(|_| "the private part is not that of an intent")?;
-            let request = Request::parse(&private.request).map_err(|_| "the request in it is not canonical")?;
-            if request.method() == *method { Ok(()) } else { Err("the request in it is for another method") }
-        }
-        Public::Outcome { cause, .. } => {
-            let private =
-                OutcomePrivate::parse(&part.bytes).map_err(|_| "the private part is not that of an outcome")?;
-            if private.cause == *cause { Ok(()) } else { Err("the outcome in it has another cause") }
-        }
-        _ => Ok(()),
-    }
-}
 
 /// What the receipt must name.
 pub(super) struct Receipted {

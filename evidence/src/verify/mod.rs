@@ -21,6 +21,7 @@ mod opening_rules;
 mod parsed;
 mod platform_policy;
 mod policy;
+mod private_rules;
 mod record_rules;
 mod registers;
 mod report;
@@ -46,6 +47,7 @@ use seal_rules::Sealing;
 use crate::ids::Digest256;
 use crate::intent::{Authority, Durability};
 use crate::leaf::LeafKind;
+use crate::private::Access;
 
 /// Whether evidence that anyone can forge may be accepted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -90,6 +92,8 @@ pub struct Options {
     pub any_owner: AnyOwner,
     /// Expectations of this bundle.
     pub expect: Expectations,
+    /// What the reader's identity gets at: the key of the encrypted private parts.
+    pub access: Access,
     /// Everything pinned. Without one the two published roots are tried, and nothing else is known.
     pub policy: Option<AppraisalPolicy>,
 }
@@ -182,7 +186,8 @@ fn judge(framed: &Framed, options: &Options, findings: &mut Findings, report: &m
             report.extent = Some(format!("prefix({})", rooted.size()));
         }
     }
-    claim_rules::private_parts(disclosed.as_deref(), framed.undisclosed(), &rooted, findings)?;
+    private_rules::plain(disclosed.as_deref(), &rooted, findings)?;
+    private_rules::encrypted(framed, &options.access, &opened, &rooted, findings)?;
     claim_rules::endpoints(framed.endpoints(), findings);
     let named = Receipted {
         final_quote: seal.as_ref().map(|seal| Digest256::of(seal.quote)),

@@ -13,6 +13,7 @@ use crate::dsse::Envelope;
 use crate::fields::Canonical as _;
 use crate::ids::Digest256;
 use crate::leaf::{LEAF_MAX, Leaf};
+use crate::private::read_private;
 use crate::receipt::{Receipt, open_receipt};
 use crate::rtmr::{Rtmr, Rtmr3Event, event_digest, parse_event};
 use crate::seal::SealMap;
@@ -40,14 +41,6 @@ impl Framed {
 
     pub(super) fn claim(&self) -> Claim {
         if self.bundle.is_sealed() { Claim::Sealed } else { Claim::Aborted }
-    }
-
-    /// What can be said of private parts when none stands there in plain text.
-    pub(super) fn undisclosed(&self) -> &'static str {
-        match self.bundle.member("private.bin") {
-            Some(_) => "opening encrypted parts: not built yet",
-            None => "none are disclosed",
-        }
     }
 
     /// What can be said of endpoint evidence.
@@ -116,6 +109,10 @@ fn parse_members(framed: &Framed) -> Result<Parsed<'_>, Fault> {
     let note = std::str::from_utf8(framed.member("checkpoint")).map_err(|e| at("checkpoint")(&e))?;
     let record = Record { leaves: parse_leaves(leaves_bytes)?, events, note };
     let disclosed = framed.bundle.member("disclosed.cbor").map(read_disclosed).transpose();
+    if let Some(encrypted) = framed.bundle.member("private.bin") {
+        let read = read_private(encrypted).and_then(|mut parts| parts.try_for_each(|part| part.map(drop)));
+        read.map_err(|e| at("private.bin")(&e))?;
+    }
     let receipt = framed.bundle.member("receipt.cbor").map(|bytes| open_receipt(bytes, &opening.config.host.host_key));
     Ok(Parsed {
         disclosed: disclosed.map_err(|e| at("disclosed.cbor")(&e))?,

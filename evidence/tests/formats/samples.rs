@@ -6,7 +6,7 @@ use coffer_evidence::bundle::{self, Parts};
 use coffer_evidence::call::{
     Disclosed, IntentPrivate, OutcomePrivate, Request, StreamDigest, Usage, read_disclosed, write_disclosed,
 };
-use coffer_evidence::cbor::{Value, decode};
+use coffer_evidence::cbor::{Value, decode, encode};
 use coffer_evidence::collateral::Collateral;
 use coffer_evidence::config::{Config, HostPart, Launch};
 use coffer_evidence::fields::Canonical;
@@ -21,6 +21,7 @@ use coffer_evidence::manifest::ImageManifest;
 use coffer_evidence::note::{Checkpoint, sign_note};
 use coffer_evidence::open::OpenMap;
 use coffer_evidence::policy_text::PERMIT_ALL;
+use coffer_evidence::private::{EncryptedPart, read_private, write_private};
 use coffer_evidence::receipt::{Receipt, open_receipt, sign_receipt};
 use coffer_evidence::rtmr::{Rtmr, Rtmr3Event, event_bytes, parse_event};
 use coffer_evidence::seal::{ClosedBy, Reason, SealMap};
@@ -236,6 +237,42 @@ fn disclosed() -> Vec<Disclosed> {
     [1, 2].map(|index| Disclosed { index, salt: [0x5a; 32], bytes: vec![0xa0] }).into()
 }
 
+/// The same two under K, for the leaves that [`leaves`] has there. Written down, because the cipher is a feature; where that is on, a
+/// test makes them anew.
+pub(crate) fn encrypted() -> Vec<EncryptedPart> {
+    let parts = [
+        (
+            1,
+            "b4b737ca3e68026f5dae79d0cb29153ad79b4632b21597ef1b9ff98227339b8b\
+         85e6d1b8a2526448f465bd8fa98495083f5d5f17cd",
+        ),
+        (
+            2,
+            "df4604e6f35f9ed4b3dd2c14a18e8921506fd53b07f963eb55470255a6910ab2\
+         cd48ba1133d4bb55f4815fd769587aec5717797867",
+        ),
+    ];
+    parts.map(|(index, text)| EncryptedPart { index, ciphertext: hex::decode(text).expect("hex") }).into()
+}
+
+/// What the cipher makes of them.
+#[cfg(feature = "private")]
+pub(crate) fn encrypted_anew() -> Vec<EncryptedPart> {
+    let leaves = leaves();
+    let instance = open(Launch::Cold).instance();
+    let seal = |part: &Disclosed| {
+        let leaf = leaves[usize::try_from(part.index).expect("an index")].1.to_bytes();
+        let opened = Opened { salt: part.salt, bytes: part.bytes.clone() };
+        let place = coffer_evidence::private::Place { instance, index: part.index, leaf: &leaf };
+        coffer_evidence::private::PrivateKey::new([0x4b; 32]).seal(&place, &opened).expect("a part")
+    };
+    disclosed().iter().map(seal).collect()
+}
+
+fn private_file_reads(bytes: &[u8]) -> bool {
+    read_private(bytes).is_ok_and(|mut parts| parts.all(|part| part.is_ok()))
+}
+
 /// The index of a small bundle, read back out of the archive.
 fn index() -> Vec<u8> {
     let parts = Parts {
@@ -249,6 +286,7 @@ fn index() -> Vec<u8> {
         events: vec![b"event".to_vec()],
         leaves: vec![b"leaf".to_vec()],
         checkpoint: note(),
+        encrypted: None,
         disclosed: None,
         seal: None,
         receipt: None,
@@ -397,12 +435,13 @@ fn link() -> Vec<Entry> {
     ]
 }
 
-/// That indices of disclosed parts rise stands in a comment; and the library does not mind bytes after embedded CBOR.
+/// That indices of private parts rise stands in a comment; and the library does not mind bytes after embedded CBOR.
 fn stricter(form: &str) -> &'static [&'static str] {
     match form {
         "config" => &["key Unsigned(2): a byte more"],
         "events-file" => &["item 0: a byte more", "item 1: a byte more", "item 2: a byte more"],
         "intent-private" => &["item 1: a byte more"],
+        "private-file" => &["the first item", "item 0: item 0: 1 to", "item 1: item 0: 2 to"],
         "disclosed-file" => &["the first item", "item 0: item 0: 1 to", "item 1: item 0: 2 to"],
         _ => &[],
     }
@@ -416,11 +455,14 @@ pub(crate) fn samples() -> Vec<Sample> {
     });
     let disclosed: Entry =
         ("disclosed-file", "disclosed-file", write_disclosed(&disclosed()), Some(|b| read_disclosed(b).is_ok()));
+    let reader: fn(&[u8]) -> bool = private_file_reads;
+    let encrypted: Entry = ("private-file", "private-file", write_private(&encrypted()), Some(reader));
+    let plain = encode(&Value::Array(vec![Value::Bytes(vec![0x5a; 32]), Value::Bytes(vec![0xa0])]));
     objects()
         .into_iter()
         .chain(leaves)
         .chain(link())
-        .chain([disclosed])
+        .chain([("private-plain", "private-plain", plain, None), encrypted, disclosed])
         .map(|(form, rule, bytes, reader)| Sample { form, rule, bytes, reader, stricter: stricter(form) })
         .collect()
 }

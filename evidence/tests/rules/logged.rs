@@ -62,6 +62,7 @@ impl Session {
             events: vec![event.bytes],
             leaves: Vec::new(),
             checkpoint: String::new(),
+            encrypted: None,
             disclosed: Some(Vec::new()),
             seal: None,
             receipt: None,

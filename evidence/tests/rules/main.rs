@@ -8,6 +8,7 @@ mod admitted;
 mod archive;
 #[path = "../support/boot_log.rs"]
 mod boot_log;
+mod encrypted;
 mod event_log;
 mod free;
 mod judging;
@@ -15,7 +16,6 @@ mod logged;
 mod names;
 mod opening;
 mod platform;
-
 mod record;
 mod report;
 mod session;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use coffer_evidence::bundle::{self, Parts, SealParts};
+use coffer_evidence::bundle::{self, EncryptedMembers, Parts, SealParts};
 use coffer_evidence::call::{Disclosed, IntentPrivate, OutcomePrivate, Request};
 use coffer_evidence::config::{Config, HostPart, Launch, measured_config};
 use coffer_evidence::fields::Canonical as _;
@@ -16,6 +16,7 @@ use coffer_evidence::manifest::{ImageDigests, ImageManifest, Profile, Register, 
 use coffer_evidence::note::{Checkpoint, sign_note};
 use coffer_evidence::open::OpenMap;
 use coffer_evidence::policy_text;
+use coffer_evidence::private::{Place, PrivateKey};
 use coffer_evidence::receipt::{Receipt, sign_receipt};
 use coffer_evidence::rtmr::{Rtmr, Rtmr3Event, event_bytes, event_digest};
 use coffer_evidence::seal::{ClosedBy, Reason, SealMap};
@@ -352,6 +353,7 @@ pub(crate) fn parts(recipe: &Recipe, ending: Ending) -> Parts {
         events,
         leaves,
         checkpoint: sign_note(&recipe.note_key, &checkpoint),
+        encrypted: None,
         disclosed: Some(disclosed),
         seal: None,
         receipt: None,
@@ -398,6 +400,21 @@ pub(crate) fn seal_with(recipe: &Recipe, opening: &Opening, parts: &Parts, root:
         collateral: platform::collateral(recipe.final_dates, recipe.tcb).to_bytes(),
         statement: statement.to_bytes(),
     }
+}
+
+/// The key of private parts: published, and worth nothing.
+pub(crate) const K: PrivateKey = PrivateKey::new([0x4b; 32]);
+
+/// The same with its private parts encrypted, as an end-to-end session hands them out. `key` is `private.age`.
+pub(crate) fn encrypted(recipe: &Recipe, parts: Parts, key: &[u8]) -> Parts {
+    let instance = opening(recipe).open.instance();
+    let seal = |part: &Disclosed| {
+        let leaf = parts.leaves[usize::try_from(part.index).expect("an index")].as_slice();
+        let opened = Opened { salt: part.salt, bytes: part.bytes.clone() };
+        K.seal(&Place { instance, index: part.index, leaf }, &opened).expect("a part")
+    };
+    let sealed = parts.disclosed.iter().flatten().map(seal).collect();
+    Parts { encrypted: Some(EncryptedMembers { key: key.to_vec(), parts: sealed }), disclosed: None, ..parts }
 }
 
 /// The parts with the host's receipt for them.

@@ -27,12 +27,7 @@ fn a_pool_configuration_leaves_the_verdict_open() {
 }
 
 #[test]
-fn encrypted_parts_and_endpoint_evidence_are_not_called_absent() {
-    let undisclosed = Parts { disclosed: None, ..sealed_parts() };
-    let report = verify_bundle(&with_member(&undisclosed, "private.bin", b"x"), &options());
-    assert_eq!(report.verdict, Verdict::Sealed, "{}", report.human());
-    assert!(reason(&report, Rule::R16, "plain private parts open commitments").ends_with("not built yet"));
-
+fn endpoint_evidence_is_not_called_absent() {
     let name = format!("endpoint/{}", Digest256::of(b"x"));
     let report = verify_bundle(&with_member(&sealed_parts(), &name, b"x"), &options());
     assert_eq!(report.verdict, Verdict::Sealed, "{}", report.human());

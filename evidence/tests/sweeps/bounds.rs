@@ -12,6 +12,7 @@ use coffer_evidence::collateral::{COLLATERAL_MAX, Collateral};
 use coffer_evidence::fields::Canonical as _;
 use coffer_evidence::ids::Digest256;
 use coffer_evidence::leaf::{LimitKind, Public};
+use coffer_evidence::private::{EncryptedPart, write_private};
 use coffer_evidence::rtmr::{Rtmr3Event, event_bytes};
 use coffer_evidence::verify::{Rule, Verdict, verify_bundle};
 
@@ -258,7 +259,9 @@ fn the_memory_of_a_verification_is_bounded_by_its_bundle() {
     // The largest that holds: what nothing looks into, at its cap.
     let mut largest: Members = all;
     let before = largest.iter().position(|(name, _)| name == "disclosed.cbor").expect("disclosed parts");
-    largest.insert(before, ("private.bin".to_owned(), vec![0x5a; SMALL]));
+    // Two heads of arrays, the index, and the head of the ciphertext.
+    let part = EncryptedPart { index: 1, ciphertext: vec![0x5a; SMALL - 8] };
+    largest.insert(before, ("private.bin".to_owned(), write_private(&[part])));
     largest.insert(before, ("private.age".to_owned(), vec![0xa5; SMALL]));
     let evidence = vec![1; SMALL];
     largest.push((format!("endpoint/{}", Digest256::of(&evidence)), evidence));

@@ -47,7 +47,7 @@ fn a_bundle_cut_at_any_length_is_refused_by_framing_whatever_follows() {
 fn free(name: &str, content: &[u8], changed: &[u8]) -> bool {
     let log = content.len() - content.iter().rev().take_while(|byte| **byte == 0xff).count();
     match name {
-        "private.age" | "private.bin" => true,
+        "private.age" => true,
         "ccel" => {
             let padding = changed.get(log..).unwrap_or_default();
             changed.starts_with(&content[..log])

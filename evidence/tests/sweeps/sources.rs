@@ -6,6 +6,7 @@ use coffer_evidence::fields::Canonical as _;
 use coffer_evidence::ids::{Digest256, SessionId};
 use coffer_evidence::intent::{Intent, sign_intent};
 use coffer_evidence::manifest::{ImageManifest, Register};
+use coffer_evidence::private::{CIPHERTEXT_MIN, EncryptedPart, write_private};
 use coffer_evidence::sign::PublicKey;
 use coffer_evidence::verify::{Accepted, Report, Verdict, verify_bundle};
 
@@ -50,7 +51,13 @@ pub(crate) fn receipted_small() -> Parts {
 pub(crate) fn every_member() -> Members {
     let mut all = members(&sealed_small());
     let before = all.iter().position(|(name, _)| name == "disclosed.cbor").expect("disclosed parts");
-    all.insert(before, ("private.bin".to_owned(), b"encrypted parts".to_vec()));
+    all.insert(
+        before,
+        (
+            "private.bin".to_owned(),
+            write_private(&[EncryptedPart { index: 1, ciphertext: vec![7; CIPHERTEXT_MIN + 1] }]),
+        ),
+    );
     all.insert(before, ("private.age".to_owned(), b"a wrapped key".to_vec()));
     all.push((format!("endpoint/{}", Digest256::of(b"evidence")), b"evidence".to_vec()));
     all

@@ -105,6 +105,7 @@ fn parts(record: &SessionRecord, dir: &SessionDir, told: Record) -> Result<Parts
         events: told.events,
         leaves: told.leaves,
         checkpoint: told.note.ok_or(EvidenceError::NoCheckpoint)?,
+        encrypted: None,
         disclosed: Some(told.private),
         seal: None,
         receipt: None,

@@ -6,40 +6,14 @@ use coffer_evidence::leaf::{Leaf, Public, commitment};
 use coffer_evidence::verify::{Report, Verdict};
 use serde_json::{Map, Value, json};
 
-use super::Told;
-use crate::exit::{Status, USAGE, failure};
+use super::super::contents::{Told, call_named};
+use crate::exit::Status;
 use crate::output::{Form, Output, printable};
-
-/// A shorter beginning of an id says too little.
-const PREFIX_MIN: usize = 4;
 
 /// `coffer evidence show --call`
 pub(super) fn show(output: &Output, told: &[Told], id: &str, report: &Report) -> anyhow::Result<Status> {
-    let wanted = id.to_ascii_lowercase();
+    let call = call_named(told, id)?;
     let of = |leaf: &Leaf| leaf.call.map(|call| call.to_string());
-    let mut ids: Vec<String> =
-        told.iter().filter_map(|(leaf, _)| of(leaf)).filter(|id| id.starts_with(&wanted)).collect();
-    ids.dedup();
-    ids.sort();
-    ids.dedup();
-    let call = match ids.as_slice() {
-        _ if wanted.len() < PREFIX_MIN => {
-            return Err(failure(
-                USAGE,
-                format!("expected at least {PREFIX_MIN} characters of a call's id, found {id:?}"),
-            ));
-        }
-        [call] => call.clone(),
-        [] => return Err(failure(Status::FAILED, format!("expected a call whose id begins with {id:?}, found none"))),
-        several => {
-            let message = format!(
-                "expected one call whose id begins with {id:?}, found {}: {}",
-                several.len(),
-                several.join(", ")
-            );
-            return Err(failure(USAGE, message));
-        }
-    };
     let sections: Vec<Section> =
         told.iter().filter(|(leaf, _)| of(leaf).as_ref() == Some(&call)).map(section).collect();
     match output.form {

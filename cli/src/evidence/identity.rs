@@ -1,0 +1,47 @@
+//! `--identity`: a file of age identities, and what they get at in a bundle. The file is held to the same rule as the user's keys: nobody
+//! else may be able to read it.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::Path;
+
+use coffer_client::keys::KeyError;
+use coffer_evidence::bundle;
+use coffer_evidence::private::{Access, IDENTITY_FILE_MAX, Identities, access};
+use zeroize::Zeroizing;
+
+use crate::exit::{CONFIGURATION, INPUT_OUTPUT, failure};
+
+/// What the identities in this file get at in this bundle. One whose framing does not hold is not looked into: R1 tells why.
+pub(super) fn access_to(bytes: &[u8], identity: Option<&Path>) -> anyhow::Result<Access> {
+    let Some(path) = identity else { return Ok(Access::NoIdentity) };
+    let identities = read(path)?;
+    let Ok(bundle) = bundle::read(bytes) else { return Ok(Access::NoIdentity) };
+    Ok(access(bundle.member("private.age"), &identities))
+}
+
+fn read(path: &Path) -> anyhow::Result<Identities> {
+    let io = |what| move |source| KeyError::Io { what, path: path.to_owned(), source };
+    // Opening a pipe without a writer would wait for one.
+    let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let file = File::options().read(true).custom_flags(nonblocking).open(path).map_err(io("open the identity"))?;
+    let metadata = file.metadata().map_err(io("stat the identity"))?;
+    let wrong = |expected: &str, found: &str| {
+        failure(INPUT_OUTPUT, format!("expected {expected}, found {found}: {}", path.display()))
+    };
+    if !metadata.is_file() {
+        return Err(wrong("an identity in a regular file", "something else"));
+    }
+    let mode = metadata.mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(KeyError::Exposed { path: path.to_owned(), mode }.into());
+    }
+    let mut text = Zeroizing::new(Vec::new());
+    file.take(IDENTITY_FILE_MAX as u64 + 1).read_to_end(&mut text).map_err(io("read the identity"))?;
+    if text.len() > IDENTITY_FILE_MAX {
+        return Err(wrong(&format!("an identity file of at most {IDENTITY_FILE_MAX} bytes"), "more"));
+    }
+    let text = std::str::from_utf8(&text).map_err(|_| wrong("text in the identity file", "other bytes"))?;
+    Identities::parse(text).map_err(|error| failure(CONFIGURATION, format!("{}: {error}", path.display())))
+}
