@@ -358,22 +358,7 @@ mod tests {
     fn an_unknown_key_a_missing_anchor_and_malformed_values_are_refused() {
         let good = "anchor = \"intel\"\n";
         assert!(AppraisalPolicy::parse(good).is_ok());
-        for wrong in [
-            "",
-            "anchor = \"\"",
-            "anchor = \"intel\"\npublisher = []",
-            "anchor = \"intel\"\npublishers = [\"00\"]",
-            "anchor = \"intel\"\npublishers = [\"0000000000000000000000000000000000000000000000000000000000000000\"]",
-            "anchor = \"intel\"\ntcb_statuses = [\"Revoked\"]",
-            "anchor = \"intel\"\n[[platforms]]\nid = \"00\"\nregion = \"eu\"",
-            "anchor = \"intel\"\n[expect]\nsession = \"x\"",
-            "anchor = \"intel\"\nanchor = \"simulated\"",
-            "anchor = \"intel\"\ntcb_grace_days = 3651",
-            "anchor = \"intel\"\ntcb_grace_days = -1",
-            "anchor = \"intel\"\nrefused_advisories = [\"CVE-2024-1\"]",
-            "anchor = \"intel\"\nsmt = \"no\"",
-            "anchor = \"intel\"\n[expect]\nrtmr0 = \"00\"",
-        ] {
+        for (wrong, _) in include!("../../tests/support/refused_policies.rs") {
             assert!(AppraisalPolicy::parse(wrong).is_err(), "{wrong}");
         }
     }
