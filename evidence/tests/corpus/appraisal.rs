@@ -54,13 +54,7 @@ fn rejected() -> Vec<Vector> {
             keys("publishers", &publisher()),
             "publisher",
         ),
-        with(
-            "host-made-owner",
-            "nothing; the policy pins another owner",
-            &genuine,
-            keys("owners", &key(66)),
-            "owner",
-        ),
+        with("host-made-owner", "nothing; the policy pins another owner", &genuine, keys("owners", &key(66)), "owner"),
         any.flag(Flag::AnyOwner),
         with("image-svn-below-policy", "nothing; svn 2 is asked for", &genuine, pinned("minimum_svn = 2"), "image svn"),
         of("image-ended", "the image ended before the opening", &sealed(&old_image))
@@ -123,16 +117,23 @@ fn platforms() -> Vec<Vector> {
     let grace = |days: u32| pinned(&format!("tcb_grace_days = {days}"));
     let change = "the platform is out of date, and its grace has ended";
     vectors.push(with("tcb-grace-ended", change, &late, grace(317), "TCB status"));
-    vectors.push(of("tcb-within-grace", "the platform is out of date within its grace", &sealed(&late)).policy(grace(318)));
+    vectors.push(
+        of("tcb-within-grace", "the platform is out of date within its grace", &sealed(&late)).policy(grace(318)),
+    );
     let number = |n: u32| pinned(&format!("minimum_evaluation_data_number = {n}"));
     let change = "nothing; a later evaluation data number is asked for";
     vectors.push(with("evaluation-number-below", change, &Recipe::default(), number(18), "TCB evaluation data number"));
-    vectors.push(of("evaluation-number", "nothing; its number is asked for", &sealed(&Recipe::default())).policy(number(17)));
+    vectors.push(
+        of("evaluation-number", "nothing; its number is asked for", &sealed(&Recipe::default())).policy(number(17)),
+    );
     let refusing = |id: &str| pinned(&format!("refused_advisories = [\"{id}\"]"));
     let change = "an advisory applies that the policy refuses";
     vectors.push(with("advisory-refused", change, &advised(), refusing("INTEL-SA-01036"), "advisories"));
     vectors.push(with("advisory-refused-in-lower-case", change, &advised(), refusing("intel-sa-01036"), "advisories"));
-    vectors.push(of("advisory", "an advisory applies, another is refused", &sealed(&advised())).policy(refusing("INTEL-SA-01037")));
+    vectors.push(
+        of("advisory", "an advisory applies, another is refused", &sealed(&advised()))
+            .policy(refusing("INTEL-SA-01037")),
+    );
     type SetUp = (&'static str, fn() -> Vec<u8>);
     let set_ups: [SetUp; 3] = [("dynamic_platform", dynamic), ("cached_keys", cached_keys), ("smt", smt)];
     for (line, pck) in set_ups {
@@ -150,7 +151,8 @@ fn platforms() -> Vec<Vector> {
 fn accepted() -> Vec<Vector> {
     let genuine = sealed(&Recipe::default());
     let demanding = sealed(&Recipe { intent: |intent| intent.region = "eu".to_owned(), ..Recipe::default() });
-    let good = |name: &str, parts, policy: String| of(name, "nothing; the policy asks for what is so", parts).policy(policy);
+    let good =
+        |name: &str, parts, policy: String| of(name, "nothing; the policy asks for what is so", parts).policy(policy);
     vec![
         good("policy-anchor-alone", &genuine, pinned("")),
         good("policy-publisher", &genuine, keys("publishers", &publisher())),

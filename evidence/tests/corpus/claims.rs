@@ -84,9 +84,8 @@ fn receipt() -> Vec<Vector> {
 
 fn expected() -> Vec<Vector> {
     let genuine = sealed(&Recipe::default());
-    let with = |name: &str, change: &str, flag: Flag, check| {
-        of(name, change, &genuine).flag(flag).rejected(Rule::R18, check)
-    };
+    let with =
+        |name: &str, change: &str, flag: Flag, check| of(name, change, &genuine).flag(flag).rejected(Rule::R18, check);
     let mut vectors = vec![
         with(
             "expected-session",

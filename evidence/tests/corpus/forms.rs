@@ -105,7 +105,7 @@ pub(crate) fn vectors() -> Vec<Vector> {
         let leaf = crate::vector::of(format!("form-leaf-{name}"), format!("leaf 1 {change}"), &changed);
         vectors.push(leaf.refused(Rule::R2, "leaves"));
     }
-    let leaves: [(&str, &str, fn(&[u8]) -> Vec<u8>); 4] = [
+    let leaves: [Change; 4] = [
         ("cut", "the last leaf is cut short", |bytes| bytes[..bytes.len() - 1].to_vec()),
         ("half-length", "two bytes of a length follow the last leaf", |bytes| [bytes, &[0, 0]].concat()),
         ("over-cap", "a length over 64 KiB follows the last leaf", |bytes| {
@@ -121,7 +121,7 @@ pub(crate) fn vectors() -> Vec<Vector> {
     for (name, change, made) in leaves {
         vectors.push(of_member("leaves", name, change, made));
     }
-    let events: [(&str, &str, fn(&[u8]) -> Vec<u8>); 5] = [
+    let events: [Change; 5] = [
         ("trailing-byte", "a byte follows the list of events", with_trailing_byte),
         ("no-list", "a number stands in place of the list of events", |_| vec![0]),
         ("map", "an empty map stands in place of the list of events", |_| vec![0xa0]),
@@ -147,9 +147,8 @@ pub(crate) fn vectors() -> Vec<Vector> {
     let mut unordered = parts(&Recipe::default(), Ending::Sealed);
     unordered.disclosed.as_mut().expect("parts").swap(0, 1);
     let change = "the first two disclosed parts are out of order";
-    vectors.push(
-        crate::vector::of("form-disclosed-cbor-order", change, &unordered).refused(Rule::R2, "disclosed.cbor"),
-    );
+    vectors
+        .push(crate::vector::of("form-disclosed-cbor-order", change, &unordered).refused(Rule::R2, "disclosed.cbor"));
     vectors.push(of_member("receipt.cbor", "no-receipt", "the receipt is an empty list", |_| vec![0x80]));
     vectors.push(of_member("receipt.cbor", "trailing-byte", "a byte follows the receipt", with_trailing_byte));
     let recipe = Recipe { host: key(50), ..Recipe::default() };

@@ -23,15 +23,18 @@ pub(crate) fn vectors() -> Vec<Vector> {
 fn whole() -> Vec<Vector> {
     let default = Recipe::default;
     let denied = |leaves: &mut Vec<Leaf>| {
-        // The second call is denied, so the leaf after it is not its outcome.
+        // A call that is denied has no outcome: the leaf after it says something else of it.
         leaves[3].public = Public::Denied { method: Method::Exec, rules: Vec::new() };
         leaves[4].public = Public::Incomplete { method: Method::Exec };
-        (leaves[4].identity, leaves[4].call) = (None, None);
     };
     let withheld = |parts: Parts| Parts { disclosed: None, ..parts };
     vec![
         of("sealed", "nothing", &sealed(&default())),
-        of("sealed-with-receipt", "nothing; the host's receipt is there", &with_receipt(&default(), sealed(&default()))),
+        of(
+            "sealed-with-receipt",
+            "nothing; the host's receipt is there",
+            &with_receipt(&default(), sealed(&default())),
+        ),
         of("sealed-without-parts", "nothing; no private part is disclosed", &withheld(sealed(&default()))),
         of("sealed-with-one-part", "nothing; one private part is disclosed", &{
             let mut parts = sealed(&default());

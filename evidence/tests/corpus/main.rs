@@ -26,6 +26,8 @@ mod page;
 mod platform;
 mod real;
 mod record;
+#[path = "../support/refused_policies.rs"]
+mod refused_policies;
 mod schemas;
 mod seal;
 #[path = "../rules/session.rs"]

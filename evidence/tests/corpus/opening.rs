@@ -94,7 +94,9 @@ fn quotes() -> Vec<Vector> {
         quote(first, "opening-quote-byte-after", "a byte follows the opening quote", |p| p.open_quote.push(1)),
         quote(last, "final-quote-zero-after", "a zero follows the final quote", |p| seal(p).quote.push(0)),
         quote(last, "final-quote-byte-after", "a byte follows the final quote", |p| seal(p).quote.push(1)),
-        quote(first, "opening-quote-cut", "the opening quote lacks its last byte", |p| drop(p.open_quote.pop())),
+        quote(first, "opening-quote-cut", "the opening quote lacks its last byte", |p| {
+            p.open_quote.truncate(p.open_quote.len() - 1);
+        }),
         quote(first, "opening-quote-empty", "the opening quote is empty", |p| p.open_quote.clear()),
         quote(last, "final-quote-empty", "the final quote is empty", |p| seal(p).quote.clear()),
         quote(first, "opening-quote-version", "the opening quote says version 3", |p| p.open_quote[0] = 3),
@@ -182,7 +184,8 @@ fn platform() -> Vec<Vector> {
         let change = format!("the final quote has another {name}");
         vectors.push(bad(Rule::R6, same, &format!("another-td-{name}"), &change, recipe));
     }
-    let platforms: [(&str, fn() -> Vec<u8>); 2] = [("instance", other_instance), ("ppid", other_ppid)];
+    type Certificate = (&'static str, fn() -> Vec<u8>);
+    let platforms: [Certificate; 2] = [("instance", other_instance), ("ppid", other_ppid)];
     for (name, final_pck) in platforms {
         let change = format!("the final quote is of a platform with another {name}");
         let recipe = Recipe { final_pck, ..Recipe::default() };
@@ -206,8 +209,7 @@ fn third_root_everywhere() -> Vector {
     seal(&mut parts).quote = quote;
     let rooted = |bytes: &mut Vec<u8>| {
         let mut set = Collateral::parse(bytes).expect("collateral");
-        for chain in
-            [&mut set.pck_crl_issuer_chain, &mut set.tcb_info_issuer_chain, &mut set.qe_identity_issuer_chain]
+        for chain in [&mut set.pck_crl_issuer_chain, &mut set.tcb_info_issuer_chain, &mut set.qe_identity_issuer_chain]
         {
             let text = String::from_utf8(std::mem::take(chain)).expect("PEM");
             *chain = text.replace(&pem(ROOT_DER), &pem(&root)).into_bytes();
@@ -275,7 +277,13 @@ fn configuration() -> Vec<Vector> {
         bad(Rule::R8, owner, "intent-signature", "a bit of the owner's signature", flipped),
         bad(Rule::R8, owner, "intent-unsigned", "the owner's signature is zeros", zeros),
         bad(Rule::R8, owner, "intent-of-another-owner", "the intent names an owner who did not sign it", forged),
-        bad(Rule::R8, "image svn is what the intent asks for", "image-svn-below-intent", "the intent asks for svn 2", low),
+        bad(
+            Rule::R8,
+            "image svn is what the intent asks for",
+            "image-svn-below-intent",
+            "the intent asks for svn 2",
+            low,
+        ),
         changed(Rule::R8, text, "policy-text-changed", "a line is added to the policy", |parts| {
             parts.policy.extend(b"forbid (principal, action, resource);\n");
         }),
@@ -292,16 +300,15 @@ fn open_map() -> Vec<Vector> {
     let fits = "open map fits the configuration";
     let session = Recipe { open: |open| open.session = SessionId::new([1; 16]), ..Recipe::default() };
     let digest = Recipe { open: |open| open.config_digest = Digest384::of(b"another"), ..Recipe::default() };
-    let launch = Recipe {
-        open: |open| (open.launch, open.bind_nonce) = (Launch::Pooled, Some([7; 32])),
-        ..Recipe::default()
-    };
+    let launch =
+        Recipe { open: |open| (open.launch, open.bind_nonce) = (Launch::Pooled, Some([7; 32])), ..Recipe::default() };
     let extended = Recipe { opening_td: |td| td.rtmr[3][0] ^= 1, ..Recipe::default() };
     let fresh = Recipe { opening_td: |td| td.rtmr[3] = [0; 48], ..Recipe::default() };
     let replay = "opening RTMR3 is the replay of event 0";
     vec![
         changed(Rule::R9, "opening report data binds the open map", "open-map-swapped", "another open map", |parts| {
-            parts.open_map = opening(&Recipe { open: |open| open.random = [1; 32], ..Recipe::default() }).open.to_bytes();
+            parts.open_map =
+                opening(&Recipe { open: |open| open.random = [1; 32], ..Recipe::default() }).open.to_bytes();
         }),
         bad(Rule::R9, fits, "open-map-session", "the open map names another session", session),
         bad(Rule::R9, fits, "open-map-configuration", "the open map names another configuration", digest),

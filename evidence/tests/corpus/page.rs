@@ -140,7 +140,10 @@ fn the_page_of_rules_names_the_vectors_of_each_check_or_says_why_there_is_none()
         std::fs::write(&path, made).expect("write the page");
         return;
     }
-    assert!(made == text, "docs/verifier-rules.md names other vectors than the corpus has; COFFER_BLESS=1 writes it anew");
+    assert!(
+        made == text,
+        "docs/verifier-rules.md names other vectors than the corpus has; COFFER_BLESS=1 writes it anew"
+    );
 }
 
 #[test]

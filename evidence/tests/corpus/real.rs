@@ -15,7 +15,7 @@ pub(crate) const NAMES: [&str; 4] = [
     "simulated-image-under-intels-root",
     "intel-opening-simulated-seal",
     "simulated-opening-intel-seal",
-    "real-quote-of-another-image",
+    "simulated-image-sealed-under-intels-root",
 ];
 
 pub(crate) fn vectors() -> Vec<Vector> {

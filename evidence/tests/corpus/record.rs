@@ -123,11 +123,7 @@ fn note() -> Vec<Vector> {
     let default = Recipe::default;
     let recipes = [
         ("note-key", "another key signed the note", Recipe { note_key: key(9), ..default() }),
-        (
-            "note-origin",
-            "the note is of another log",
-            Recipe { checkpoint: |note| note.origin.push('x'), ..default() },
-        ),
+        ("note-origin", "the note is of another log", Recipe { checkpoint: |note| note.origin.push('x'), ..default() }),
         ("note-size", "the note covers two leaves", Recipe { checkpoint: |note| note.size = 2, ..default() }),
         (
             "note-root",
@@ -180,10 +176,8 @@ fn calls() -> Vec<Vector> {
             leaves[7].public = Public::Limit { which: LimitKind::Idle };
         }),
     ];
-    let mut vectors: Vec<Vector> = changes
-        .into_iter()
-        .map(|change| made(Rule::R13, "one intent, then one outcome", change))
-        .collect();
+    let mut vectors: Vec<Vector> =
+        changes.into_iter().map(|change| made(Rule::R13, "one intent, then one outcome", change)).collect();
     vectors.push(made(
         Rule::R13,
         "one intent, then one outcome",

@@ -8,6 +8,7 @@ use coffer_evidence::verify::{AppraisalPolicy, Rule, TcbStatus};
 use serde_json::{Value, json};
 
 use crate::CORPUS;
+use crate::refused_policies::REFUSED;
 
 struct Schema(Schemas, SchemaIndex);
 
@@ -134,7 +135,7 @@ fn every_policy_is_valid_and_a_refused_one_is_not_where_a_schema_can_say_so() {
         policies += 1;
     }
     assert!(policies >= 40, "{policies} policies");
-    for (refused, told) in include!("../support/refused_policies.rs") {
+    for (refused, told) in REFUSED {
         assert!(AppraisalPolicy::parse(refused).is_err(), "{refused}");
         let found = data(refused).is_some_and(|value| schema.judge(&value).is_err());
         assert_eq!(found, told, "{refused}");

@@ -119,16 +119,15 @@ pub(crate) fn options(policy: Option<&str>, at: u64, flags: &[Flag]) -> Options 
         policy.with_anchor_file(crate::certificates::third_root())
     });
     let mut options = Options { at, policy, ..Options::default() };
-    let parsed = |what: &str| format!("a value of {what}");
     for flag in flags {
         let expect: &mut Expectations = &mut options.expect;
         match flag {
             Flag::Simulated => options.accept_simulated = AcceptSimulated::Yes,
             Flag::Prefix => options.accept_prefix = AcceptPrefix::Yes,
             Flag::AnyOwner => options.any_owner = AnyOwner::Yes,
-            Flag::Session(id) => expect.session = Some(id.parse().expect(&parsed("--session"))),
-            Flag::Owner(key) => expect.owner = Some(key.parse().expect(&parsed("--owner"))),
-            Flag::Instance(id) => expect.instance = Some(id.parse().expect(&parsed("--instance"))),
+            Flag::Session(id) => expect.session = Some(id.parse().expect("a session")),
+            Flag::Owner(key) => expect.owner = Some(key.parse().expect("an owner")),
+            Flag::Instance(id) => expect.instance = Some(id.parse().expect("an instance")),
             Flag::Seen(note) => expect.seen_note = Some(note.clone()),
         }
     }

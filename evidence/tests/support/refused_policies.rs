@@ -1,5 +1,6 @@
-// Texts that are no appraisal policy; of each, whether its JSON schema can say so too. For the parser's tests and the schema's.
-[
+//! Texts that are no appraisal policy; of each, whether its JSON schema can say so too. For the tests of the parser and of the schema.
+
+pub(crate) const REFUSED: [(&str, bool); 14] = [
     ("", true),
     ("anchor = \"\"", true),
     ("anchor = \"intel\"\npublisher = []", true),
@@ -16,4 +17,4 @@
     ("anchor = \"intel\"\nrefused_advisories = [\"CVE-2024-1\"]", true),
     ("anchor = \"intel\"\nsmt = \"no\"", true),
     ("anchor = \"intel\"\n[expect]\nrtmr0 = \"00\"", true),
-]
+];
