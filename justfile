@@ -12,6 +12,9 @@ test:
 demo OUT="OUT":
     scripts/demo {{OUT}}
 
+fuzz SECONDS="60":
+    scripts/fuzz {{SECONDS}}
+
 fmt:
     cargo fmt --all
 

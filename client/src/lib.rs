@@ -6,6 +6,9 @@
 pub mod calls;
 pub mod connection;
 pub mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod intents;
 pub mod keys;
 pub mod sessions;

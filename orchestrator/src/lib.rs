@@ -12,6 +12,9 @@ mod api;
 mod command;
 mod config;
 mod endorsements;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod host;
 mod image;
 mod jail;

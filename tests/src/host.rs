@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, bail};
 
@@ -24,6 +25,16 @@ pub fn image_directory() -> Option<PathBuf> {
 #[must_use]
 pub fn binaries() -> PathBuf {
     repository().join("target/release")
+}
+
+/// How many uids each host has.
+const UIDS: u32 = 64;
+
+/// The first uid of a new host: its own among all that run.
+fn uid_first() -> u32 {
+    static HOSTS: AtomicU32 = AtomicU32::new(0);
+    let of_this_process = HOSTS.fetch_add(1, Ordering::Relaxed) % 64;
+    1_000_000 + (std::process::id() % 4_096) * 64 * UIDS + of_this_process * UIDS
 }
 
 /// One running `cofferd`, ended and cleaned up on drop.
@@ -52,14 +63,16 @@ impl Host {
         let images = image.parent().context("the image directory has a parent")?;
         let digest = image.file_name().context("the image directory has a name")?.to_string_lossy();
         let qemu = match &settings.qemu {
-            Some(path) => format!("[vmm]\nqemu = {:?}\n", path.display().to_string()),
+            Some(path) => format!("qemu = {:?}\n", path.display().to_string()),
             None => String::new(),
         };
+        // Hosts that share uids take each other's processes for their own leftovers.
+        let vmm = format!("[vmm]\nuid_first = {}\nuid_count = {UIDS}\n{qemu}", uid_first());
         let config = directory.path().join("cofferd.toml");
         std::fs::write(
             &config,
             format!(
-                "[listen]\nsocket = {:?}\n[image]\ndirectory = {:?}\ndefault = {digest:?}\n{qemu}{}",
+                "[listen]\nsocket = {:?}\n[image]\ndirectory = {:?}\ndefault = {digest:?}\n{vmm}{}",
                 directory.path().join("cofferd.sock").display().to_string(),
                 images.display().to_string(),
                 settings.more,
@@ -305,7 +318,11 @@ pub fn kill(pid: u32) -> anyhow::Result<()> {
     signal(pid, "KILL")
 }
 
-fn signal(pid: u32, name: &str) -> anyhow::Result<()> {
+/// Sends a signal, `STOP` for one, to a process that this test started.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn signal(pid: u32, name: &str) -> anyhow::Result<()> {
     let status = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status().context("run kill")?;
     if !status.success() {
         bail!("expected to signal process {pid}, kill said {status}");

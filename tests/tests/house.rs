@@ -11,7 +11,7 @@ use std::process::Command;
 
 use coffer_tests::repository;
 
-/// Who may import whom (DESIGN: the house). `coffer-tests` may import all.
+/// Who may import whom (DESIGN: the house). `coffer-tests` and `coffer-fuzz` may import all, and nobody imports them.
 const ARROWS: &[(&str, &[&str])] = &[
     ("coffer-proto", &[]),
     ("coffer-evidence", &[]),
@@ -27,6 +27,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("coffer-image", &["coffer-evidence", "coffer-measurement"]),
     ("coffer-tdx-sim", &["coffer-evidence", "coffer-measurement"]),
 ];
+
+/// What only looks at the others.
+const MAY_IMPORT_ALL: [&str; 2] = ["coffer-tests", "coffer-fuzz"];
 
 /// Crates that must never reach the guest agent, and why.
 const NEVER_IN_THE_AGENT: &[(&str, &str)] = &[
@@ -59,17 +62,17 @@ fn crates_import_only_along_the_arrows() {
     let mut seen = 0;
     for package in packages {
         let name = package["name"].as_str().expect("name");
-        if name == "coffer-tests" {
-            continue;
-        }
-        let allowed = arrows.get(name).unwrap_or_else(|| panic!("unknown crate {name}: give it its arrows"));
+        let free = MAY_IMPORT_ALL.contains(&name);
+        let allowed = arrows.get(name).copied().unwrap_or_default();
+        assert!(free || arrows.contains_key(name), "unknown crate {name}: give it its arrows");
         for dependency in package["dependencies"].as_array().expect("dependencies") {
             let to = dependency["name"].as_str().expect("name");
             if !ours.contains(to) || to == name {
                 continue;
             }
             seen += 1;
-            assert!(allowed.contains(&to), "{name} imports {to}: not an arrow of the house (allowed: {allowed:?})");
+            let fits = if free { !MAY_IMPORT_ALL.contains(&to) } else { allowed.contains(&to) };
+            assert!(fits, "{name} imports {to}: not an arrow of the house (allowed: {allowed:?})");
         }
     }
     assert!(seen >= 8, "only {seen} edges found: this test reads the wrong thing");
@@ -90,6 +93,28 @@ fn the_agent_does_not_ask_for_the_verifier() {
         }
     }
     panic!("coffer-agent does not import coffer-evidence: this test reads the wrong thing");
+}
+
+/// What the feature `fuzzing` makes public is private to everybody else.
+#[test]
+fn the_doors_for_fuzzing_open_for_the_fuzz_crate_alone() {
+    let metadata = metadata();
+    let mut doors = BTreeSet::new();
+    for package in metadata["packages"].as_array().expect("packages") {
+        let name = package["name"].as_str().expect("name");
+        for (feature, enables) in package["features"].as_object().expect("features") {
+            let enables = enables.to_string();
+            assert!(feature == "fuzzing" || !enables.contains("fuzzing"), "{name}: {feature} opens a door for fuzzing");
+        }
+        if package["features"].get("fuzzing").is_some() {
+            doors.insert(name);
+        }
+        for dependency in package["dependencies"].as_array().expect("dependencies") {
+            let opens = dependency["features"].to_string().contains("fuzzing");
+            assert!(!opens || name == "coffer-fuzz", "{name} opens the door for fuzzing of {}", dependency["name"]);
+        }
+    }
+    assert_eq!(doors, BTreeSet::from(["coffer-agent", "coffer-client", "coffer-vsock", "cofferd"]));
 }
 
 #[test]

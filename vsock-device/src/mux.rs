@@ -17,12 +17,16 @@ use crate::connection::{Action, BUFFER, Connection, State};
 use crate::host_socket::{connect, is_hung_up};
 use crate::packet::{HOST_CID, Header, Operation, PAYLOAD_MAX, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, TYPE_STREAM};
 
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod footprint;
+
 /// The most connections at once, both directions together.
 pub const CONNECTIONS_MAX: usize = 1024;
 /// Refusals that wait for a place in the guest's ring; more are dropped.
-const REFUSALS_MAX: usize = 256;
+pub const REFUSALS_MAX: usize = 256;
 /// The longest `CONNECT` line in bytes.
-const CONNECT_LINE_MAX: usize = 32;
+pub const CONNECT_LINE_MAX: usize = 32;
 /// Host ports given to connections of the host start here.
 const FIRST_HOST_PORT: u32 = 1 << 30;
 /// The epoll token of the listener.

@@ -7,6 +7,9 @@
 mod archive;
 pub mod beneath;
 mod files;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod pack;
 mod unpack;
 

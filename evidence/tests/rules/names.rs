@@ -91,11 +91,13 @@ fn names_in(file: &str, code: &str, names: &mut Names) {
         }
     }
     if file == "platform_policy.rs" {
-        let questions =
-            code.match_indices(", self.").filter_map(|(end, _)| code[..end].strip_suffix('"')?.rsplit('"').next());
-        let questions: Vec<_> = questions.map(|name| ("R19".to_owned(), name.to_owned())).collect();
-        assert!(questions.len() >= 4, "{questions:?}");
-        names.extend(questions);
+        // A question is a name and the method that answers it for a quote.
+        let answered =
+            |rest: &str| rest.trim_start_matches(|c: char| c == '_' || c.is_ascii_alphanumeric()).starts_with("(quote");
+        let starts = code.match_indices("\", self.").filter(|(at, start)| answered(&code[at + start.len()..]));
+        let names_found: Vec<_> = starts.filter_map(|(at, _)| code[..at].rsplit('"').next()).collect();
+        assert_eq!(names_found.len(), 4, "{names_found:?}");
+        names.extend(names_found.into_iter().map(|name| ("R19".to_owned(), name.to_owned())));
     }
     // Faults of R2 are named by the member.
     if matches!(file, "parsed.rs" | "opening_rules.rs") {

@@ -62,8 +62,8 @@ impl Conversation {
         }))
     }
 
-    /// For tests that keep nothing.
-    #[cfg(test)]
+    /// For tests and fuzzing, which keep nothing.
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn unkept(session: SessionId) -> Self {
         Self { session, said: Vec::new(), earlier: Vec::new(), ready: false, file: None, kept: 0 }
     }

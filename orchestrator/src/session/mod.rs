@@ -6,7 +6,7 @@ mod acted;
 pub(crate) mod admission;
 pub(crate) mod calls;
 pub(crate) mod control;
-mod conversation;
+pub(crate) mod conversation;
 pub(crate) mod driver;
 pub(crate) mod evidence;
 pub(crate) mod gate;

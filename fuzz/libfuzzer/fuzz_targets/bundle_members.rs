@@ -1,0 +1,3 @@
+//! The target `bundle_members` under libFuzzer.
+#![no_main]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| coffer_fuzz::run("bundle_members", data));

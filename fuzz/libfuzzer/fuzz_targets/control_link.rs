@@ -1,0 +1,3 @@
+//! The target `control_link` under libFuzzer.
+#![no_main]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| coffer_fuzz::run("control_link", data));

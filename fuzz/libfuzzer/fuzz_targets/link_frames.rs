@@ -1,0 +1,3 @@
+//! The target `link_frames` under libFuzzer.
+#![no_main]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| coffer_fuzz::run("link_frames", data));

@@ -1,0 +1,3 @@
+//! The target `mirror_store` under libFuzzer.
+#![no_main]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| coffer_fuzz::run("mirror_store", data));

@@ -1,0 +1,158 @@
+//! Seeds of everything that a proof rests on.
+
+use coffer_evidence::bundle::{self, Parts};
+use coffer_evidence::cbor::{Key, Value, encode};
+use coffer_evidence::collateral::Collateral;
+use coffer_evidence::config::{Config, boot_disk};
+use coffer_evidence::fields::Canonical as _;
+use coffer_evidence::note::Checkpoint;
+use coffer_fuzz::script::Writer;
+
+use crate::session::{Ending, Recipe, parts, with_receipt};
+use crate::{Seed, boot_log, seed};
+
+fn sealed_parts() -> Parts {
+    let recipe = Recipe { calls: 1, ..Recipe::default() };
+    with_receipt(&recipe, parts(&recipe, Ending::Sealed))
+}
+
+pub(crate) fn all() -> Vec<Seed> {
+    let sealed = sealed_parts();
+    let aborted = parts(&Recipe { calls: 1, ..Recipe::default() }, Ending::Killed);
+    let mut seeds = bundles(&sealed, &aborted);
+    seeds.extend(records(&sealed));
+    seeds.extend(quotes(&sealed));
+    seeds.extend(texts(&sealed));
+    seeds.extend(cbor(&sealed));
+    seeds
+}
+
+fn bundles(sealed: &Parts, aborted: &Parts) -> Vec<Seed> {
+    let bytes = bundle::write(sealed);
+    let redacted = bundle::write(&Parts { disclosed: None, receipt: None, ..sealed.clone() });
+    let mut flipped = bytes.clone();
+    flipped[700] ^= 1;
+    let no_op = || Writer::default().u8(0);
+    let change =
+        |member: u8, kind: u8, place: u16, bytes: &[u8]| no_op().u8(member).u8(kind).u16(place).counted(bytes).0;
+    vec![
+        seed("bundle", "sealed", bytes.clone()),
+        seed("bundle", "aborted", bundle::write(aborted)),
+        seed("bundle", "redacted", redacted),
+        seed("bundle", "flipped", flipped),
+        seed("bundle", "cut", bytes[..6000].to_vec()),
+        seed("bundle_members", "unchanged", change(0, 1, 0, b"")),
+        seed("bundle_members", "without-receipt", change(12, 0, 0, b"")),
+        seed("bundle_members", "without-seal", change(13, 0, 0, b"")),
+        seed("bundle_members", "another-policy", change(1, 3, 0, b"permit (principal, action, resource);\n\n")),
+        seed("bundle_members", "a-leaf-less", change(8, 5, 1, b"")),
+        seed("bundle_members", "a-leaf-twice", change(8, 6, 1, b"")),
+        seed("bundle_members", "leaves-swapped", change(8, 7, 1, b"")),
+        seed("bundle_members", "an-event-more", change(7, 4, 2, &sealed.events[1])),
+        seed("bundle_members", "quote-signature", change(15, 0, 640, &[0; 8])),
+        seed("bundle_members", "zeros-after-quote", change(4, 1, 65_535, &[0; 4])),
+        seed("bundle_members", "an-event-log", change(6, 3, 0, &boot_log::header())),
+        seed("bundle_members", "collateral-text", change(5, 1, 900, b" ")),
+        seed("bundle_members", "many-items", change(5, 3, 0, &[0x84; 3000])),
+    ]
+}
+
+fn records(sealed: &Parts) -> Vec<Seed> {
+    let mut seeds: Vec<Seed> =
+        sealed.leaves.iter().enumerate().map(|(n, leaf)| seed("records", &format!("leaf-{n}"), leaf.clone())).collect();
+    seeds.extend(sealed.events.iter().enumerate().map(|(n, e)| seed("records", &format!("event-{n}"), e.clone())));
+    let disclosed = sealed.disclosed.clone().expect("private parts");
+    seeds.extend(disclosed.iter().map(|part| seed("records", &format!("private-{}", part.index), part.bytes.clone())));
+    let config = Config::parse(&sealed.config).expect("a config");
+    let seal = sealed.seal.clone().expect("a seal");
+    seeds.extend([
+        seed("records", "disclosed", coffer_evidence::call::write_disclosed(&disclosed)),
+        seed("records", "config", sealed.config.clone()),
+        seed("records", "intent", config.intent),
+        seed("records", "open", sealed.open_map.clone()),
+        seed("records", "seal", seal.map),
+        seed("boot_disk", "whole", boot_disk::write(&sealed.config, &sealed.policy)),
+        seed("boot_disk", "empty", boot_disk::write(b"", b"")),
+        seed("boot_disk", "unpadded", boot_disk::write(&sealed.config, &sealed.policy)[..1200].to_vec()),
+        seed("boot_disk", "lengths", [&b"COFFERC1"[..], &[0xff; 8], &[0; 64]].concat()),
+    ]);
+    seeds
+}
+
+/// The same report as a version 5 quote: another header, the type and size of its body, and lengths as they were.
+fn version_5(quote: &[u8]) -> Vec<u8> {
+    let mut out = quote[..48].to_vec();
+    out[0] = 5;
+    out.extend(2_u16.to_le_bytes());
+    out.extend(584_u32.to_le_bytes());
+    out.extend(&quote[48..]);
+    out
+}
+
+fn quotes(sealed: &Parts) -> Vec<Seed> {
+    let padded = [&sealed.open_quote[..], &[0; 100]].concat();
+    let set = Collateral::parse(&sealed.open_collateral).expect("collateral");
+    let platform = Collateral { pck_certificate_chain: Some(set.pck_crl_issuer_chain.clone()), ..set.clone() };
+    let boot = boot_log::log(&boot_log::small_boot());
+    let mut opaque = boot.clone();
+    opaque[130] ^= 1;
+    vec![
+        seed("quote", "opening", sealed.open_quote.clone()),
+        seed("quote", "final", sealed.seal.as_ref().expect("a seal").quote.clone()),
+        seed("quote", "padded", padded),
+        seed("quote", "version-5", version_5(&sealed.open_quote)),
+        seed("quote", "cut", sealed.open_quote[..1000].to_vec()),
+        seed("collateral", "set", sealed.open_collateral.clone()),
+        seed("collateral", "json", set.to_json()),
+        seed("collateral", "with-chain", platform.to_bytes()),
+        seed("event_log", "boot", boot.clone()),
+        seed("event_log", "opaque", opaque),
+        seed("event_log", "header", boot_log::header()),
+        seed("event_log", "cut", boot[..200].to_vec()),
+    ]
+}
+
+fn texts(sealed: &Parts) -> Vec<Seed> {
+    let signed = sealed.seal.clone().expect("a seal").statement;
+    let note = sealed.checkpoint.clone().into_bytes();
+    let text = Checkpoint { origin: "a".to_owned(), size: u64::MAX, root: coffer_evidence::ids::Digest256::of(b"") };
+    let key = hex::encode(ed25519_dalek::SigningKey::from_bytes(&[2; 32]).verifying_key().as_bytes());
+    let policy = format!(
+        "anchor = \"simulated\"\npublishers = [\"{key}\"]\nowners = [\"{key}\"]\nminimum_svn = 1\n\
+         minimum_evaluation_data_number = 17\ntcb_statuses = [\"UpToDate\", \"OutOfDate\"]\n\
+         [[platforms]]\nid = \"{}\"\nname = \"rack 7\"\nregion = \"eu\"\n[expect]\n\
+         session = \"00000000-0000-4000-8000-000000000001\"\nowner = \"{key}\"\ninstance = \"{}\"\n",
+        "0a".repeat(16),
+        "0b".repeat(32)
+    );
+    vec![
+        seed("checkpoint_note", "signed", note.clone()),
+        seed("checkpoint_note", "text", text.to_text().into_bytes()),
+        seed("checkpoint_note", "two-signatures", [&note[..], &note[note.len() - 60..]].concat()),
+        seed("dsse", "image", sealed.image_dsse.clone()),
+        seed("dsse", "statement", signed),
+        seed("dsse", "empty", br#"{"payload":"","payloadType":"","signatures":[]}"#.to_vec()),
+        seed("appraisal_policy", "whole", policy.into_bytes()),
+        seed("appraisal_policy", "intel", b"anchor = \"intel\"\n".to_vec()),
+        seed("appraisal_policy", "file", b"anchor = \"root.der\"\nowners = []\n".to_vec()),
+        seed("appraisal_policy", "deep", [b"anchor = ".as_slice(), &[b'['; 2000]].concat()),
+    ]
+}
+
+fn cbor(sealed: &Parts) -> Vec<Seed> {
+    let every = Value::Map(vec![
+        (Key::Unsigned(1), Value::Array(vec![Value::Unsigned(0), Value::Unsigned(24), Value::Unsigned(u64::MAX)])),
+        (Key::Unsigned(300), Value::Bytes(vec![7; 300])),
+        (Key::Text("a".to_owned()), Value::Text("\u{e9}".to_owned())),
+        (Key::Text("bb".to_owned()), Value::Array(vec![Value::Bool(true), Value::Bool(false)])),
+    ]);
+    let mut deep = vec![0x81; 7];
+    deep.push(0xa0);
+    vec![
+        seed("cbor", "every-type", encode(&every)),
+        seed("cbor", "deep", deep),
+        seed("cbor", "too-deep", vec![0x81; 12]),
+        seed("cbor", "a-length-that-lies", vec![0x9b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0]),
+        seed("cbor", "leaf", sealed.leaves[1].clone()),
+    ]
+}
