@@ -109,7 +109,7 @@ fn a_policy_decides_about_a_real_platform() {
 fn a_quote_of_the_simulator_is_accepted_only_by_name_and_read_in_every_form() {
     let home = tempfile::tempdir().expect("a directory");
     let write = |name: &str, bytes: &[u8]| write(home.path(), name, bytes).display().to_string();
-    let bytes = platform::quote(&Td::default(), &[7; 64]);
+    let bytes = platform::quote_with_chain(&Td::default(), &[7; 64], platform::PCK_DER, platform::ROOT_DER);
     let set = platform::collateral(Dates::NOVEMBER, Tcb::UP_TO_DATE);
     let (raw, digits) = (write("quote", &bytes), write("quote.hex", format!("{}\n", hex::encode(&bytes)).as_bytes()));
     let report = write("report.json", format!("{{\"quote\":\"{}\"}}", hex::encode(&bytes)).as_bytes());
@@ -149,7 +149,7 @@ fn a_quote_of_the_simulator_is_accepted_only_by_name_and_read_in_every_form() {
 fn files_that_are_no_quotes_are_told_and_exit_74() {
     let home = tempfile::tempdir().expect("a directory");
     let write = |name: &str, bytes: &[u8]| write(home.path(), name, bytes).display().to_string();
-    let bytes = platform::quote(&Td::default(), &[7; 64]);
+    let bytes = platform::quote_with_chain(&Td::default(), &[7; 64], platform::PCK_DER, platform::ROOT_DER);
     let cut = bytes.len() - 1;
     for (name, bytes, word) in [
         ("empty", &b""[..], "truncated"),

@@ -22,7 +22,8 @@
 //! instance = "<64 hex digits>"
 //! mrtd = "<96 hex digits>"            # also rtmr0 to rtmr3, mrseam, mrconfigid, mrowner, mrownerconfig
 //! ```
-//! Unknown keys are refused. What is left out is not judged, except for `tcb_statuses`.
+//! Unknown keys are refused. What is left out is not judged, except for `tcb_statuses`. The file's JSON schema is
+//! `docs/appraisal-policy.schema.json`, which tests hold to this parser (`tests/corpus/schemas.rs`).
 
 use std::str::FromStr;
 
@@ -332,6 +333,10 @@ fn parse_registers(table: &ExpectTable) -> Result<Vec<ExpectedRegister>, PolicyE
 }
 
 #[cfg(test)]
+#[path = "../../tests/support/refused_policies.rs"]
+mod refused_policies;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -365,22 +370,7 @@ mod tests {
     fn an_unknown_key_a_missing_anchor_and_malformed_values_are_refused() {
         let good = "anchor = \"intel\"\n";
         assert!(AppraisalPolicy::parse(good).is_ok());
-        for wrong in [
-            "",
-            "anchor = \"\"",
-            "anchor = \"intel\"\npublisher = []",
-            "anchor = \"intel\"\npublishers = [\"00\"]",
-            "anchor = \"intel\"\npublishers = [\"0000000000000000000000000000000000000000000000000000000000000000\"]",
-            "anchor = \"intel\"\ntcb_statuses = [\"Revoked\"]",
-            "anchor = \"intel\"\n[[platforms]]\nid = \"00\"\nregion = \"eu\"",
-            "anchor = \"intel\"\n[expect]\nsession = \"x\"",
-            "anchor = \"intel\"\nanchor = \"simulated\"",
-            "anchor = \"intel\"\ntcb_grace_days = 3651",
-            "anchor = \"intel\"\ntcb_grace_days = -1",
-            "anchor = \"intel\"\nrefused_advisories = [\"CVE-2024-1\"]",
-            "anchor = \"intel\"\nsmt = \"no\"",
-            "anchor = \"intel\"\n[expect]\nrtmr0 = \"00\"",
-        ] {
+        for (wrong, _) in super::refused_policies::REFUSED {
             assert!(AppraisalPolicy::parse(wrong).is_err(), "{wrong}");
         }
     }

@@ -13,10 +13,10 @@ use sha2::{Digest as _, Sha256};
 
 pub(crate) const ROOT_DER: &[u8] = include_bytes!("../../../tdx-sim/pki/root.der");
 const PCK_CA_DER: &[u8] = include_bytes!("../../../tdx-sim/pki/pck-ca.der");
-const PCK_DER: &[u8] = include_bytes!("../../../tdx-sim/pki/pck.der");
+pub(crate) const PCK_DER: &[u8] = include_bytes!("../../../tdx-sim/pki/pck.der");
 const TCB_SIGNING_DER: &[u8] = include_bytes!("../../../tdx-sim/pki/tcb-signing.der");
 const ROOT_KEY: &str = include_str!("../../../tdx-sim/pki/root.key");
-const PCK_CA_KEY: &str = include_str!("../../../tdx-sim/pki/pck-ca.key");
+pub(crate) const PCK_CA_KEY: &str = include_str!("../../../tdx-sim/pki/pck-ca.key");
 const PCK_KEY: &str = include_str!("../../../tdx-sim/pki/pck.key");
 const TCB_SIGNING_KEY: &str = include_str!("../../../tdx-sim/pki/tcb-signing.key");
 const ATTESTATION_KEY: &str = include_str!("../../../tdx-sim/pki/attestation.key");
@@ -141,8 +141,8 @@ fn qe_report(attestation_key: &[u8; 64], authentication: &[u8; 32]) -> Vec<u8> {
     report
 }
 
-/// A v4 quote with the embedded root `root`: the published one, or another for a test of that.
-pub(crate) fn quote_with_root(td: &Td, report_data: &[u8; 64], root: &[u8]) -> Vec<u8> {
+/// A v4 quote with these certificates of the PCK key and of the root: the published ones, or others for a test of that.
+pub(crate) fn quote_with_chain(td: &Td, report_data: &[u8; 64], pck: &[u8], root: &[u8]) -> Vec<u8> {
     let attestation = key(ATTESTATION_KEY);
     let public = point(&attestation);
     let authentication = [0xa5; 32];
@@ -157,7 +157,7 @@ pub(crate) fn quote_with_root(td: &Td, report_data: &[u8; 64], root: &[u8]) -> V
     signed.extend(body(td, report_data));
 
     let report = qe_report(&public, &authentication);
-    let chain = [pem(PCK_DER), pem(PCK_CA_DER), pem(root)].concat();
+    let chain = [pem(pck), pem(PCK_CA_DER), pem(root)].concat();
     let mut certification = report.clone();
     certification.extend(raw(&key(PCK_KEY), &report));
     certification.extend(32u16.to_le_bytes());
@@ -176,11 +176,6 @@ pub(crate) fn quote_with_root(td: &Td, report_data: &[u8; 64], root: &[u8]) -> V
     quote.extend(u32::try_from(data.len()).expect("short").to_le_bytes());
     quote.extend(data);
     quote
-}
-
-/// A v4 quote under the published root.
-pub(crate) fn quote(td: &Td, report_data: &[u8; 64]) -> Vec<u8> {
-    quote_with_root(td, report_data, ROOT_DER)
 }
 
 struct Authority(SigningKey, Vec<u8>);

@@ -70,6 +70,8 @@ pub(crate) struct Recipe {
     pub(crate) statement_key: SigningKey,
     pub(crate) final_td: fn(&mut Td),
     pub(crate) final_root: &'static [u8],
+    pub(crate) pck: fn() -> Vec<u8>,
+    pub(crate) final_pck: fn() -> Vec<u8>,
     pub(crate) opening_dates: Dates,
     pub(crate) final_dates: Dates,
     pub(crate) tcb: Tcb,
@@ -96,6 +98,8 @@ impl Default for Recipe {
             statement_key: log_key(),
             final_td: |_| {},
             final_root: platform::ROOT_DER,
+            pck: || platform::PCK_DER.to_vec(),
+            final_pck: || platform::PCK_DER.to_vec(),
             opening_dates: Dates::NOVEMBER,
             final_dates: Dates::NOVEMBER,
             tcb: Tcb::UP_TO_DATE,
@@ -219,7 +223,7 @@ pub(crate) fn opening(recipe: &Recipe) -> Opening {
     };
     td.rtmr[3] = *Rtmr::ZERO.extend(&event_digest(&event)).as_bytes();
     (recipe.opening_td)(&mut td);
-    let quote = platform::quote(&td, &open.report_data());
+    let quote = platform::quote_with_chain(&td, &open.report_data(), &(recipe.pck)(), platform::ROOT_DER);
     Opening { intent, config, image_dsse: manifest.sign(&recipe.publisher).to_bytes(), open, td, quote }
 }
 
@@ -395,7 +399,7 @@ pub(crate) fn seal_with(recipe: &Recipe, opening: &Opening, parts: &Parts, root:
     td.rtmr[3] = *rtmr3.as_bytes();
     (recipe.final_td)(&mut td);
     SealParts {
-        quote: platform::quote_with_root(&td, &map.report_data(), recipe.final_root),
+        quote: platform::quote_with_chain(&td, &map.report_data(), &(recipe.final_pck)(), recipe.final_root),
         map: map.to_bytes(),
         collateral: platform::collateral(recipe.final_dates, recipe.tcb).to_bytes(),
         statement: statement.to_bytes(),
