@@ -272,7 +272,7 @@ impl Guest {
     }
 
     fn quote(&self, report_data: &[u8; 64]) -> Vec<u8> {
-        platform::quote(&self.td, report_data)
+        platform::quote_with_chain(&self.td, report_data, platform::PCK_DER, platform::ROOT_DER)
     }
 
     fn append(&mut self, call: Option<CallId>, public: Public, private: Option<Opened>) {
