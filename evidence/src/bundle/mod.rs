@@ -1,7 +1,10 @@
 //! The bundle `*.evidence`: one canonical ustar archive (EVIDENCE section 3). Writing, and reading strictly: framing,
 //! order, caps and index (rule R1). What the members say is read elsewhere.
 
+mod frames;
 mod index;
+mod scan;
+mod source;
 mod ustar;
 mod walk;
 
@@ -13,13 +16,16 @@ use crate::fields::bytes;
 use crate::ids::Digest256;
 use crate::private::{EncryptedPart, write_private};
 
+pub use frames::{FrameError, Frames};
 pub use index::IndexError;
+pub use scan::{Scan, scan};
+pub use source::{ReadError, Source};
 pub use ustar::{BLOCK, UstarError};
 pub use walk::{Step, Walk};
 
 /// The largest small member in bytes: every member but `leaves`.
 pub const SMALL_FILE_MAX: u64 = 64 * 1024 * 1024;
-/// The largest bundle in bytes: what can be framed in ustar's 33-bit sizes and read into memory.
+/// The largest bundle in bytes: what can be framed in ustar's 33-bit sizes.
 pub const BUNDLE_MAX: u64 = 8 * 1024 * 1024 * 1024;
 
 /// The most members.
@@ -179,11 +185,15 @@ pub enum BundleError {
     /// Index.
     #[error("the index does not fit the members")]
     Index(#[from] IndexError),
+    /// Nothing is said of it.
+    #[error("the bundle cannot be read")]
+    Unread(#[from] ReadError),
 }
 
-/// A bundle whose framing, order, caps and index hold.
+/// A bundle whose framing, order, caps and index hold, in memory.
 #[derive(Clone, Debug)]
 pub struct Bundle {
+    scan: Scan,
     members: Vec<(String, Vec<u8>)>,
 }
 
@@ -196,19 +206,19 @@ impl Bundle {
 
     /// Names and bytes in order, the index left out.
     pub fn members(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.members.iter().filter(|(n, _)| n != index::NAME).map(|(n, b)| (n.as_str(), b.as_slice()))
+        self.members.iter().map(|(n, b)| (n.as_str(), b.as_slice()))
     }
 
     /// SHA-256 of the index: the identity of exactly these bytes.
     #[must_use]
     pub fn bundle_id(&self) -> Digest256 {
-        Digest256::of(self.member(index::NAME).unwrap_or_default())
+        self.scan.bundle_id()
     }
 
     /// SHA-256 of the index without the optional members: the same before and after redaction and receipt.
     #[must_use]
     pub fn core_id(&self) -> Digest256 {
-        Digest256::of(&index::write(self.members().filter(|(n, _)| is_core(n))))
+        self.scan.core_id()
     }
 
     /// The same bundle with another receipt (or its first).
@@ -311,58 +321,20 @@ pub fn write(parts: &Parts) -> Vec<u8> {
 
 /// Index first, then the members; the archive's end.
 fn assemble(members: Vec<(String, Vec<u8>)>) -> Vec<u8> {
-    let index = index::write(members.iter().map(|(n, b)| (n.as_str(), b.as_slice())));
+    let index = index::write(members.iter().map(|(n, b)| (n.as_str(), b.len() as u64, Digest256::of(b))));
     let mut all = vec![(index::NAME.to_owned(), index)];
     all.extend(members);
     ustar::write(&all)
 }
 
-/// Reads a bundle strictly: rule R1.
+/// Reads a bundle in memory strictly: rule R1.
 ///
 /// # Errors
 /// [`BundleError`].
 pub fn read(input: &[u8]) -> Result<Bundle, BundleError> {
-    let bundle = Bundle { members: read_members(input)? };
-    for name in [index::NAME].iter().chain(REQUIRED) {
-        if bundle.member(name).is_none() {
-            return Err(BundleError::Missing(name));
-        }
-    }
-    let sealed = SEAL.iter().filter(|name| bundle.member(name).is_some()).count();
-    if sealed != 0 && sealed != SEAL.len() {
-        return Err(BundleError::HalfSeal { found: sealed });
-    }
-    index::check(bundle.member(index::NAME).unwrap_or_default(), bundle.members())?;
-    Ok(bundle)
-}
-
-fn read_members(input: &[u8]) -> Result<Vec<(String, Vec<u8>)>, BundleError> {
-    let mut members = Vec::new();
-    let mut walk = Walk::default();
-    let mut rest = input;
-    loop {
-        let truncated = || UstarError::Truncated(input.len());
-        let at = walk.position();
-        let (block, after) = rest.split_first_chunk().ok_or_else(truncated)?;
-        let Step::Member { name, size, padded } = walk.next(block)? else {
-            let ends = after.len() == BLOCK && after.iter().all(|byte| *byte == 0);
-            return if ends { Ok(members) } else { Err(UstarError::End(at).into()) };
-        };
-        let split = |bytes, at: u64| usize::try_from(at).ok().and_then(|at| <[u8]>::split_at_checked(bytes, at));
-        let (padded, after) = split(after, padded).ok_or_else(truncated)?;
-        let (content, padding) = split(padded, size).ok_or_else(truncated)?;
-        if padding.iter().any(|byte| *byte != 0) {
-            return Err(UstarError::Padding(at).into());
-        }
-        if let Some(digest) = name.strip_prefix(ENDPOINT) {
-            let found = Digest256::of(content);
-            if digest != found.to_string() {
-                return Err(BundleError::EndpointName { name, found });
-            }
-        }
-        members.push((name, content.to_vec()));
-        rest = after;
-    }
+    let scan = scan(&input)?;
+    let members = scan.gather(input)?;
+    Ok(Bundle { scan, members })
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ pub const BLOCK: usize = 512;
 pub enum UstarError {
     /// Cut short.
     #[error("expected a whole archive, found its end at {0}")]
-    Truncated(usize),
+    Truncated(u64),
     /// A header that this writer would not have made.
     #[error("expected a canonical header at {at}, found another {field}")]
     Header {

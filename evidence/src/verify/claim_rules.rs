@@ -6,6 +6,7 @@ use super::opening_rules::Opened;
 use super::policy::Expectations;
 use super::record_rules::Rooted;
 use super::report::Rule;
+use crate::bundle::ReadError;
 use crate::ids::Digest256;
 use crate::note::open_note;
 use crate::receipt::Receipt;
@@ -52,7 +53,7 @@ pub(super) fn expectations(
     rooted: &Rooted<'_>,
     last: Option<&VerifiedQuote>,
     findings: &mut Findings,
-) {
+) -> Result<(), ReadError> {
     let mut any = false;
     let mut judge = |name: &'static str, expected: String, found: String| {
         any = true;
@@ -74,7 +75,7 @@ pub(super) fn expectations(
             judge("expected instance", instance.to_string(), opened.instance().to_string());
         }
         if let Some(note) = &expect.seen_note {
-            judge("seen note", "a log that extends it".to_owned(), seen(note, opened, rooted));
+            judge("seen note", "a log that extends it".to_owned(), seen(note, opened, rooted)?);
         }
     }
     // R6 has found all registers but RTMR3 the same in both quotes.
@@ -90,16 +91,17 @@ pub(super) fn expectations(
     if !any {
         findings.not_evaluated(Rule::R18, "expectations", "none were given");
     }
+    Ok(())
 }
 
-fn seen(note: &str, opened: &Opened<'_>, rooted: &Rooted<'_>) -> String {
+fn seen(note: &str, opened: &Opened<'_>, rooted: &Rooted<'_>) -> Result<String, ReadError> {
     let opening = opened.opening();
-    match open_note(note, &opening.open.log_key, &opening.intent.origin()) {
+    Ok(match open_note(note, &opening.open.log_key, &opening.intent.origin()) {
         Err(error) => format!("a note that is not this log's: {error}"),
-        Ok(checkpoint) => match rooted.root_at(checkpoint.size) {
+        Ok(checkpoint) => match rooted.root_at(checkpoint.size)? {
             None => format!("{} leaves, the note covers {}", rooted.size(), checkpoint.size),
             Some(root) if root == checkpoint.root => "a log that extends it".to_owned(),
             Some(_) => format!("another history within the first {} leaves", checkpoint.size),
         },
-    }
+    })
 }

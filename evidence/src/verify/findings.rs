@@ -4,10 +4,32 @@
 //! say so. Nothing else ends it.
 
 use super::report::{Accepted, Check, CheckResult, Concerns, Rule, Verdict};
+use crate::bundle::ReadError;
 
 /// A check on the truth failed and is on record: no later rule runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Refused;
+
+/// Why a rule that reads leaves did not come to its end.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Ended {
+    /// By a check, which is on record.
+    Refused,
+    /// By the place that the bundle is read from: nothing is said of the bundle.
+    Unread(ReadError),
+}
+
+impl From<Refused> for Ended {
+    fn from(_: Refused) -> Self {
+        Self::Refused
+    }
+}
+
+impl From<ReadError> for Ended {
+    fn from(error: ReadError) -> Self {
+        Self::Unread(error)
+    }
+}
 
 /// Whether the bundle claims to be whole.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

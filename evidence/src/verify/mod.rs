@@ -11,7 +11,9 @@
 
 mod anchor;
 mod appraisal;
+mod call_rules;
 mod claim_rules;
+mod covering;
 mod dates;
 mod endorsed;
 mod event_log_rule;
@@ -37,16 +39,17 @@ pub use registers::{ExpectedRegister, RegisterName};
 pub use report::{Accepted, Check, CheckResult, Concerns, Report, ReportedImage, Rule, SCHEMA, Verdict};
 
 use appraisal::Appraised;
+use call_rules::Calls;
 use claim_rules::Receipted;
-use findings::{Claim, Findings, Refused};
+use findings::{Claim, Ended, Findings, Refused};
 use opening_rules::Opened;
 use parsed::{Framed, Parsed, ParsedSeal};
-use record_rules::{Calls, Rooted};
+use record_rules::Rooted;
 use seal_rules::Sealing;
 
+use crate::bundle::{ReadError, Source};
 use crate::ids::Digest256;
 use crate::intent::{Authority, Durability};
-use crate::leaf::LeafKind;
 use crate::private::Access;
 
 /// Whether evidence that anyone can forge may be accepted.
@@ -98,21 +101,44 @@ pub struct Options {
     pub policy: Option<AppraisalPolicy>,
 }
 
-/// Verifies a bundle. Never fails: what is wrong is in the report.
+/// Verifies a bundle in memory. Never fails: what is wrong is in the report.
 #[must_use]
 pub fn verify_bundle(bytes: &[u8], options: &Options) -> Report {
+    verify_source(&bytes, options).unwrap_or_else(|error| {
+        // Memory can be read, so this is not reached; what cannot be read is in any case not true.
+        let mut findings = Findings::default();
+        let Refused = findings.refuse(Rule::R1, Rule::R1.title(), error.to_string());
+        reported(empty_report(options), findings, None)
+    })
+}
+
+/// Verifies a bundle where it is, in passes over its leaves: of a log of any length only what R13 has to remember of each call is
+/// held, beside the small members.
+///
+/// # Errors
+/// [`ReadError`]: the bundle cannot be read, or somebody writes to it. Then nothing is said of it.
+pub fn verify_source(source: &dyn Source, options: &Options) -> Result<Report, ReadError> {
     let mut findings = Findings::default();
     let mut report = empty_report(options);
-    if let Ok(framed) = parsed::frame(bytes, &mut findings) {
-        report.bundle_id = Some(framed.bundle().bundle_id().to_string());
-        report.core_id = Some(framed.bundle().core_id().to_string());
-        let claim = framed.claim();
-        // What ended it is on record among the findings.
-        let _ = judge(&framed, options, &mut findings, &mut report);
-        report.verdict = findings.verdict(Some(claim));
-    } else {
-        report.verdict = findings.verdict(None);
-    }
+    let claim = match parsed::frame(source, &mut findings) {
+        Ok(framed) => {
+            report.bundle_id = Some(framed.scan().bundle_id().to_string());
+            report.core_id = Some(framed.scan().core_id().to_string());
+            match judge(&framed, options, &mut findings, &mut report) {
+                // What ended it is on record among the findings.
+                Ok(()) | Err(Ended::Refused) => Some(framed.claim()),
+                Err(Ended::Unread(error)) => return Err(error),
+            }
+        }
+        Err(Ended::Refused) => None,
+        Err(Ended::Unread(error)) => return Err(error),
+    };
+    Ok(reported(report, findings, claim))
+}
+
+/// Verdict and acceptance follow from the rows.
+fn reported(mut report: Report, findings: Findings, claim: Option<Claim>) -> Report {
+    report.verdict = findings.verdict(claim);
     report.accepted = findings.accepted(report.verdict);
     report.checks = findings.into_checks();
     report
@@ -143,9 +169,9 @@ fn empty_report(options: &Options) -> Report {
 }
 
 /// R2 to R19. Fields of the report are filled in only once the rule that makes them true has passed.
-fn judge(framed: &Framed, options: &Options, findings: &mut Findings, report: &mut Report) -> Result<(), Refused> {
+fn judge(framed: &Framed<'_>, options: &Options, findings: &mut Findings, report: &mut Report) -> Result<(), Ended> {
     let claim = framed.claim();
-    let Parsed { opening, record, seal, disclosed, receipt, rtmr3, leaves_file } = parsed::parse(framed, findings)?;
+    let Parsed { opening, record, seal, disclosed, receipt, rtmr3 } = parsed::parse(framed, findings)?;
     report.outcome = Some(match claim {
         Claim::Sealed => "sealed",
         Claim::Aborted => "aborted",
@@ -163,7 +189,7 @@ fn judge(framed: &Framed, options: &Options, findings: &mut Findings, report: &m
     judge_publisher(&attested, findings);
     currency(&attested, seal.as_ref().zip(last.as_ref()), options.at, findings);
     let booted = opening_rules::boot(attested, findings)?;
-    let ccel = framed.bundle().member("ccel");
+    let ccel = framed.member("ccel");
     event_log_rule::judge(ccel, booted.platform(), booted.rtmrs(), findings)?;
     let configured = opening_rules::configuration(booted, findings)?;
     let opened = opening_rules::open(configured, findings)?;
@@ -172,10 +198,10 @@ fn judge(framed: &Framed, options: &Options, findings: &mut Findings, report: &m
     let rooted = record_rules::roots(record, &opened, findings)?;
     record_rules::note(&rooted, &opened, findings)?;
     not_built(&opened, findings);
-    let Calls { .. } = record_rules::calls(&rooted, claim, findings)?;
+    let Calls { .. } = call_rules::calls(&rooted, claim, findings)?;
     match (&seal, &last) {
         (Some(parsed), Some(quote)) => {
-            let sealing = Sealing { seal: &parsed.seal, quote, rtmr3, leaves_file };
+            let sealing = Sealing { seal: &parsed.seal, quote, rtmr3 };
             seal_rules::seal(&sealing, &opened, &rooted, findings)?;
             report.reason = Some(parsed.seal.map.reason.to_string());
             report.closed_by = Some(parsed.seal.map.closed_by.to_string());
@@ -191,10 +217,10 @@ fn judge(framed: &Framed, options: &Options, findings: &mut Findings, report: &m
     claim_rules::endpoints(framed.endpoints(), findings);
     let named = Receipted {
         final_quote: seal.as_ref().map(|seal| Digest256::of(seal.quote)),
-        core_id: framed.bundle().core_id(),
+        core_id: framed.scan().core_id(),
     };
     claim_rules::receipt(receipt.as_ref(), &named, &opened, findings)?;
-    accept(&opened, &rooted, claim, last.as_ref(), options, findings);
+    accept(&opened, &rooted, claim, last.as_ref(), options, findings)?;
     report.words = spoken(&opened, &rooted, last.as_ref(), findings.verdict(Some(claim)));
     Ok(())
 }
@@ -291,14 +317,15 @@ fn accept(
     last: Option<&VerifiedQuote>,
     options: &Options,
     findings: &mut Findings,
-) {
+) -> Result<(), ReadError> {
     let expectations: Vec<&Expectations> =
         std::iter::once(&options.expect).chain(options.policy.as_ref().map(|policy| &policy.expect)).collect();
-    claim_rules::expectations(&expectations, opened, rooted, last, findings);
+    claim_rules::expectations(&expectations, opened, rooted, last, findings)?;
     appraisal::appraise(&Appraised { opened, claim, last }, options, findings);
+    Ok(())
 }
 
 fn spoken(opened: &Opened<'_>, rooted: &Rooted<'_>, last: Option<&VerifiedQuote>, verdict: Verdict) -> Vec<String> {
-    let scrub = rooted.leaves().iter().rev().map(|(_, leaf)| leaf).find(|leaf| leaf.kind() == LeafKind::Scrub);
+    let scrub = rooted.scrub().map(|scrub| &scrub.leaf);
     words::words(verdict, &words::Subject { opened, last, size: rooted.size(), scrub })
 }

@@ -1,56 +1,71 @@
 //! Rules R1 and R2: from bytes to a bundle, and from its members to types. Nothing is believed yet.
 
-use super::findings::{Claim, Findings, Refused};
+use super::findings::{Claim, Ended, Findings};
 use super::opening_rules::{Opening, OpeningBytes};
-use super::record_rules::Record;
+use super::record_rules::{Leaves, Record};
 use super::report::Rule;
 use super::seal_rules::Seal;
-use crate::bundle::{self, Bundle};
+use crate::bundle::{BundleError, FrameError, ReadError, Scan, Source, scan};
 use crate::call::{Disclosed, read_disclosed};
 use crate::cbor::{Value, decode_list};
 use crate::collateral::{COLLATERAL_MAX, Collateral, CollateralError};
 use crate::dsse::Envelope;
 use crate::fields::Canonical as _;
-use crate::ids::Digest256;
-use crate::leaf::{LEAF_MAX, Leaf};
+use crate::leaf::Leaf;
 use crate::private::read_private;
 use crate::receipt::{Receipt, open_receipt};
 use crate::rtmr::{Rtmr, Rtmr3Event, event_digest, parse_event};
 use crate::seal::SealMap;
 
-/// A bundle whose framing, caps, order and index hold (R1).
-pub(super) struct Framed {
-    bundle: Bundle,
+/// A bundle whose framing, caps, order and index hold (R1). Small members are held; the leaves, and what no rule looks into,
+/// stay where they are.
+pub(super) struct Framed<'s> {
+    scan: Scan,
+    source: &'s dyn Source,
+    held: Vec<(String, Vec<u8>)>,
 }
 
 /// R1.
-pub(super) fn frame(bytes: &[u8], findings: &mut Findings) -> Result<Framed, Refused> {
-    match bundle::read(bytes) {
-        Ok(bundle) => {
-            findings.pass(Rule::R1, Rule::R1.title(), "");
-            Ok(Framed { bundle })
-        }
-        Err(error) => Err(findings.refuse(Rule::R1, Rule::R1.title(), with_source(&error))),
+pub(super) fn frame<'s>(source: &'s dyn Source, findings: &mut Findings) -> Result<Framed<'s>, Ended> {
+    let scan = match scan(source) {
+        Ok(scan) => scan,
+        Err(BundleError::Unread(error)) => return Err(error.into()),
+        Err(error) => return Err(findings.refuse(Rule::R1, Rule::R1.title(), with_source(&error)).into()),
+    };
+    findings.pass(Rule::R1, Rule::R1.title(), "");
+    let mut held = Vec::new();
+    for name in scan.names().filter(|name| *name != "leaves" && !name.starts_with("endpoint/")) {
+        held.extend(scan.load(source, name)?.map(|bytes| (name.to_owned(), bytes)));
     }
+    Ok(Framed { scan, source, held })
 }
 
-impl Framed {
-    pub(super) fn bundle(&self) -> &Bundle {
-        &self.bundle
+impl Framed<'_> {
+    pub(super) fn scan(&self) -> &Scan {
+        &self.scan
     }
 
     pub(super) fn claim(&self) -> Claim {
-        if self.bundle.is_sealed() { Claim::Sealed } else { Claim::Aborted }
+        if self.scan.is_sealed() { Claim::Sealed } else { Claim::Aborted }
     }
 
     /// What can be said of endpoint evidence.
     pub(super) fn endpoints(&self) -> &'static str {
-        let any = self.bundle.members().any(|(name, _)| name.starts_with("endpoint/"));
+        let any = self.scan.names().any(|name| name.starts_with("endpoint/"));
         if any { "not built yet" } else { "none is present" }
     }
 
-    fn member(&self, name: &'static str) -> &[u8] {
-        self.bundle.member(name).unwrap_or_default()
+    /// A member that is held.
+    pub(super) fn member(&self, name: &str) -> Option<&[u8]> {
+        self.held.iter().find(|(held, _)| held == name).map(|(_, bytes)| bytes.as_slice())
+    }
+
+    fn required(&self, name: &'static str) -> &[u8] {
+        self.member(name).unwrap_or_default()
+    }
+
+    fn leaves(&self) -> Leaves<'_> {
+        Leaves::new(&self.scan, self.source)
     }
 }
 
@@ -63,8 +78,6 @@ pub(super) struct Parsed<'a> {
     pub(super) receipt: Option<Receipt>,
     /// RTMR3 after all events.
     pub(super) rtmr3: Rtmr,
-    /// SHA-256 of the member `leaves`.
-    pub(super) leaves_file: Digest256,
 }
 
 /// The members of a seal.
@@ -75,61 +88,74 @@ pub(super) struct ParsedSeal<'a> {
 }
 
 /// R2.
-pub(super) fn parse<'a>(framed: &'a Framed, findings: &mut Findings) -> Result<Parsed<'a>, Refused> {
+pub(super) fn parse<'a>(framed: &'a Framed<'_>, findings: &mut Findings) -> Result<Parsed<'a>, Ended> {
     match parse_members(framed) {
         Ok(parsed) => {
-            match framed.bundle.member("pool.cbor") {
+            match framed.member("pool.cbor") {
                 None => findings.pass(Rule::R2, Rule::R2.title(), ""),
                 Some(_) => findings.missing(Rule::R2, "pool.cbor", "pooled launch: not built yet"),
             }
             Ok(parsed)
         }
-        Err((name, reason)) => Err(findings.refuse(Rule::R2, name, reason)),
+        Err(Fault::Form(name, reason)) => Err(findings.refuse(Rule::R2, name, reason).into()),
+        Err(Fault::Unread(error)) => Err(error.into()),
     }
 }
 
-type Fault = (&'static str, String);
-
-fn at(name: &'static str) -> impl Fn(&dyn std::error::Error) -> Fault {
-    move |error| (name, with_source(error))
+enum Fault {
+    /// This member, and why.
+    Form(&'static str, String),
+    Unread(ReadError),
 }
 
-fn parse_members(framed: &Framed) -> Result<Parsed<'_>, Fault> {
-    let collateral = parse_collateral(framed.member("open.collateral")).map_err(|why| ("open.collateral", why))?;
+impl From<(&'static str, String)> for Fault {
+    fn from((name, reason): (&'static str, String)) -> Self {
+        Self::Form(name, reason)
+    }
+}
+
+fn at(name: &'static str) -> impl Fn(&dyn std::error::Error) -> Fault {
+    move |error| Fault::Form(name, with_source(error))
+}
+
+fn parse_members<'a>(framed: &'a Framed<'_>) -> Result<Parsed<'a>, Fault> {
+    let collateral =
+        parse_collateral(framed.required("open.collateral")).map_err(|why| Fault::Form("open.collateral", why))?;
     let opening = Opening::parse(OpeningBytes {
-        config: framed.member("config.cbor"),
-        policy: framed.member("policy"),
-        image_dsse: framed.member("image.dsse"),
-        open_map: framed.member("open.cbor"),
-        quote: framed.member("open.quote"),
+        config: framed.required("config.cbor"),
+        policy: framed.required("policy"),
+        image_dsse: framed.required("image.dsse"),
+        open_map: framed.required("open.cbor"),
+        quote: framed.required("open.quote"),
         collateral,
     })?;
-    let (events, rtmr3) = parse_events(framed.member("events.cbor"))?;
-    let leaves_bytes = framed.member("leaves");
-    let note = std::str::from_utf8(framed.member("checkpoint")).map_err(|e| at("checkpoint")(&e))?;
-    let record = Record { leaves: parse_leaves(leaves_bytes)?, events, note };
-    let disclosed = framed.bundle.member("disclosed.cbor").map(read_disclosed).transpose();
-    if let Some(encrypted) = framed.bundle.member("private.bin") {
+    let (events, rtmr3) = parse_events(framed.required("events.cbor"))?;
+    let note = std::str::from_utf8(framed.required("checkpoint")).map_err(|e| at("checkpoint")(&e))?;
+    let leaves = framed.leaves();
+    parse_leaves(&leaves)?;
+    let record = Record { leaves, events, note };
+    let disclosed = framed.member("disclosed.cbor").map(read_disclosed).transpose();
+    if let Some(encrypted) = framed.member("private.bin") {
         let read = read_private(encrypted).and_then(|mut parts| parts.try_for_each(|part| part.map(drop)));
         read.map_err(|e| at("private.bin")(&e))?;
     }
-    let receipt = framed.bundle.member("receipt.cbor").map(|bytes| open_receipt(bytes, &opening.config.host.host_key));
+    let receipt = framed.member("receipt.cbor").map(|bytes| open_receipt(bytes, &opening.config.host.host_key));
     Ok(Parsed {
         disclosed: disclosed.map_err(|e| at("disclosed.cbor")(&e))?,
         receipt: receipt.transpose().map_err(|e| at("receipt.cbor")(&e))?,
-        seal: if framed.bundle.is_sealed() { Some(parse_seal(framed)?) } else { None },
-        leaves_file: Digest256::of(leaves_bytes),
+        seal: if framed.scan.is_sealed() { Some(parse_seal(framed)?) } else { None },
         opening,
         record,
         rtmr3,
     })
 }
 
-fn parse_seal(framed: &Framed) -> Result<ParsedSeal<'_>, Fault> {
-    let map = SealMap::parse(framed.member("seal.cbor")).map_err(|e| at("seal.cbor")(&e))?;
-    let statement = Envelope::parse(framed.member("statement.dsse")).map_err(|e| at("statement.dsse")(&e))?;
-    let collateral = parse_collateral(framed.member("seal.collateral")).map_err(|why| ("seal.collateral", why))?;
-    Ok(ParsedSeal { seal: Seal { map, statement }, quote: framed.member("seal.quote"), collateral })
+fn parse_seal<'a>(framed: &'a Framed<'_>) -> Result<ParsedSeal<'a>, Fault> {
+    let map = SealMap::parse(framed.required("seal.cbor")).map_err(|e| at("seal.cbor")(&e))?;
+    let statement = Envelope::parse(framed.required("statement.dsse")).map_err(|e| at("statement.dsse")(&e))?;
+    let collateral =
+        parse_collateral(framed.required("seal.collateral")).map_err(|why| Fault::Form("seal.collateral", why))?;
+    Ok(ParsedSeal { seal: Seal { map, statement }, quote: framed.required("seal.quote"), collateral })
 }
 
 fn parse_collateral(bytes: &[u8]) -> Result<Collateral, String> {
@@ -141,7 +167,7 @@ fn parse_collateral(bytes: &[u8]) -> Result<Collateral, String> {
 
 fn parse_events(bytes: &[u8]) -> Result<(Vec<(u64, Rtmr3Event)>, Rtmr), Fault> {
     const NAME: &str = "events.cbor";
-    let wrong = || (NAME, "expected an array of byte strings".to_owned());
+    let wrong = || Fault::Form(NAME, "expected an array of byte strings".to_owned());
     let items = decode_list(bytes).map_err(|e| at(NAME)(&e))?.ok_or_else(wrong)?;
     let mut rtmr3 = Rtmr::ZERO;
     let mut events = Vec::new();
@@ -153,23 +179,21 @@ fn parse_events(bytes: &[u8]) -> Result<(Vec<(u64, Rtmr3Event)>, Rtmr), Fault> {
     Ok((events, rtmr3))
 }
 
-fn parse_leaves(mut rest: &[u8]) -> Result<Vec<(&[u8], Leaf)>, Fault> {
+/// Every leaf has its one form. None is kept.
+fn parse_leaves(leaves: &Leaves<'_>) -> Result<(), Fault> {
     const NAME: &str = "leaves";
-    let mut leaves = Vec::new();
-    while !rest.is_empty() {
-        let index = leaves.len();
-        let cut = || (NAME, format!("leaf {index} is cut short"));
-        let (length, after) = rest.split_first_chunk::<4>().ok_or_else(cut)?;
-        let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|_| cut())?;
-        if length > LEAF_MAX {
-            return Err((NAME, format!("leaf {index} has {length} bytes; at most {LEAF_MAX} are allowed")));
+    let mut frames = leaves.frames();
+    loop {
+        match frames.next_leaf() {
+            Ok(None) => return Ok(()),
+            Ok(Some((index, bytes))) => {
+                let wrong = |error| Fault::Form(NAME, format!("leaf {index}: {}", with_source(&error)));
+                Leaf::parse(bytes).map_err(wrong)?;
+            }
+            Err(FrameError::Unread(error)) => return Err(Fault::Unread(error)),
+            Err(error) => return Err(Fault::Form(NAME, error.to_string())),
         }
-        let (bytes, after) = after.split_at_checked(length).ok_or_else(cut)?;
-        let leaf = Leaf::parse(bytes).map_err(|e| (NAME, format!("leaf {index}: {}", with_source(&e))))?;
-        leaves.push((bytes, leaf));
-        rest = after;
     }
-    Ok(leaves)
 }
 
 /// An error and what caused it, on one line.

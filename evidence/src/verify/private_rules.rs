@@ -1,11 +1,12 @@
 //! Rule R16: private parts open the commitments of their own leaves. Those in plain text always, encrypted ones where the reader
 //! has an identity: one part at a time, each dropped once it is judged.
 
-use super::findings::{Findings, Refused};
+use super::findings::{Ended, Findings, Refused};
 use super::opening_rules::Opened;
 use super::parsed::{Framed, with_source};
 use super::record_rules::Rooted;
 use super::report::Rule;
+use crate::bundle::ReadError;
 use crate::call::{Disclosed, IntentPrivate, OutcomePrivate, Request};
 use crate::fields::Canonical as _;
 use crate::leaf::{Leaf, Public, commitment};
@@ -16,71 +17,113 @@ pub(super) fn plain(
     disclosed: Option<&[Disclosed]>,
     rooted: &Rooted<'_>,
     findings: &mut Findings,
-) -> Result<(), Refused> {
+) -> Result<(), Ended> {
     const NAME: &str = "plain private parts open commitments";
     let Some(disclosed) = disclosed else {
         findings.not_evaluated(Rule::R16, NAME, "none are disclosed");
         return Ok(());
     };
-    let mut contradiction = None;
-    for part in disclosed {
-        let Some(leaf) = leaf_of(part.index, rooted).map(|(_, leaf)| leaf).filter(|leaf| opens(part, leaf)) else {
-            return Err(findings.refuse(Rule::R16, NAME, unopened(part.index)));
-        };
-        note_contradiction(part, leaf, &mut contradiction);
-    }
-    findings.pass(Rule::R16, NAME, opened_of(disclosed.len(), rooted));
-    // The TD committed to it, so the record is genuine; but it contradicts itself, and nobody should rely on it.
-    if let Some(reason) = contradiction {
-        findings.reject(Rule::R16, "plain private parts agree with leaves", reason);
-    }
-    Ok(())
+    let mut opening = Opening::default();
+    let mut parts = disclosed.iter();
+    let judged =
+        beside(rooted, || parts.next().map(|part| Ok((part.index, part))), |part, _, leaf| opening.see(part, leaf));
+    opening.conclude(judged?, NAME, "plain private parts agree with leaves", rooted, findings)
 }
 
 /// Parts in `private.bin`.
 pub(super) fn encrypted(
-    framed: &Framed,
+    framed: &Framed<'_>,
     access: &Access,
     opened: &Opened<'_>,
     rooted: &Rooted<'_>,
     findings: &mut Findings,
-) -> Result<(), Refused> {
+) -> Result<(), Ended> {
     const NAME: &str = "encrypted private parts open commitments";
     let key = key(framed, access, findings)?;
-    let (Some(parts), Some(key)) = (framed.bundle().member("private.bin"), key) else {
-        let none = framed.bundle().member("private.bin").is_none();
+    let (Some(parts), Some(key)) = (framed.member("private.bin"), key) else {
+        let none = framed.member("private.bin").is_none();
         findings.not_evaluated(Rule::R16, NAME, if none { "there are none" } else { "their key is not known" });
         return Ok(());
     };
-    let mut contradiction = None;
-    let mut count = 0_usize;
-    let parts = read_private(parts).map_err(|error| findings.refuse(Rule::R16, NAME, with_source(&error)))?;
-    for part in parts {
-        let part = part.map_err(|error| findings.refuse(Rule::R16, NAME, with_source(&error)))?;
-        // A part that nothing committed to is nobody's, whatever is in it.
-        let Some((bytes, leaf)) = leaf_of(part.index, rooted).filter(|(_, leaf)| leaf.commitment.is_some()) else {
-            let reason = format!("there is a part for leaf {}, which has no commitment", part.index);
-            return Err(findings.refuse(Rule::R16, NAME, reason));
-        };
+    let mut opening = Opening::default();
+    let mut parts = read_private(parts).map_err(|error| findings.refuse(Rule::R16, NAME, with_source(&error)))?;
+    let next = || parts.next().map(|part| part.map(|part| (part.index, part)).map_err(|error| with_source(&error)));
+    let judged = beside(rooted, next, |part, bytes, leaf| {
         let place = Place { instance: opened.instance(), index: part.index, leaf: bytes };
-        let plain = key.open(&place, &part.ciphertext);
-        let plain = plain.map_err(|error| findings.refuse(Rule::R16, NAME, error.to_string()))?;
-        let part = Disclosed { index: part.index, salt: plain.salt, bytes: plain.bytes };
-        if !opens(&part, leaf) {
-            return Err(findings.refuse(Rule::R16, NAME, unopened(part.index)));
+        let plain = key.open(&place, &part.ciphertext).map_err(|error| error.to_string())?;
+        opening.see(&Disclosed { index: part.index, salt: plain.salt, bytes: plain.bytes }, leaf)
+    });
+    opening.conclude(judged?, NAME, "encrypted private parts agree with leaves", rooted, findings)
+}
+
+/// Goes along parts and leaves, both in order of the index, and shows each part its leaf. A part that nothing committed to is
+/// nobody's, whatever is in it.
+fn beside<P>(
+    rooted: &Rooted<'_>,
+    mut next: impl FnMut() -> Option<Result<(u64, P), String>>,
+    mut see: impl FnMut(P, &[u8], &Leaf) -> Result<(), String>,
+) -> Result<Result<(), String>, ReadError> {
+    let stray = |index: u64| format!("there is a part for leaf {index}, which has no commitment");
+    let mut pending = match next().transpose() {
+        Ok(pending) => pending,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    let judged = rooted.leaves().each(|bytes, leaf| {
+        if let Some((index, part)) = pending.take_if(|(index, _)| *index == leaf.index) {
+            if leaf.commitment.is_none() {
+                return Err(stray(index));
+            }
+            see(part, bytes, &leaf)?;
+            pending = next().transpose()?;
         }
-        note_contradiction(&part, leaf, &mut contradiction);
-        count = count.saturating_add(1);
+        Ok(())
+    })?;
+    Ok(judged.and_then(|()| pending.map_or(Ok(()), |(index, _)| Err(stray(index)))))
+}
+
+/// What the parts so far came to.
+#[derive(Default)]
+struct Opening {
+    count: u64,
+    contradiction: Option<String>,
+}
+
+impl Opening {
+    fn see(&mut self, part: &Disclosed, leaf: &Leaf) -> Result<(), String> {
+        if leaf.commitment != Some(commitment(&part.salt, &part.bytes)) {
+            return Err(format!("the part for leaf {} does not open a commitment of that leaf", part.index));
+        }
+        if let (None, Err(why)) = (&self.contradiction, agrees(part, leaf)) {
+            self.contradiction = Some(format!("leaf {}: {why}", part.index));
+        }
+        self.count = self.count.saturating_add(1);
+        Ok(())
     }
-    findings.pass(Rule::R16, NAME, opened_of(count, rooted));
-    if let Some(reason) = contradiction {
-        findings.reject(Rule::R16, "encrypted private parts agree with leaves", reason);
+
+    fn conclude(
+        self,
+        judged: Result<(), String>,
+        name: &'static str,
+        agreement: &'static str,
+        rooted: &Rooted<'_>,
+        findings: &mut Findings,
+    ) -> Result<(), Ended> {
+        judged.map_err(|reason| findings.refuse(Rule::R16, name, reason))?;
+        findings.pass(Rule::R16, name, format!("{} of {}", self.count, rooted.committed()));
+        // The TD committed to it, so the record is genuine; but it contradicts itself, and nobody should rely on it.
+        if let Some(reason) = self.contradiction {
+            findings.reject(Rule::R16, agreement, reason);
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// K, where an identity gets at it.
-fn key<'a>(framed: &Framed, access: &'a Access, findings: &mut Findings) -> Result<Option<&'a PrivateKey>, Refused> {
+fn key<'a>(
+    framed: &Framed<'_>,
+    access: &'a Access,
+    findings: &mut Findings,
+) -> Result<Option<&'a PrivateKey>, Refused> {
     const NAME: &str = "key of encrypted private parts";
     match access {
         Access::Key(key) => {
@@ -88,7 +131,7 @@ fn key<'a>(framed: &Framed, access: &'a Access, findings: &mut Findings) -> Resu
             return Ok(Some(key));
         }
         Access::NoIdentity => {
-            let any = ["private.age", "private.bin"].iter().any(|name| framed.bundle().member(name).is_some());
+            let any = ["private.age", "private.bin"].iter().any(|name| framed.member(name).is_some());
             let reason = if any { "no identity was given: --identity opens them" } else { "there are none" };
             findings.not_evaluated(Rule::R16, NAME, reason);
         }
@@ -100,30 +143,6 @@ fn key<'a>(framed: &Framed, access: &'a Access, findings: &mut Findings) -> Resu
         Access::Unreadable(why) => return Err(findings.refuse(Rule::R16, NAME, format!("private.age: {why}"))),
     }
     Ok(None)
-}
-
-fn leaf_of<'a>(index: u64, rooted: &'a Rooted<'_>) -> Option<(&'a [u8], &'a Leaf)> {
-    let (bytes, leaf) = rooted.leaves().get(usize::try_from(index).ok()?)?;
-    Some((bytes, leaf))
-}
-
-fn unopened(index: u64) -> String {
-    format!("the part for leaf {index} does not open a commitment of that leaf")
-}
-
-fn opened_of(count: usize, rooted: &Rooted<'_>) -> String {
-    let committed = rooted.leaves().iter().filter(|(_, leaf)| leaf.commitment.is_some()).count();
-    format!("{count} of {committed}")
-}
-
-fn note_contradiction(part: &Disclosed, leaf: &Leaf, contradiction: &mut Option<String>) {
-    if let (None, Err(why)) = (&contradiction, agrees(part, leaf)) {
-        *contradiction = Some(format!("leaf {}: {why}", part.index));
-    }
-}
-
-fn opens(part: &Disclosed, leaf: &Leaf) -> bool {
-    leaf.commitment == Some(commitment(&part.salt, &part.bytes))
 }
 
 /// What the private part says is what the public fields of its leaf say.

@@ -7,7 +7,6 @@ use super::record_rules::Rooted;
 use super::report::Rule;
 use crate::dsse::Envelope;
 use crate::ids::{Digest256, Digest384};
-use crate::leaf::LeafKind;
 use crate::rtmr::{Rtmr, Rtmr3Event};
 use crate::seal::{ClosedBy, SealMap};
 use crate::statement::{self, Subjects};
@@ -61,8 +60,6 @@ pub(super) struct Sealing<'a> {
     pub(super) quote: &'a VerifiedQuote,
     /// Replay of all events.
     pub(super) rtmr3: Rtmr,
-    /// SHA-256 of the `leaves` file.
-    pub(super) leaves_file: Digest256,
 }
 
 /// R14.
@@ -93,7 +90,7 @@ pub(super) fn seal(
     findings.require(Rule::R14, "who closed it is shown", shown.into(), || {
         "the seal says that a client closed the session, and the record holds no close that a client signed".to_owned()
     })?;
-    judge_statement(sealing, opened, findings)
+    judge_statement(sealing, opened, rooted, findings)
 }
 
 fn differing_fields(
@@ -103,8 +100,7 @@ fn differing_fields(
     rooted: &Rooted<'_>,
 ) -> Vec<&'static str> {
     let opening = opened.opening();
-    let scrub = rooted.leaves().iter().rev().find(|(_, leaf)| leaf.kind() == LeafKind::Scrub);
-    let scrub = scrub.map(|(bytes, _)| Digest256::of(bytes));
+    let scrub = rooted.scrub().map(|scrub| scrub.digest);
     let events = u64::try_from(rooted.events().len()).unwrap_or(u64::MAX);
     [
         ("session", map.session == opening.intent.session),
@@ -122,7 +118,12 @@ fn differing_fields(
     .collect()
 }
 
-fn judge_statement(sealing: &Sealing<'_>, opened: &Opened<'_>, findings: &mut Findings) -> Result<(), Refused> {
+fn judge_statement(
+    sealing: &Sealing<'_>,
+    opened: &Opened<'_>,
+    rooted: &Rooted<'_>,
+    findings: &mut Findings,
+) -> Result<(), Refused> {
     const NAME: &str = "statement";
     let opening = opened.opening();
     let payload = match sealing.seal.statement.verify(&opening.open.log_key, statement::PAYLOAD_TYPE) {
@@ -132,7 +133,7 @@ fn judge_statement(sealing: &Sealing<'_>, opened: &Opened<'_>, findings: &mut Fi
     let subjects = Subjects {
         policy: Digest384::of(opening.bytes.policy),
         open_map: Digest256::of(opening.bytes.open_map),
-        leaves: sealing.leaves_file,
+        leaves: rooted.leaves().digest(),
     };
     let expected = statement::payload(&sealing.seal.map, &subjects);
     let same = payload == expected && sealing.seal.map.statement == Digest256::of(payload);
