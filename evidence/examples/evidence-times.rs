@@ -1,6 +1,9 @@
 //! Figures of the action log and of the verifier, each against its budget or beside the same work of the library below it.
-//! Medians of one run; `scripts/bench evidence` runs it. Not a test: nothing fails by being slow.
+//! Medians of one run; `scripts/bench evidence` runs it. With `large N`: one log of N
+//! leaves, verified where it is. Not a test: nothing fails by being slow.
 
+#[path = "../tests/support/file.rs"]
+mod file;
 #[path = "../tests/rules/platform.rs"]
 #[allow(dead_code, reason = "its own tests use more of it")]
 mod platform;
@@ -8,20 +11,23 @@ mod platform;
 #[allow(dead_code, reason = "its own tests use more of it")]
 mod session;
 
+use std::fs::File;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use coffer_evidence::bundle::write;
 use coffer_evidence::fields::Canonical as _;
 use coffer_evidence::ids::{CallId, Digest256, Identity};
 use coffer_evidence::intent::Limits;
 use coffer_evidence::leaf::{CauseClass, Method, Opened, Public, Reporter};
-use coffer_evidence::verify::{AcceptSimulated, Options, TrustAnchor, Verdict, verify_bundle};
+use coffer_evidence::verify::{AcceptSimulated, Options, TrustAnchor, Verdict, verify_bundle, verify_source};
 use coffer_evidence::writer::{LeafDraft, LogWriter};
 use dcap_qvl::QuoteCollateralV3;
 use dcap_qvl::verify::QuoteVerifier;
 use session::{AT, Ending, Recipe, opening, parts, sealed};
 
 /// Calls of the bundle of the budget.
-const CALLS: u16 = 1_000;
+const CALLS: u32 = 1_000;
 /// Leaves that are appended; one checkpoint for each 64, as in a guest.
 const LEAVES: u32 = 200_000;
 const CHECKPOINT_EVERY: u32 = 64;
@@ -47,13 +53,6 @@ fn timed(mut work: impl FnMut()) -> Duration {
 
 fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1_000.0
-}
-
-/// Peak of the resident memory of this process, in KiB.
-fn peak_kib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").expect("status");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
-    line.split_whitespace().next().and_then(|n| n.parse().ok()).expect("a number")
 }
 
 fn options() -> Options {
@@ -121,13 +120,39 @@ fn quotes(recipe: &Recipe) -> Duration {
     })
 }
 
+/// Verifies a bundle where it is, in a process of its own, whose memory is that of the verification.
+fn measured(file: &Path) {
+    let begin = Instant::now();
+    let bundle = file::Bundle(File::open(file).expect("the bundle"));
+    assert_eq!(verify_source(&bundle, &options()).expect("it can be read").verdict, Verdict::Sealed);
+    println!("{} KiB at most, {:.1} s", file::peak_kib(), begin.elapsed().as_secs_f64());
+}
+
+fn in_a_process(bundle: &[u8]) -> String {
+    let file = std::env::temp_dir().join(format!("coffer-evidence-times.{}", std::process::id()));
+    std::fs::write(&file, bundle).expect("write");
+    let child = std::process::Command::new(std::env::current_exe().expect("this program")).arg(&file).output();
+    std::fs::remove_file(&file).expect("remove");
+    String::from_utf8(child.expect("run").stdout).expect("figures").trim().to_owned()
+}
+
+/// A sealed log of so many leaves, without private parts.
+fn large(leaves: u32) {
+    let mut made = parts(&Recipe { calls: (leaves - 3) / 2, ..Recipe::default() }, Ending::Sealed);
+    made.disclosed = None;
+    let count = made.leaves.len();
+    let bundle = write(&made);
+    drop(made);
+    println!("large: {}, for {count} leaves in {} MiB", in_a_process(&bundle), bundle.len() >> 20);
+}
+
 fn main() {
-    // In a process of its own, whose memory is that of the verification.
-    if let Some(file) = std::env::args().nth(1) {
-        let bundle = std::fs::read(file).expect("the bundle");
-        assert_eq!(verify_bundle(&bundle, &options()).verdict, Verdict::Sealed);
-        println!("{}", peak_kib());
-        return;
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        [] => {}
+        ["large", leaves] => return large(leaves.parse().expect("a number of leaves")),
+        [file] => return measured(Path::new(file)),
+        more => panic!("expected nothing, `large N` or a bundle, found {more:?}"),
     }
     append();
     let recipe = Recipe { calls: CALLS, ..Recipe::default() };
@@ -139,12 +164,8 @@ fn main() {
         milliseconds(small),
         milliseconds(alone)
     );
-    let file = std::env::temp_dir().join(format!("coffer-evidence-times.{}", std::process::id()));
-    std::fs::write(&file, &bundle).expect("write");
-    let child = std::process::Command::new(std::env::current_exe().expect("this program")).arg(&file).output();
-    let peak = String::from_utf8(child.expect("run").stdout).expect("a number");
-    std::fs::remove_file(&file).expect("remove");
-    println!("memory: {} KiB at most in a process that verifies {CALLS} calls; the budget is 65536", peak.trim());
-    let per_call = (bundle.len() - empty.len()) / usize::from(CALLS - 1);
+    println!("memory: {} in a process that verifies {CALLS} calls; the budget is 65536 KiB", in_a_process(&bundle));
+    let per_call = (bundle.len() - empty.len()) / (CALLS as usize - 1);
     println!("size: {} bytes for one call, {per_call} more for each; the budget is 65536 and 1024", empty.len());
+    large(1_000_000);
 }

@@ -7,18 +7,22 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use coffer_client::keys::KeyError;
-use coffer_evidence::bundle;
+use coffer_evidence::bundle::{BundleError, Source, scan};
 use coffer_evidence::private::{Access, IDENTITY_FILE_MAX, Identities, access};
 use zeroize::Zeroizing;
 
 use crate::exit::{CONFIGURATION, INPUT_OUTPUT, failure};
 
 /// What the identities in this file get at in this bundle. One whose framing does not hold is not looked into: R1 tells why.
-pub(super) fn access_to(bytes: &[u8], identity: Option<&Path>) -> anyhow::Result<Access> {
+pub(super) fn access_to(bundle: &dyn Source, identity: Option<&Path>) -> anyhow::Result<Access> {
     let Some(path) = identity else { return Ok(Access::NoIdentity) };
     let identities = read(path)?;
-    let Ok(bundle) = bundle::read(bytes) else { return Ok(Access::NoIdentity) };
-    Ok(access(bundle.member("private.age"), &identities))
+    let wrapped = match scan(bundle) {
+        Ok(scan) => scan.load(bundle, "private.age")?,
+        Err(BundleError::Unread(error)) => return Err(error.into()),
+        Err(_) => return Ok(Access::NoIdentity),
+    };
+    Ok(access(wrapped.as_deref(), &identities))
 }
 
 fn read(path: &Path) -> anyhow::Result<Identities> {

@@ -15,7 +15,7 @@ use crate::command::Context;
 use crate::exit::Status;
 
 pub(crate) use pins::{Pins, write_pins};
-pub(crate) use reading::read_bundle;
+pub(crate) use reading::verify_file;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum EvidenceCommand {

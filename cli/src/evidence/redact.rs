@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::contents::{Contents, call_named, contents, is_true};
 use super::identity::access_to;
-use super::read_bundle;
+use super::reading::read_bundle;
 use crate::exit::{INPUT_OUTPUT, Status, USAGE, failure};
 use crate::output::{Form, Output};
 use crate::time::now;
@@ -85,7 +85,7 @@ pub(super) fn redact(output: &Output, args: &RedactArgs) -> anyhow::Result<Statu
         failure(Status::FAILED, format!("{}: expected a bundle: {error:#}", args.bundle.display()))
     };
     let bundle = bundle::read(&bytes).map_err(|error| wrong(error.into()))?;
-    let access = access_to(&bytes, args.identity.as_deref())?;
+    let access = access_to(&bytes.as_slice(), args.identity.as_deref())?;
     let before = verify_bundle(&bytes, &Options { at: now(), access: access.clone(), ..Options::default() });
     let contents = contents(&bundle, &access).map_err(wrong)?;
     let kept = chosen(&contents, &args.keep, &access)?;

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use self::leaf::Line;
 use super::contents::{Contents, contents};
-use super::read_bundle;
+use super::reading::read_bundle;
 use super::verify::{Judging, unpinned};
 use crate::exit::{Status, failure};
 use crate::output::{Colour, Form, Output, printable};
@@ -43,7 +43,7 @@ struct Shown {
 /// `coffer evidence show`
 pub(super) fn show(output: &Output, args: &ShowArgs) -> anyhow::Result<Status> {
     let bytes = read_bundle(&args.file)?;
-    let options = args.judging.options(&bytes)?;
+    let options = args.judging.options(&bytes.as_slice())?;
     let wrong = |error: anyhow::Error| {
         failure(Status::FAILED, format!("{}: expected a bundle: {error:#}", args.file.display()))
     };

@@ -3,15 +3,16 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use coffer_evidence::bundle::Source;
 use coffer_evidence::ids::{InstanceId, SessionId};
 use coffer_evidence::note::NOTE_MAX;
 use coffer_evidence::sign::PublicKey;
 use coffer_evidence::verify::{
-    AcceptPrefix, AcceptSimulated, AnyOwner, CheckResult, Expectations, Options, Report, Rule, verify_bundle,
+    AcceptPrefix, AcceptSimulated, AnyOwner, CheckResult, Expectations, Options, Report, Rule, verify_source,
 };
 
 use super::identity::access_to;
-use super::read_bundle;
+use super::reading::{BundleFile, told_unread, unread};
 use crate::exit::Status;
 use crate::file::{read_policy, small_text};
 use crate::output::{Form, Output};
@@ -68,7 +69,7 @@ pub(super) struct Judging {
 
 impl Judging {
     /// In the verifier's terms, for this bundle.
-    pub(super) fn options(&self, bundle: &[u8]) -> anyhow::Result<Options> {
+    pub(super) fn options(&self, bundle: &dyn Source) -> anyhow::Result<Options> {
         Ok(Options {
             at: self.at.unwrap_or_else(now),
             accept_simulated: if self.accept_simulated { AcceptSimulated::Yes } else { AcceptSimulated::No },
@@ -89,8 +90,9 @@ impl Judging {
 
 /// `coffer evidence verify`
 pub(super) fn verify(output: &Output, args: &VerifyArgs) -> anyhow::Result<Status> {
-    let bytes = read_bundle(&args.file)?;
-    let report = verify_bundle(&bytes, &args.judging.options(&bytes)?);
+    let file = BundleFile::open(&args.file)?;
+    let options = args.judging.options(&file).map_err(told_unread(&args.file))?;
+    let report = verify_source(&file, &options).map_err(|error| unread(&args.file, &error))?;
     if let Some(told) = unpinned(&args.judging, &report) {
         output.note(told);
     }

@@ -1,14 +1,14 @@
 //! The end of a run, on every path: close, wait, export, verify against what was pinned when the session was made.
 
 use coffer_client::{Client, ClientError};
-use coffer_evidence::verify::{AcceptSimulated, AppraisalPolicy, Options, Report, verify_bundle};
+use coffer_evidence::verify::{AcceptSimulated, AppraisalPolicy, Options, Report};
 use coffer_proto::control::v1::{Phase, Platform};
 use serde::Serialize;
 
 use super::places::Places;
 use crate::command::Context;
 use crate::create::Created;
-use crate::evidence::{Pins, read_bundle, write_pins};
+use crate::evidence::{Pins, verify_file, write_pins};
 use crate::exit::{INPUT_OUTPUT, failure};
 use crate::output::printable;
 use crate::session::{SessionShown, wait};
@@ -44,7 +44,7 @@ pub(super) async fn end(
         let ending = SessionShown::new(&session).ending();
         return Err(anyhow::Error::new(error).context(format!("fetch the evidence (the session is closed: {ending})")));
     }
-    let report = verify_bundle(&read_bundle(&path)?, &options(created, &pins)?);
+    let report = verify_file(&path, &options(created, &pins)?)?;
     tell(context, &report, places)?;
     if places.evidence().is_none() {
         output.note(format_args!("to keep the evidence: coffer evidence export {} FILE", created.id));

@@ -209,6 +209,12 @@ impl Bundle {
         self.members.iter().map(|(n, b)| (n.as_str(), b.as_slice()))
     }
 
+    /// `index.cbor`.
+    #[must_use]
+    pub fn index(&self) -> Vec<u8> {
+        self.scan.index()
+    }
+
     /// SHA-256 of the index: the identity of exactly these bytes.
     #[must_use]
     pub fn bundle_id(&self) -> Digest256 {

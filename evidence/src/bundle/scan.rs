@@ -170,11 +170,20 @@ impl Scan {
         self.index
     }
 
+    /// `index.cbor`, which is the one for these members.
+    pub(super) fn index(&self) -> Vec<u8> {
+        index::write(self.rows(|_| true))
+    }
+
+    fn rows(&self, stays: impl Fn(&str) -> bool) -> impl Iterator<Item = (&str, u64, Digest256)> {
+        let members = self.members.iter().filter(move |member| stays(&member.name));
+        members.map(|member| (member.name.as_str(), member.size, member.digest))
+    }
+
     /// SHA-256 of the index without the optional members: the same before and after redaction and receipt.
     #[must_use]
     pub fn core_id(&self) -> Digest256 {
-        let core = self.members.iter().filter(|member| is_core(&member.name));
-        Digest256::of(&index::write(core.map(|member| (member.name.as_str(), member.size, member.digest))))
+        Digest256::of(&index::write(self.rows(is_core)))
     }
 
     /// Whether the seal's members are there.

@@ -27,7 +27,13 @@ pub(super) fn plain(
     let mut parts = disclosed.iter();
     let judged =
         beside(rooted, || parts.next().map(|part| Ok((part.index, part))), |part, _, leaf| opening.see(part, leaf));
-    opening.conclude(judged?, NAME, "plain private parts agree with leaves", rooted, findings)
+    judged?.map_err(|reason| findings.refuse(Rule::R16, NAME, reason))?;
+    findings.pass(Rule::R16, NAME, format!("{} of {}", opening.count, rooted.committed()));
+    // The TD committed to it, so the record is genuine; but it contradicts itself, and nobody should rely on it.
+    if let Some(reason) = opening.contradiction {
+        findings.reject(Rule::R16, "plain private parts agree with leaves", reason);
+    }
+    Ok(())
 }
 
 /// Parts in `private.bin`.
@@ -53,7 +59,12 @@ pub(super) fn encrypted(
         let plain = key.open(&place, &part.ciphertext).map_err(|error| error.to_string())?;
         opening.see(&Disclosed { index: part.index, salt: plain.salt, bytes: plain.bytes }, leaf)
     });
-    opening.conclude(judged?, NAME, "encrypted private parts agree with leaves", rooted, findings)
+    judged?.map_err(|reason| findings.refuse(Rule::R16, NAME, reason))?;
+    findings.pass(Rule::R16, NAME, format!("{} of {}", opening.count, rooted.committed()));
+    if let Some(reason) = opening.contradiction {
+        findings.reject(Rule::R16, "encrypted private parts agree with leaves", reason);
+    }
+    Ok(())
 }
 
 /// Goes along parts and leaves, both in order of the index, and shows each part its leaf. A part that nothing committed to is
@@ -97,23 +108,6 @@ impl Opening {
             self.contradiction = Some(format!("leaf {}: {why}", part.index));
         }
         self.count = self.count.saturating_add(1);
-        Ok(())
-    }
-
-    fn conclude(
-        self,
-        judged: Result<(), String>,
-        name: &'static str,
-        agreement: &'static str,
-        rooted: &Rooted<'_>,
-        findings: &mut Findings,
-    ) -> Result<(), Ended> {
-        judged.map_err(|reason| findings.refuse(Rule::R16, name, reason))?;
-        findings.pass(Rule::R16, name, format!("{} of {}", self.count, rooted.committed()));
-        // The TD committed to it, so the record is genuine; but it contradicts itself, and nobody should rely on it.
-        if let Some(reason) = self.contradiction {
-            findings.reject(Rule::R16, agreement, reason);
-        }
         Ok(())
     }
 }

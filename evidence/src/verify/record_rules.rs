@@ -1,6 +1,8 @@
 //! Rules R10 and R11 on the action log: the leaves, and the roots that RTMR3 and the note pin. A rule that looks at leaves is a
 //! pass over them; none are kept.
 
+use std::convert::Infallible;
+
 use super::covering::Covering;
 use super::findings::{Ended, Findings, Refused};
 use super::opening_rules::Opened;
@@ -108,13 +110,12 @@ impl<'a> Rooted<'a> {
             return Ok(None);
         }
         let mut tree = Tree::new();
-        // Ended by the size, or else by the leaves: R10 has counted them.
-        let _ended = self.leaves().each(|bytes, _| {
-            if tree.size() == size {
-                return Err(());
+        // To the last leaf, because only a whole pass is known to be of what was scanned.
+        let Ok(()) = self.leaves().each(|bytes, _| {
+            if tree.size() < size {
+                tree.append(leaf_hash(bytes));
             }
-            tree.append(leaf_hash(bytes));
-            Ok(())
+            Ok::<(), Infallible>(())
         })?;
         Ok(Some(tree.root()))
     }

@@ -292,7 +292,7 @@ fn index() -> Vec<u8> {
         receipt: None,
     };
     let bundle = bundle::read(&bundle::write(&parts)).expect("a bundle");
-    bundle.member("index.cbor").expect("an index").to_vec()
+    bundle.index()
 }
 
 /// A checkpoint note.

@@ -10,6 +10,8 @@ mod archive;
 mod boot_log;
 mod encrypted;
 mod event_log;
+#[path = "../support/file.rs"]
+mod file;
 mod free;
 mod judging;
 mod logged;
@@ -19,6 +21,7 @@ mod platform;
 mod record;
 mod report;
 mod session;
+mod source;
 mod unbuilt;
 #[path = "../support/vectors.rs"]
 mod vectors;

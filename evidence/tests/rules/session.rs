@@ -54,7 +54,7 @@ pub(crate) fn host() -> SigningKey {
 /// Where a test changes what is made. Each hook runs before everything that depends on what it changes.
 #[derive(Clone)]
 pub(crate) struct Recipe {
-    pub(crate) calls: u16,
+    pub(crate) calls: u32,
     pub(crate) publisher: SigningKey,
     pub(crate) manifest: fn(&mut ImageManifest),
     pub(crate) intent: fn(&mut Intent),
@@ -228,14 +228,14 @@ pub(crate) fn opening(recipe: &Recipe) -> Opening {
 }
 
 /// 32 bytes that are another call's for each `n`.
-fn salt(n: u16, kind: u8) -> [u8; 32] {
-    let [low, high] = n.to_le_bytes();
+fn salt(n: u32, kind: u8) -> [u8; 32] {
+    let [low, higher @ ..] = n.to_le_bytes();
     let mut salt = [low ^ kind; 32];
-    salt[0] ^= high;
+    salt.iter_mut().zip(higher).for_each(|(byte, high)| *byte ^= high);
     salt
 }
 
-fn private_intent(n: u16) -> Opened {
+fn private_intent(n: u32) -> Opened {
     let request = Request::Exec {
         argv: vec!["true".to_owned(), n.to_string()],
         cwd: "/workspace".to_owned(),
@@ -253,7 +253,7 @@ fn private_intent(n: u16) -> Opened {
     Opened { salt: salt(n, 0x80), bytes: private.to_bytes() }
 }
 
-fn private_outcome(n: u16) -> Opened {
+fn private_outcome(n: u32) -> Opened {
     let private = OutcomePrivate { code: Some(0), ..OutcomePrivate::new(CauseClass::Completed) };
     Opened { salt: salt(n, 0x40), bytes: private.to_bytes() }
 }
@@ -273,7 +273,7 @@ pub(crate) fn plain(session: SessionId, index: u64, public: Public) -> Leaf {
     }
 }
 
-fn of_call(leaf: Leaf, n: u16, private: &Opened) -> Leaf {
+fn of_call(leaf: Leaf, n: u32, private: &Opened) -> Leaf {
     let mut call = [0; 16];
     call.copy_from_slice(&salt(n, 0)[..16]);
     Leaf {
@@ -294,7 +294,7 @@ fn leaves(recipe: &Recipe, opening: &Opening, ending: Ending) -> (Vec<Leaf>, Vec
     let opening_quote = Digest256::of(&opening.quote);
     let mut leaves = vec![plain(session, 0, Public::Open { instance: opening.open.instance(), opening_quote })];
     let mut disclosed = Vec::new();
-    let mut put = |public: Public, n: u16, private: Opened, leaves: &mut Vec<Leaf>| {
+    let mut put = |public: Public, n: u32, private: Opened, leaves: &mut Vec<Leaf>| {
         let index = leaves.len() as u64;
         leaves.push(of_call(plain(session, index, public), n, &private));
         disclosed.push(Disclosed { index, salt: private.salt, bytes: private.bytes });
