@@ -96,6 +96,11 @@ impl Output {
         self.line(serde_json::to_string(value)?)
     }
 
+    /// Text on stdout that is made while it is written, and may be larger than memory.
+    pub(crate) const fn stream(&self) -> Stream<'_> {
+        Stream { output: self, waiting: String::new() }
+    }
+
     /// A sentence for people, on stderr.
     pub(crate) fn note(&self, text: impl std::fmt::Display) {
         self.done();
@@ -132,6 +137,32 @@ impl Output {
                 output.progress(format_args!("{what} {:.1} MiB", mebibytes(bytes)));
             }
         }
+    }
+}
+
+/// Text that waits to be written.
+const STREAM_PIECE: usize = 64 * 1024;
+
+/// Text on its way to stdout, in pieces. What waits when it is dropped is not written: an error ended it.
+pub(crate) struct Stream<'o> {
+    output: &'o Output,
+    waiting: String,
+}
+
+impl Stream<'_> {
+    pub(crate) fn push(&mut self, text: &str) -> anyhow::Result<()> {
+        self.waiting.push_str(text);
+        if self.waiting.len() >= STREAM_PIECE { self.write() } else { Ok(()) }
+    }
+
+    fn write(&mut self) -> anyhow::Result<()> {
+        let piece = std::mem::take(&mut self.waiting);
+        self.output.bytes(piece.as_bytes())
+    }
+
+    /// Writes what waits.
+    pub(crate) fn end(mut self) -> anyhow::Result<()> {
+        self.write()
     }
 }
 

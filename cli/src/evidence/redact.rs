@@ -13,7 +13,7 @@ use coffer_evidence::private::Access;
 use coffer_evidence::verify::{Options, Report, Verdict, verify_bundle};
 use serde::Serialize;
 
-use super::contents::{Contents, call_named, contents, is_true};
+use super::contents::{Contents, is_true, no_bundle};
 use super::identity::access_to;
 use super::reading::read_bundle;
 use crate::exit::{INPUT_OUTPUT, Status, USAGE, failure};
@@ -81,13 +81,11 @@ pub(super) fn redact(output: &Output, args: &RedactArgs) -> anyhow::Result<Statu
         return Err(exists(&args.out));
     }
     let bytes = read_bundle(&args.bundle)?;
-    let wrong = |error: anyhow::Error| {
-        failure(Status::FAILED, format!("{}: expected a bundle: {error:#}", args.bundle.display()))
-    };
-    let bundle = bundle::read(&bytes).map_err(|error| wrong(error.into()))?;
-    let access = access_to(&bytes.as_slice(), args.identity.as_deref())?;
-    let before = verify_bundle(&bytes, &Options { at: now(), access: access.clone(), ..Options::default() });
-    let contents = contents(&bundle, &access).map_err(wrong)?;
+    let source = bytes.as_slice();
+    let access = access_to(&source, args.identity.as_deref())?;
+    let contents = Contents::new(&source, &access).map_err(no_bundle(&args.bundle))?;
+    let bundle = bundle::read(source)?;
+    let before = verify_bundle(source, &Options { at: now(), access: access.clone(), ..Options::default() });
     let kept = chosen(&contents, &args.keep, &access)?;
     let redacted = bundle.redacted(&kept);
     let after = unchanged(&before, &redacted)?;
@@ -97,28 +95,15 @@ pub(super) fn redact(output: &Output, args: &RedactArgs) -> anyhow::Result<Statu
 }
 
 /// The parts that are asked for, each of them open and true.
-fn chosen(contents: &Contents, asked: &[Part], access: &Access) -> anyhow::Result<Vec<Disclosed>> {
+fn chosen(contents: &Contents<'_>, asked: &[Part], access: &Access) -> anyhow::Result<Vec<Disclosed>> {
     let usage = |message: String| Err(failure(USAGE, message));
     if asked.len() > 1 && asked.iter().any(|part| matches!(part, Part::None | Part::All)) {
         return usage("expected `none` or `all` by itself, found other parts beside it".to_owned());
     }
     let mut wanted = BTreeSet::new();
     for part in asked {
-        let name = match part {
-            Part::Call(id) => Some(call_named(&contents.told, id)?),
-            _ => None,
-        };
-        let fits = |index: u64, call: Option<String>| match part {
-            Part::None => false,
-            Part::All => true,
-            Part::Leaves(first, last) => (*first..=*last).contains(&index),
-            Part::Call(_) => call == name,
-        };
-        let of_call = |index: &u64| {
-            let leaf = usize::try_from(*index).ok().and_then(|index| contents.told.get(index));
-            leaf.and_then(|(leaf, _)| leaf.call).map(|call| call.to_string())
-        };
-        if let Some(index) = contents.closed.iter().find(|index| fits(**index, of_call(index))) {
+        let (open, closed) = fitting(contents, part)?;
+        if let Some(index) = closed {
             let how = match (access, &contents.why) {
                 (Access::NoIdentity, _) => "--identity FILE opens it",
                 (_, Some(why)) => why,
@@ -127,26 +112,47 @@ fn chosen(contents: &Contents, asked: &[Part], access: &Access) -> anyhow::Resul
             let message = format!("expected open parts to keep, found that of leaf {index} encrypted: {how}");
             return if *access == Access::NoIdentity { usage(message) } else { Err(failure(Status::FAILED, message)) };
         }
-        let open = contents.told.iter().filter(|(_, part)| part.is_some()).map(|(leaf, _)| leaf);
-        let found: Vec<u64> = open
-            .filter(|leaf| fits(leaf.index, leaf.call.map(|call| call.to_string())))
-            .map(|leaf| leaf.index)
-            .collect();
-        if found.is_empty() && matches!(part, Part::Leaves(..) | Part::Call(_)) {
+        if open.is_empty() && matches!(part, Part::Leaves(..) | Part::Call(_)) {
             return usage(format!("expected a private part at {}, found none in this bundle", spelled(part)));
         }
-        wanted.extend(found);
+        wanted.extend(open);
     }
     let mut kept = Vec::new();
-    for (leaf, part) in &contents.told {
-        let Some(part) = part.as_ref().filter(|part| wanted.contains(&part.index)) else { continue };
+    contents.each(|leaf, part| {
+        let Some(part) = part.filter(|part| wanted.contains(&part.index)) else { return Ok(()) };
         if !is_true(leaf, part) {
             let message = format!("expected the part of leaf {} to open its commitment, found another", leaf.index);
             return Err(failure(Status::FAILED, message));
         }
         kept.push(part.clone());
-    }
+        Ok(())
+    })?;
     Ok(kept)
+}
+
+/// The leaves that are meant and whose parts are open, and the first whose part is not.
+fn fitting(contents: &Contents<'_>, part: &Part) -> anyhow::Result<(Vec<u64>, Option<u64>)> {
+    let name = match part {
+        Part::Call(id) => Some(contents.call_named(id)?),
+        _ => None,
+    };
+    let (mut open, mut closed) = (Vec::new(), None);
+    contents.each(|leaf, found| {
+        let fits = match part {
+            Part::None => false,
+            Part::All => true,
+            Part::Leaves(first, last) => (*first..=*last).contains(&leaf.index),
+            Part::Call(_) => leaf.call.map(|call| call.to_string()) == name,
+        };
+        if fits && found.is_some() {
+            open.push(leaf.index);
+        }
+        if fits && contents.closed.contains(&leaf.index) {
+            closed = closed.or(Some(leaf.index));
+        }
+        Ok(())
+    })?;
+    Ok((open, closed))
 }
 
 fn spelled(part: &Part) -> String {
@@ -208,13 +214,12 @@ fn told(
     output: &Output,
     args: &RedactArgs,
     bundle: &Bundle,
-    contents: &Contents,
+    contents: &Contents<'_>,
     kept: &[Disclosed],
     after: &Report,
 ) -> anyhow::Result<()> {
     let kept: Vec<u64> = kept.iter().map(|part| part.index).collect();
-    let open = contents.told.iter().filter(|(_, part)| part.is_some()).map(|(leaf, _)| leaf.index);
-    let there: BTreeSet<u64> = open.chain(contents.closed.iter().copied()).collect();
+    let there: BTreeSet<u64> = contents.open().chain(contents.closed.iter().copied()).collect();
     let dropped: Vec<u64> = there.difference(&kept.iter().copied().collect()).copied().collect();
     match output.form {
         Form::Json => output.json(&Redacted {

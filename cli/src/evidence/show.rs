@@ -7,16 +7,15 @@ mod leaf;
 use std::path::PathBuf;
 
 use clap::Args;
-use coffer_evidence::bundle;
-use coffer_evidence::verify::{Accepted, Report, Verdict, verify_bundle};
+use coffer_evidence::verify::{Accepted, Report, Verdict, verify_source};
 use serde::Serialize;
 use serde_json::Value;
 
 use self::leaf::Line;
-use super::contents::{Contents, contents};
-use super::reading::read_bundle;
+use super::contents::{Contents, no_bundle};
+use super::reading::{BundleFile, told_unread};
 use super::verify::{Judging, unpinned};
-use crate::exit::{Status, failure};
+use crate::exit::Status;
 use crate::output::{Colour, Form, Output, printable};
 
 #[derive(Debug, Args)]
@@ -30,6 +29,7 @@ pub(crate) struct ShowArgs {
     judging: Judging,
 }
 
+/// All but the leaves, which follow one by one.
 #[derive(Serialize)]
 struct Shown {
     schema: &'static str,
@@ -37,57 +37,69 @@ struct Shown {
     sealed: bool,
     /// As `coffer evidence verify --json` prints it.
     report: Value,
-    leaves: Vec<Line>,
 }
 
 /// `coffer evidence show`
 pub(super) fn show(output: &Output, args: &ShowArgs) -> anyhow::Result<Status> {
-    let bytes = read_bundle(&args.file)?;
-    let options = args.judging.options(&bytes.as_slice())?;
-    let wrong = |error: anyhow::Error| {
-        failure(Status::FAILED, format!("{}: expected a bundle: {error:#}", args.file.display()))
-    };
-    let report = verify_bundle(&bytes, &options);
-    let bundle = bundle::read(&bytes).map_err(|error| wrong(error.into()))?;
-    let Contents { told, why, .. } = contents(&bundle, &options.access).map_err(wrong)?;
-    if let Some(why) = why {
-        output.note(format_args!("encrypted private parts were not opened: {}", printable(&why)));
+    shown(output, args).map_err(told_unread(&args.file))
+}
+
+fn shown(output: &Output, args: &ShowArgs) -> anyhow::Result<Status> {
+    let file = BundleFile::open(&args.file)?;
+    let options = args.judging.options(&file)?;
+    let report = verify_source(&file, &options)?;
+    let contents = Contents::new(&file, &options.access).map_err(no_bundle(&args.file))?;
+    if let Some(why) = &contents.why {
+        output.note(format_args!("encrypted private parts were not opened: {}", printable(why)));
     }
     if let Some(id) = &args.call {
-        return call::show(output, &told, id, &report);
+        return call::show(output, &contents, id, &report);
     }
-    let lines = told.iter().map(|(leaf, part)| Line::new(leaf, part.as_ref())).collect::<Vec<_>>();
     match output.form {
-        Form::Json => output.json(&Shown {
-            schema: "coffer.show.v1",
-            bundle_id: bundle.bundle_id().to_string(),
-            sealed: bundle.is_sealed(),
-            report: serde_json::from_str(&report.json_line())?,
-            leaves: lines,
-        })?,
+        Form::Json => json(output, &report, &contents)?,
         Form::People => {
             if let Some(told) = unpinned(&args.judging, &report) {
                 output.note(told);
             }
-            output.bytes(page(output, &report, &lines, bundle.is_sealed()).as_bytes())?;
+            page(output, &report, &contents)?;
         }
     }
     Ok(Status::DONE)
 }
 
-fn page(output: &Output, report: &Report, lines: &[Line], sealed: bool) -> String {
-    let mut page = format!("{}\n\n", headline(output, report));
-    page.push_str("what happened, as the guest recorded it (seconds since it started):\n");
-    for line in lines {
-        page.push_str(&output.paint(line.colour(), &line.text()));
-        page.push('\n');
+fn json(output: &Output, report: &Report, contents: &Contents<'_>) -> anyhow::Result<()> {
+    let head = serde_json::to_string(&Shown {
+        schema: "coffer.show.v1",
+        bundle_id: contents.scan().bundle_id().to_string(),
+        sealed: contents.scan().is_sealed(),
+        report: serde_json::from_str(&report.json_line())?,
+    })?;
+    let mut stream = output.stream();
+    stream.push(head.strip_suffix('}').unwrap_or(&head))?;
+    let mut before = ",\"leaves\":[";
+    contents.each(|leaf, part| {
+        stream.push(std::mem::replace(&mut before, ","))?;
+        stream.push(&serde_json::to_string(&Line::new(leaf, part))?)
+    })?;
+    stream.push(if before == "," { "]}\n" } else { ",\"leaves\":[]}\n" })?;
+    stream.end()
+}
+
+fn page(output: &Output, report: &Report, contents: &Contents<'_>) -> anyhow::Result<()> {
+    let mut stream = output.stream();
+    stream.push(&format!("{}\n\n", headline(output, report)))?;
+    stream.push("what happened, as the guest recorded it (seconds since it started):\n")?;
+    contents.each(|leaf, part| {
+        let line = Line::new(leaf, part);
+        stream.push(&output.paint(line.colour(), &line.text()))?;
+        stream.push("\n")
+    })?;
+    if !contents.scan().is_sealed() {
+        stream.push("(no seal: what came after is not known)\n")?;
     }
-    if !sealed {
-        page.push_str("(no seal: what came after is not known)\n");
-    }
-    page.push_str("\nwhat of it is true, and what is not known:\n");
-    page.push_str(&report.human());
-    page
+    stream.push("\nwhat of it is true, and what is not known:\n")?;
+    stream.push(&report.human())?;
+    stream.end()
 }
 
 /// The answer in one line. What follows it is worth as much as this says.

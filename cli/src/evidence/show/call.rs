@@ -1,21 +1,32 @@
 //! One call whole: what was asked, what was decided and by which rules, and everything that is known of its end.
 
-use coffer_evidence::call::{IntentPrivate, OutcomePrivate, Request, StreamDigest};
+use coffer_evidence::call::{Disclosed, IntentPrivate, OutcomePrivate, Request, StreamDigest};
 use coffer_evidence::fields::Canonical as _;
 use coffer_evidence::leaf::{Leaf, Public, commitment};
 use coffer_evidence::verify::{Report, Verdict};
 use serde_json::{Map, Value, json};
 
-use super::super::contents::{Told, call_named};
+use super::super::contents::Contents;
 use crate::exit::Status;
 use crate::output::{Form, Output, printable};
 
+/// The most leaves of one call that are shown: an honest guest writes three, and one for each piece of signed input.
+const LEAVES_MAX: usize = 100_000;
+
 /// `coffer evidence show --call`
-pub(super) fn show(output: &Output, told: &[Told], id: &str, report: &Report) -> anyhow::Result<Status> {
-    let call = call_named(told, id)?;
-    let of = |leaf: &Leaf| leaf.call.map(|call| call.to_string());
-    let sections: Vec<Section> =
-        told.iter().filter(|(leaf, _)| of(leaf).as_ref() == Some(&call)).map(section).collect();
+pub(super) fn show(output: &Output, contents: &Contents<'_>, id: &str, report: &Report) -> anyhow::Result<Status> {
+    let call = contents.call_named(id)?;
+    let mut sections: Vec<Section> = Vec::new();
+    contents.each(|leaf, part| {
+        if leaf.call.is_some_and(|of| of.to_string() == call) {
+            anyhow::ensure!(
+                sections.len() < LEAVES_MAX,
+                "expected at most {LEAVES_MAX} leaves of one call, found more"
+            );
+            sections.push(section(leaf, part));
+        }
+        Ok(())
+    })?;
     match output.form {
         Form::Json => output.json(&json!({
             "schema": "coffer.call.v1",
@@ -56,7 +67,7 @@ fn tell(output: &Output, name: &str, value: &Value) -> anyhow::Result<()> {
 /// One leaf of the call, field by field, in the order of reading.
 type Section = Vec<(String, Value)>;
 
-fn section((leaf, part): &Told) -> Section {
+fn section(leaf: &Leaf, part: Option<&Disclosed>) -> Section {
     let mut fields = Section::new();
     let mut put = |name: &str, value: Value| fields.push((name.to_owned(), value));
     put("leaf", json!(leaf.index));
