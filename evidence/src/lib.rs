@@ -44,4 +44,13 @@ pub mod tree;
 pub mod verify;
 pub mod writer;
 
+/// What the tests of the rules make bundles with, for those tests that have to stand inside the crate.
+#[cfg(all(test, feature = "verifier"))]
+mod fixtures;
+// The fixtures know this crate by its name, and each other by their places in a test.
+#[cfg(all(test, feature = "verifier"))]
+extern crate self as coffer_evidence;
+#[cfg(all(test, feature = "verifier"))]
+use fixtures::{der, platform};
+
 pub use config::{admit, boot_disk, policy_text};

@@ -28,6 +28,8 @@ mod record_rules;
 mod registers;
 mod report;
 mod seal_rules;
+#[cfg(test)]
+mod under_intels_root;
 mod words;
 
 pub use anchor::{INTEL_ROOT_DER, Platform, SIMULATED_ROOT_DER, TrustAnchor};

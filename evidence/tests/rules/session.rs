@@ -69,6 +69,7 @@ pub(crate) struct Recipe {
     pub(crate) seal: fn(&mut SealMap),
     pub(crate) statement_key: SigningKey,
     pub(crate) final_td: fn(&mut Td),
+    pub(crate) opening_root: &'static [u8],
     pub(crate) final_root: &'static [u8],
     pub(crate) pck: fn() -> Vec<u8>,
     pub(crate) final_pck: fn() -> Vec<u8>,
@@ -97,6 +98,7 @@ impl Default for Recipe {
             seal: |_| {},
             statement_key: log_key(),
             final_td: |_| {},
+            opening_root: platform::ROOT_DER,
             final_root: platform::ROOT_DER,
             pck: || platform::PCK_DER.to_vec(),
             final_pck: || platform::PCK_DER.to_vec(),
@@ -223,7 +225,7 @@ pub(crate) fn opening(recipe: &Recipe) -> Opening {
     };
     td.rtmr[3] = *Rtmr::ZERO.extend(&event_digest(&event)).as_bytes();
     (recipe.opening_td)(&mut td);
-    let quote = platform::quote_with_chain(&td, &open.report_data(), &(recipe.pck)(), platform::ROOT_DER);
+    let quote = platform::quote_with_chain(&td, &open.report_data(), &(recipe.pck)(), recipe.opening_root);
     Opening { intent, config, image_dsse: manifest.sign(&recipe.publisher).to_bytes(), open, td, quote }
 }
 
