@@ -78,10 +78,7 @@ pub(super) struct ParsedSeal<'a> {
 pub(super) fn parse<'a>(framed: &'a Framed, findings: &mut Findings) -> Result<Parsed<'a>, Refused> {
     match parse_members(framed) {
         Ok(parsed) => {
-            match framed.bundle.member("pool.cbor") {
-                None => findings.pass(Rule::R2, Rule::R2.title(), ""),
-                Some(_) => findings.missing(Rule::R2, "pool.cbor", "pooled launch: not built yet"),
-            }
+            findings.pass(Rule::R2, Rule::R2.title(), "");
             Ok(parsed)
         }
         Err((name, reason)) => Err(findings.refuse(Rule::R2, name, reason)),
@@ -100,6 +97,7 @@ fn parse_members(framed: &Framed) -> Result<Parsed<'_>, Fault> {
         config: framed.member("config.cbor"),
         policy: framed.member("policy"),
         image_dsse: framed.member("image.dsse"),
+        pool: framed.bundle.member("pool.cbor"),
         open_map: framed.member("open.cbor"),
         quote: framed.member("open.quote"),
         collateral,
