@@ -156,9 +156,9 @@ impl Acks {
                 self.running.insert(call, leaf.index);
             }
             (Public::Outcome { cause, .. }, Some(call)) => {
-                if self.running.remove(&call).is_some() && *cause != CauseClass::NotStarted {
-                    self.released = self.released.saturating_add(1);
-                }
+                let ran = self.running.remove(&call).is_some();
+                let began = u64::from(ran && *cause != CauseClass::NotStarted);
+                self.released = self.released.saturating_add(began);
             }
             _ => {}
         }

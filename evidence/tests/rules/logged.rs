@@ -168,7 +168,9 @@ impl Session {
     fn decide(&mut self, identity: u8, call: u8, method: Method, public: impl Fn(Option<Box<SignedHeader>>) -> Public) {
         let private = || Some(Opened { salt: [1; 32], bytes: b"anything that an agent may say".to_vec() });
         match self.asked(identity, call, method) {
-            None => drop(self.log(Some((identity, call)), public(None), private())),
+            None => {
+                self.log(Some((identity, call)), public(None), private());
+            }
             Some((at, caller, header)) => {
                 if self.log(Some((identity, call)), public(Some(header)), private()) {
                     self.callers[at] = caller;
@@ -285,7 +287,9 @@ impl Session {
             Act::Incomplete { call, identity, method } => {
                 self.log(Some((identity, call)), Public::Incomplete { method: Method::ALL[method] }, None);
             }
-            Act::Limit { which } => drop(self.log(None, Public::Limit { which: LimitKind::ALL[which] }, None)),
+            Act::Limit { which } => {
+                self.log(None, Public::Limit { which: LimitKind::ALL[which] }, None);
+            }
             Act::Checkpoint => self.checkpoint(),
             Act::TimePasses { ns } => self.now += u64::from(ns),
         }
