@@ -1,15 +1,16 @@
 //! R15: strict sessions, in which an effect waits until its caller or a witness has signed that it saw the intent in the log.
 
 use coffer_evidence::call_header::{Said, Speaker};
-use coffer_evidence::ids::Digest256;
+use coffer_evidence::ids::{Digest256, Identity};
 use coffer_evidence::intent::Durability;
 use coffer_evidence::leaf::CauseClass;
+use coffer_evidence::sign::PublicKey;
 use coffer_evidence::verify::Rule;
 
 use crate::chains::said;
 use crate::opening::sealed;
 use crate::session::talk::{Talk, acknowledged, end_to_end_strict, identity, identity_key, witness_key, witnessed};
-use crate::session::{Ending, Recipe, host, parts};
+use crate::session::{Ending, Recipe, host, key, parts};
 use crate::vector::{Flag, Vector, of};
 
 const COVERED: &str = "started effects were acknowledged";
@@ -40,6 +41,13 @@ fn good() -> Vec<Vector> {
     vec![
         made("strict-acked-by-its-caller", "nothing; the caller acknowledged each intent", acknowledged),
         made("strict-acked-by-a-witness", "nothing; a witness acknowledged both intents at once", witnessed),
+        made("strict-acked-on-another-channel", "nothing; the caller acknowledged on its second channel", |talk| {
+            let (_, mut caller) = talk.owner_and_identity();
+            let mut second = talk.open(&identity(), &identity_key(), 3);
+            talk.ask(&mut caller, 1);
+            talk.ack(&mut second);
+            talk.completed(1);
+        }),
         made("strict-not-started", "nothing; nobody acknowledged, and the call was not started", |talk| {
             let (_, mut caller) = talk.owner_and_identity();
             talk.ask(&mut caller, 1);
@@ -48,6 +56,10 @@ fn good() -> Vec<Vector> {
         of("strict-prefix", "the guest was killed while an ack was outstanding", &killed).aborted().flag(Flag::Prefix),
         of("strict-delegated", "nothing; the delegate key acknowledged the intent", &sealed(&delegated)),
     ]
+}
+
+fn another() -> Identity {
+    Identity::new("other").expect("an identity")
 }
 
 fn bad() -> Vec<Vector> {
@@ -108,10 +120,25 @@ fn bad() -> Vec<Vector> {
             talk.completed(1);
         }),
     ];
+    let other = Recipe {
+        intent: |intent| {
+            end_to_end_strict(intent);
+            intent.identities.insert(another(), PublicKey::of(&key(16)));
+        },
+        ..said(|talk| {
+            let (_, mut caller) = talk.owner_and_identity();
+            let mut other = talk.open(&Speaker::Identity(another()), &key(16), 3);
+            talk.ask(&mut caller, 1);
+            talk.ack(&mut other);
+            talk.completed(1);
+        })
+    };
     let mut vectors: Vec<Vector> = bad
         .into_iter()
         .map(|(name, change, check, talk)| of(name, change, &sealed(&strict(talk))).refused(Rule::R15, check))
         .collect();
+    let change = "an effect began after an ack of another identity than its caller";
+    vectors.push(of("ack-by-another-identity", change, &sealed(&other)).refused(Rule::R15, COVERED));
     let forged: Script = |talk| {
         let (_, mut caller) = talk.owner_and_identity();
         let mut witness = talk.open(&Speaker::Witness(0), &witness_key(), 3);

@@ -200,6 +200,18 @@ fn place() -> Vec<Vector> {
     };
     let change = "a delegated session in which some calls have headers";
     vectors.push(of("delegated-with-some-headers", change, &sealed(&half)).refused(Rule::R12, PLACE));
+    let later = Recipe {
+        intent: |_| {},
+        ..said(|talk| {
+            let mut caller = talk.open(&identity(), &identity_key(), 2);
+            talk.ask(&mut caller, 1);
+            talk.completed(1);
+            talk.intent(2, None);
+            talk.completed(2);
+        })
+    };
+    let change = "a delegated session in which calls had headers at first";
+    vectors.push(of("delegated-with-headers-at-first", change, &sealed(&later)).refused(Rule::R12, PLACE));
     vectors
 }
 
@@ -403,7 +415,7 @@ fn took(talk: &mut Talk<'_>, steps: u64) {
 }
 
 fn signatures() -> Vec<Vector> {
-    let bad: [Bad; 5] = [
+    let bad: [Bad; 6] = [
         ("header-signature", "a bit of a signature", |talk| {
             let (_, mut caller) = talk.owner_and_identity();
             let mut header = caller.sign(Said::Close);
@@ -437,6 +449,18 @@ fn signatures() -> Vec<Vector> {
             header.header.instance = instance;
             talk.client(header);
         }),
+        (
+            "header-replayed-as-the-second-channels",
+            "a header of one channel is given another's name and place",
+            |talk| {
+                let (_, mut caller) = talk.owner_and_identity();
+                let mut second = talk.open(&identity(), &identity_key(), 3);
+                let signature = caller.sign(Said::Close).signature;
+                let mut replayed = second.sign(Said::Close);
+                replayed.signature = signature;
+                talk.client(replayed);
+            },
+        ),
     ];
     let mut vectors = refused(SIGNATURE, bad);
     let change = "the signature of a header before the channel's last; every signature is verified";

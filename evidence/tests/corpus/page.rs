@@ -44,7 +44,10 @@ const FIRST_TESTS: [(&str, &[&str]); 24] = [
     ("Bind to another config", &["bind-to-another-config", "pool-image", "pool-host-key"]),
     ("foreign extend", &["foreign-extend", "foreign-extend-before-the-opening"]),
     ("ack by the host only", &["ack-by-the-host-only", "ack-signed-by-the-host"]),
-    ("header replayed on a second channel", &["header-replayed-on-a-second-channel"]),
+    (
+        "header replayed on a second channel",
+        &["header-replayed-on-a-second-channel", "header-replayed-as-the-second-channels"],
+    ),
     ("header replayed in a twin", &["header-replayed-in-a-twin", "header-replayed-as-the-twins"]),
     ("header out of order", &["headers-out-of-order", "header-left-out"]),
     (

@@ -5,7 +5,8 @@ use coffer_evidence::acks::{AckFault, Acks, SEEN_WINDOW};
 use coffer_evidence::bundle::{self, Parts};
 use coffer_evidence::call_header::{Said, Seen, Speaker};
 use coffer_evidence::chain::{CHANNELS_MAX, ChainFault, Chains, REJECTED_MAX, RUNNING_MAX, Signatures};
-use coffer_evidence::ids::{CallId, Digest256};
+use coffer_evidence::ids::{CallId, Digest256, Identity};
+use coffer_evidence::intent::Intent;
 use coffer_evidence::leaf::{Leaf, Method, Public, Rejection};
 use coffer_evidence::note::{Checkpoint, sign_note};
 use coffer_evidence::rtmr::{Rtmr3Event, event_bytes};
@@ -19,7 +20,7 @@ use crate::judging::{options, verify_parts, with_policy};
 use crate::session::talk::{
     Caller, Talk, acknowledged, asked, end_to_end, end_to_end_strict, identity, identity_key, usual,
 };
-use crate::session::{Ending, Opening, Recipe, log_key, opening, owner, parts, plain};
+use crate::session::{Ending, Opening, Recipe, key, log_key, opening, owner, parts, plain};
 
 fn recipe(talk: fn(&mut Talk<'_>)) -> Recipe {
     Recipe { intent: end_to_end, talk: Some(talk), ..Recipe::default() }
@@ -106,6 +107,33 @@ fn the_words_of_an_end_to_end_session_name_its_keys_only_where_the_owner_is_know
     expected.expect.owner = Some(known);
     assert_eq!(said(&expected), ["Anyone can forge this.", &sentence]);
     assert_eq!(said(&options()), ["Anyone can forge this.", unvouched]);
+}
+
+#[test]
+fn the_words_name_every_identity_that_called() {
+    fn two(intent: &mut Intent) {
+        end_to_end(intent);
+        let other = Identity::new("other").expect("an identity");
+        intent.identities.insert(other, PublicKey::of(&key(16)));
+    }
+    let recipe = Recipe {
+        intent: two,
+        ..recipe(|talk| {
+            usual(talk);
+            let other = Identity::new("other").expect("an identity");
+            let mut caller = talk.open(&Speaker::Identity(other.clone()), &key(16), 3);
+            talk.ask(&mut caller, 3);
+            talk.completed(3);
+            let size = talk.leaves.len();
+            talk.leaves[size - 2..].iter_mut().for_each(|leaf| leaf.identity = Some(other.clone()));
+        })
+    };
+    let mut expected = options();
+    expected.expect.owner = Some(PublicKey::of(&owner()));
+    let words = verify_bundle(&bundle::write(&parts(&recipe, Ending::Sealed)), &expected).words;
+    let (first, second) = (PublicKey::of(&identity_key()), PublicKey::of(&key(16)));
+    let named = format!("key {first} of identity default or key {second} of identity other, named by owner");
+    assert!(words.iter().any(|words| words.contains(&named)), "{words:?}");
 }
 
 /// What the guest recorded is not what its caller signed: then nothing is said of who ordered it.
