@@ -83,10 +83,15 @@ fn append() {
         id[..4].copy_from_slice(&n.to_le_bytes());
         let call = Some(CallId::new(id));
         let private = || Some(Opened { salt: [7; 32], bytes: vec![0; 128] });
-        let asked = Public::Intent { method: Method::Exec, rules: rules.clone(), request_steps: 1 };
+        let asked = Public::Intent { method: Method::Exec, rules: rules.clone(), request_steps: 1, header: None };
         log.append(draft(call, asked), private()).expect("an intent");
-        let ended =
-            Public::Outcome { method: Method::Exec, cause: CauseClass::Completed, output_steps: 1, input_steps: 0 };
+        let ended = Public::Outcome {
+            method: Method::Exec,
+            cause: CauseClass::Completed,
+            output_steps: 1,
+            input_steps: 0,
+            input_covered: None,
+        };
         log.append(draft(call, ended), private()).expect("an outcome");
         if n % (CHECKPOINT_EVERY / 2) == 0 {
             log.checkpoint(&key);

@@ -1,11 +1,13 @@
 //! A leaf of the action log (EVIDENCE section 2): public fields from a closed list, everything else behind a salted
-//! commitment. Leaf kinds that nothing produces yet are refused by the parser: known keys only.
+//! commitment. Signed call headers are public: they commit to requests and hold none. Leaf kinds that nothing produces yet are refused by the parser: known keys only.
 
+use crate::call_header::SignedHeader;
 use crate::cbor::Value;
 use crate::fields::{Canonical, Fields, MapBuilder, ParseError, bytes};
 use crate::hash::h256;
 use crate::ids::{CallId, Digest256, Identity, InstanceId, SessionId};
-pub use crate::numbers::{CauseClass, LeafKind, LimitKind, Method, Reporter, ScrubStep, StepResult};
+pub use crate::numbers::{CauseClass, LeafKind, LimitKind, Method, Rejection, Reporter, ScrubStep, StepResult};
+use crate::speaker::Speaker;
 
 /// The largest leaf in bytes.
 pub const LEAF_MAX: usize = 64 * 1024;
@@ -34,6 +36,20 @@ pub enum Public {
         /// SHA-256 of the opening quote, cut to its used length.
         opening_quote: Digest256,
     },
+    /// A channel was accepted.
+    Channel {
+        /// Whose.
+        speaker: Speaker,
+        /// The client's nonce.
+        nonce: [u8; 32],
+        /// What the channel's id is made of: [`crate::channel::channel_id`].
+        exporter: [u8; 32],
+    },
+    /// A header that asks for no new call.
+    Client {
+        /// As signed.
+        header: Box<SignedHeader>,
+    },
     /// Before an effect.
     Intent {
         /// What is asked for.
@@ -42,6 +58,8 @@ pub enum Public {
         rules: Vec<String>,
         /// Size of the request in steps of 4 KiB.
         request_steps: u64,
+        /// The header that asked for it; every one has one in end-to-end sessions.
+        header: Option<Box<SignedHeader>>,
     },
     /// After it.
     Outcome {
@@ -53,6 +71,8 @@ pub enum Public {
         output_steps: u64,
         /// Bytes in, in steps of 4 KiB.
         input_steps: u64,
+        /// Bytes of input that signed headers cover, where there are such headers.
+        input_covered: Option<u64>,
     },
     /// The policy said no.
     Denied {
@@ -60,6 +80,15 @@ pub enum Public {
         method: Method,
         /// The rules that forbade it; none when nothing allowed it.
         rules: Vec<String>,
+        /// The header that asked for it; every one has one in end-to-end sessions.
+        header: Option<Box<SignedHeader>>,
+    },
+    /// A header was not taken into its chain, and its channel is closed.
+    Rejected {
+        /// Why.
+        reason: Rejection,
+        /// Which channel.
+        channel: Digest256,
     },
     /// A limit was reached.
     Limit {
@@ -89,9 +118,12 @@ impl Public {
     pub const fn kind(&self) -> LeafKind {
         match self {
             Self::Open { .. } => LeafKind::Open,
+            Self::Channel { .. } => LeafKind::Channel,
+            Self::Client { .. } => LeafKind::Client,
             Self::Intent { .. } => LeafKind::Intent,
             Self::Outcome { .. } => LeafKind::Outcome,
             Self::Denied { .. } => LeafKind::Denied,
+            Self::Rejected { .. } => LeafKind::Rejected,
             Self::Limit { .. } => LeafKind::Limit,
             Self::Incomplete { .. } => LeafKind::Incomplete,
             Self::Scrub { .. } => LeafKind::Scrub,
@@ -99,19 +131,39 @@ impl Public {
         }
     }
 
+    /// The signed header in it.
+    #[must_use]
+    pub fn header(&self) -> Option<&SignedHeader> {
+        match self {
+            Self::Client { header } => Some(header),
+            Self::Intent { header, .. } | Self::Denied { header, .. } => header.as_deref(),
+            _ => None,
+        }
+    }
+
     fn to_value(&self) -> Value {
         let map = MapBuilder::new();
+        let signed = |header: &Option<Box<SignedHeader>>| header.as_ref().map(|header| header.to_value());
         match self {
             Self::Open { instance, opening_quote } => map.bytes(1, instance).bytes(2, opening_quote),
-            Self::Intent { method, rules, request_steps } => {
-                map.unsigned(1, method.number()).texts(2, rules).unsigned(3, *request_steps)
+            Self::Channel { speaker, nonce, exporter } => {
+                map.text(1, speaker.to_string()).bytes(2, nonce).bytes(3, exporter)
             }
-            Self::Outcome { method, cause, output_steps, input_steps } => map
+            Self::Client { header } => map.put(1, header.to_value()),
+            Self::Intent { method, rules, request_steps, header } => {
+                let map = map.unsigned(1, method.number()).texts(2, rules).unsigned(3, *request_steps);
+                map.maybe(4, signed(header))
+            }
+            Self::Outcome { method, cause, output_steps, input_steps, input_covered } => map
                 .unsigned(1, method.number())
                 .unsigned(2, cause.number())
                 .unsigned(3, *output_steps)
-                .unsigned(4, *input_steps),
-            Self::Denied { method, rules } => map.unsigned(1, method.number()).texts(2, rules),
+                .unsigned(4, *input_steps)
+                .maybe(5, input_covered.map(Value::Unsigned)),
+            Self::Denied { method, rules, header } => {
+                map.unsigned(1, method.number()).texts(2, rules).maybe(3, signed(header))
+            }
+            Self::Rejected { reason, channel } => map.unsigned(1, reason.number()).bytes(2, channel),
             Self::Limit { which } => map.unsigned(1, which.number()),
             Self::Incomplete { method } => map.unsigned(1, method.number()),
             Self::Scrub { steps } => {
@@ -131,26 +183,35 @@ impl Public {
             LeafKind::Open => {
                 Self::Open { instance: InstanceId::new(f.array(1)?), opening_quote: Digest256::new(f.array(2)?) }
             }
-            LeafKind::Intent => {
-                Self::Intent { method: method(&mut f)?, rules: rules(&mut f)?, request_steps: f.unsigned(3)? }
+            LeafKind::Channel => {
+                Self::Channel { speaker: Speaker::read(&mut f, 1)?, nonce: f.array(2)?, exporter: f.array(3)? }
             }
+            LeafKind::Client => Self::Client { header: Box::new(SignedHeader::from_value(f.value(1)?)?) },
+            LeafKind::Intent => Self::Intent {
+                method: method(&mut f)?,
+                rules: rules(&mut f)?,
+                request_steps: f.unsigned(3)?,
+                header: header(&mut f, 4)?,
+            },
             LeafKind::Outcome => Self::Outcome {
                 method: method(&mut f)?,
                 cause: f.number(2, CauseClass::from_number, "a known cause")?,
                 output_steps: f.unsigned(3)?,
                 input_steps: f.unsigned(4)?,
+                input_covered: f.optional_unsigned(5)?,
             },
-            LeafKind::Denied => Self::Denied { method: method(&mut f)?, rules: rules(&mut f)? },
+            LeafKind::Denied => {
+                Self::Denied { method: method(&mut f)?, rules: rules(&mut f)?, header: header(&mut f, 3)? }
+            }
+            LeafKind::Rejected => Self::Rejected {
+                reason: f.number(1, Rejection::from_number, "a known reason")?,
+                channel: Digest256::new(f.array(2)?),
+            },
             LeafKind::Limit => Self::Limit { which: f.number(1, LimitKind::from_number, "a known limit")? },
             LeafKind::Incomplete => Self::Incomplete { method: method(&mut f)? },
             LeafKind::Scrub => Self::Scrub { steps: scrub_steps(&mut f)? },
             LeafKind::Seal => Self::Seal { count: f.unsigned(1)? },
-            LeafKind::Channel
-            | LeafKind::Client
-            | LeafKind::Rejected
-            | LeafKind::Egress
-            | LeafKind::Model
-            | LeafKind::Secret => {
+            LeafKind::Egress | LeafKind::Model | LeafKind::Secret => {
                 return Err(ParseError::Unknown { structure: "leaf", field: format!("kind {kind}") });
             }
         };
@@ -161,6 +222,10 @@ impl Public {
 
 fn method(f: &mut Fields) -> Result<Method, ParseError> {
     f.number(1, Method::from_number, "a known method")
+}
+
+fn header(f: &mut Fields, field: u64) -> Result<Option<Box<SignedHeader>>, ParseError> {
+    f.optional(field).map(|value| SignedHeader::from_value(value).map(Box::new)).transpose()
 }
 
 fn rules(f: &mut Fields) -> Result<Vec<String>, ParseError> {

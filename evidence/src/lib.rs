@@ -15,9 +15,13 @@
     )
 )]
 
+pub mod acks;
 pub mod bundle;
 pub mod call;
+pub mod call_header;
 pub mod cbor;
+pub mod chain;
+pub mod channel;
 pub mod collateral;
 pub mod config;
 pub mod dsse;
@@ -32,12 +36,14 @@ pub mod manifest;
 pub mod note;
 mod numbers;
 pub mod open;
+pub mod pool;
 pub mod private;
 pub mod quote;
 pub mod receipt;
 pub mod rtmr;
 pub mod seal;
 pub mod sign;
+mod speaker;
 pub mod statement;
 pub mod tree;
 #[cfg(feature = "verifier")]

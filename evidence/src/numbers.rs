@@ -218,3 +218,47 @@ closed_list! {
         Internal = 13, "internal";
     }
 }
+
+closed_list! {
+    /// What a call header is for.
+    HeaderType {
+        /// The client verified the opening and goes on.
+        Hello = 0, "hello";
+        /// A call is asked for.
+        Call = 1, "call";
+        /// Input of a call.
+        Input = 2, "input";
+        /// A checkpoint was seen.
+        Ack = 3, "ack";
+        /// A signal to a call.
+        Signal = 4, "signal";
+        /// A call is to end.
+        Cancel = 5, "cancel";
+        /// The session is to end.
+        Close = 6, "close";
+    }
+}
+
+closed_list! {
+    /// Why a header was not taken into its chain.
+    Rejection {
+        /// It is not one in its one form.
+        Malformed = 0, "malformed";
+        /// seq is not the last plus one, or prev is not the last header's.
+        OutOfOrder = 1, "out_of_order";
+        /// It names another instance, channel or speaker.
+        OfAnotherChannel = 2, "of_another_channel";
+        /// The speaker's key did not sign it.
+        Signature = 3, "signature";
+        /// Its speaker may not say this.
+        NotPermitted = 4, "not_permitted";
+        /// The call id is in use with another commitment.
+        CallReused = 5, "call_reused";
+        /// Its body does not open its commitment.
+        Commitment = 6, "commitment";
+        /// An offset that does not rise.
+        Offset = 7, "offset";
+        /// It acknowledges what is no checkpoint of this log.
+        Checkpoint = 8, "checkpoint";
+    }
+}

@@ -1,6 +1,6 @@
 //! The notary's pure core: what may be appended, when a checkpoint is due, what RTMR3 must hold. It keeps the order of
-//! leaves (open first, intent before outcome, scrub then seal last), the caps of the verifier's own parser, and room for
-//! the end: scrub, seal, the last checkpoint and the sealed event always still fit.
+//! leaves (open first, intent before outcome, scrub then seal last), call chains and acknowledgements by the verifier's own state
+//! machines, the caps of its parser, and room for the end: scrub, seal, the last checkpoint and the sealed event always still fit.
 //!
 //! ```text
 //!            append                     append(Scrub)            append(Seal)
@@ -14,6 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use ed25519_dalek::SigningKey;
 use thiserror::Error;
 
+use crate::acks::{AckFault, Acks};
+use crate::chain::{ChainFault, Chains, Signatures};
 use crate::fields::{Canonical as _, ParseError};
 use crate::ids::{CallId, Digest256, Digest384, Identity, SessionId};
 use crate::intent::{Intent, Limits};
@@ -114,6 +116,12 @@ pub enum AppendError {
     /// A part that must or must not be there.
     #[error("expected a private part of at most {PRIVATE_PART_MAX} bytes where the kind has one, and only there")]
     Private,
+    /// A header, or the lack of one.
+    #[error("the leaf does not go on with the call chains")]
+    Chain(#[from] ChainFault),
+    /// An ack, or the lack of one.
+    #[error("the leaf does not go on with the acknowledgements")]
+    Ack(#[from] AckFault),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,6 +150,8 @@ pub struct LogWriter {
     running: BTreeMap<(Identity, CallId), crate::leaf::Method>,
     used: BTreeSet<(Identity, CallId)>,
     scrub_leaf: Option<Digest256>,
+    chains: Chains,
+    acks: Acks,
 }
 
 impl LogWriter {
@@ -163,6 +173,8 @@ impl LogWriter {
             running: BTreeMap::new(),
             used: BTreeSet::new(),
             scrub_leaf: None,
+            chains: Chains::new(intent, open_map.instance(), Signatures::Every),
+            acks: Acks::new(intent),
         };
         let event = writer.event(&Rtmr3Event::Open(Box::new(open_map.clone())));
         (writer, event)
@@ -188,7 +200,12 @@ impl LogWriter {
         if draft.monotonic_ns < self.last_ns {
             return Err(AppendError::Time);
         }
-        let wants_private = matches!(draft.public.kind(), LeafKind::Intent | LeafKind::Outcome | LeafKind::Denied);
+        let wants_private = match draft.public.kind() {
+            LeafKind::Intent | LeafKind::Outcome | LeafKind::Denied => true,
+            // What a header commits to may be kept behind its leaf.
+            LeafKind::Client => private.is_some(),
+            _ => false,
+        };
         if wants_private != private.is_some() {
             return Err(AppendError::Private);
         }
@@ -207,6 +224,10 @@ impl LogWriter {
         if bytes.len() > LEAF_MAX || Leaf::parse(&bytes)? != leaf {
             return Err(ParseError::NotCanonical { structure: "leaf" }.into());
         }
+        self.chains.judge(&leaf)?;
+        self.acks.judge(&leaf)?;
+        self.chains.take(&leaf);
+        self.acks.take(&leaf);
         self.commit(&leaf, &bytes, private.as_ref());
         Ok(AppendedLeaf { index: leaf.index, bytes, private })
     }
@@ -304,6 +325,7 @@ impl LogWriter {
             return None;
         }
         self.covered = size;
+        self.acks.checkpoint(size, root);
         let note = sign_note(key, &Checkpoint { origin: self.origin.clone(), size, root });
         Some((self.event(&Rtmr3Event::Checkpoint { size, root }), note))
     }

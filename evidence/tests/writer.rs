@@ -79,11 +79,11 @@ fn open() -> Public {
 }
 
 fn intent() -> Public {
-    Public::Intent { method: Method::Exec, rules: Vec::new(), request_steps: 1 }
+    Public::Intent { method: Method::Exec, rules: Vec::new(), request_steps: 1, header: None }
 }
 
 fn outcome(method: Method) -> Public {
-    Public::Outcome { method, cause: CauseClass::Completed, output_steps: 0, input_steps: 0 }
+    Public::Outcome { method, cause: CauseClass::Completed, output_steps: 0, input_steps: 0, input_covered: None }
 }
 
 fn scrub() -> Public {
@@ -103,7 +103,7 @@ fn a_leaf_out_of_order_is_refused_and_changes_nothing() {
     put(&mut log, None, open()).expect("leaf 0");
     put(&mut log, Some(1), intent()).expect("a first call");
     let before = (log.size(), log.root());
-    let denied = Public::Denied { method: Method::Exec, rules: Vec::new() };
+    let denied = Public::Denied { method: Method::Exec, rules: Vec::new(), header: None };
     let refused: [(&str, Option<u8>, Public); 9] = [
         ("a second opening", None, open()),
         ("the same call again", Some(1), intent()),
@@ -116,7 +116,7 @@ fn a_leaf_out_of_order_is_refused_and_changes_nothing() {
         (
             "a rule id that the parser refuses",
             Some(3),
-            Public::Intent { method: Method::Exec, rules: vec!["x".repeat(129)], request_steps: 1 },
+            Public::Intent { method: Method::Exec, rules: vec!["x".repeat(129)], request_steps: 1, header: None },
         ),
     ];
     for (what, call, public) in refused {
@@ -225,7 +225,7 @@ fn room_for_the_largest_outcome_of_every_running_call_is_kept() {
     // Small requests: it is the outcomes that are large.
     let calls = (0..=255).take_while(|call| log.append(draft(*call, intent()), part(1)).map(&mut keep).is_ok()).count();
     assert!((32..200).contains(&calls), "{calls} calls at once");
-    let denied = Public::Denied { method: Method::Exec, rules: Vec::new() };
+    let denied = Public::Denied { method: Method::Exec, rules: Vec::new(), header: None };
     let refused = log.append(draft(255, denied), part(PRIVATE_PART_MAX)).expect_err("no room beside what is owed");
     assert_eq!(refused, AppendError::LimitReached(LimitKind::PrivateBytes));
     for call in 0..=255_u8 {

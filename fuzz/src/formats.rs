@@ -2,7 +2,9 @@
 
 use coffer_agent::frames;
 use coffer_evidence::call::{IntentPrivate, OutcomePrivate, Request, read_disclosed, write_disclosed};
+use coffer_evidence::call_header::{CallHeader, ClientPrivate, SignedHeader};
 use coffer_evidence::cbor::{self, ITEMS_MAX, Value};
+use coffer_evidence::channel::ChannelMap;
 use coffer_evidence::config::{self, Config, boot_disk as disk};
 use coffer_evidence::fields::Canonical;
 use coffer_evidence::ids::Digest256;
@@ -10,6 +12,7 @@ use coffer_evidence::intent::Intent;
 use coffer_evidence::leaf::{LEAF_MAX, Leaf};
 use coffer_evidence::link::{Mirror, ToGuest, ToHost};
 use coffer_evidence::open::OpenMap;
+use coffer_evidence::pool::{PoolConfig, PoolMap};
 use coffer_evidence::private::{read_private, write_private};
 use coffer_evidence::rtmr::{event_bytes, parse_event};
 use coffer_evidence::seal::SealMap;
@@ -84,6 +87,12 @@ pub fn records(data: &[u8]) {
     canonical::<Request>(data);
     canonical::<IntentPrivate>(data);
     canonical::<OutcomePrivate>(data);
+    canonical::<CallHeader>(data);
+    canonical::<SignedHeader>(data);
+    canonical::<ClientPrivate>(data);
+    canonical::<ChannelMap>(data);
+    canonical::<PoolConfig>(data);
+    canonical::<PoolMap>(data);
     if let Some(config) = canonical::<Config>(data).filter(|config| config.verify_owner().is_ok()) {
         assert_eq!(config.intent, fixtures::config().intent, "an intent that nobody signed");
     }

@@ -281,7 +281,7 @@ impl<R: Registers, Q: QuoteSource, C: Fn() -> Moment> Notary<'_, R, Q, C> {
         let rules = vec![policy_text::PERMIT_ALL_RULE.to_owned()];
         let request_steps = leaf::size_steps(call.request.len() as u64);
         let id = CallId::new(call.call);
-        let public = Public::Intent { method, rules, request_steps };
+        let public = Public::Intent { method, rules, request_steps, header: None };
         let index = match self.append_asked((identity.clone(), id), public, private(call))? {
             Ok(index) => index,
             Err(refusal) => return Ok(refused(refusal)),
@@ -297,7 +297,7 @@ impl<R: Registers, Q: QuoteSource, C: Fn() -> Moment> Notary<'_, R, Q, C> {
     fn denied(&mut self, call: log::Call) -> Result<log::ToAgent, NotaryError> {
         let identity = Identity::new(&call.identity).map_err(|error| NotaryError::new("agent", error))?;
         let Ok(request) = Request::parse(&call.request) else { return Ok(refused(log::Refusal::Unacceptable)) };
-        let public = Public::Denied { method: request.method(), rules: Vec::new() };
+        let public = Public::Denied { method: request.method(), rules: Vec::new(), header: None };
         let id = CallId::new(call.call);
         Ok(match self.append_asked((identity, id), public, private(call))? {
             Ok(index) => log::ToAgent::Appended { index },
@@ -314,6 +314,7 @@ impl<R: Registers, Q: QuoteSource, C: Fn() -> Moment> Notary<'_, R, Q, C> {
             cause: outcome.cause,
             output_steps: leaf::size_steps(output),
             input_steps: leaf::size_steps(input),
+            input_covered: None,
         };
         Ok(match self.append_asked((identity, call), public, private.to_vec())? {
             Ok(index) => log::ToAgent::Appended { index },

@@ -8,7 +8,8 @@ use coffer_evidence::ids::{InstanceId, SessionId};
 use coffer_evidence::note::NOTE_MAX;
 use coffer_evidence::sign::PublicKey;
 use coffer_evidence::verify::{
-    AcceptPrefix, AcceptSimulated, AnyOwner, CheckResult, Expectations, Options, Report, Rule, verify_source,
+    AcceptPrefix, AcceptSimulated, AnyOwner, CheckResult, EverySignature, Expectations, Options, Report, Rule,
+    verify_source,
 };
 
 use super::identity::access_to;
@@ -47,6 +48,9 @@ pub(super) struct Judging {
     /// Accept an owner that no policy names
     #[arg(long)]
     any_owner: bool,
+    /// Verify every signature of the call chains, not only the last of each channel, which covers those before it
+    #[arg(long)]
+    every_signature: bool,
     /// Judge as of this time: RFC 3339 or unix seconds [default: now]
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     at: Option<u64>,
@@ -75,6 +79,7 @@ impl Judging {
             accept_simulated: if self.accept_simulated { AcceptSimulated::Yes } else { AcceptSimulated::No },
             accept_prefix: if self.accept_prefix { AcceptPrefix::Yes } else { AcceptPrefix::No },
             any_owner: if self.any_owner { AnyOwner::Yes } else { AnyOwner::No },
+            every_signature: if self.every_signature { EverySignature::Yes } else { EverySignature::No },
             expect: Expectations {
                 session: self.session,
                 owner: self.owner,

@@ -3,8 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use coffer_evidence::bundle;
+use coffer_evidence::call_header::{Said, Speaker};
+use coffer_evidence::leaf::Rejection;
 use coffer_evidence::sign::PublicKey;
 
+use crate::session::talk::{Talk, asked, end_to_end, usual, witness_key};
 use crate::session::{AT, Ending, Recipe, owner, parts, publisher, sealed};
 use crate::{code, json, output, stderr, stdout};
 
@@ -68,6 +71,60 @@ fn pins_and_expectations_decide_and_a_policy_may_name_them() {
     write(home.path(), "root.der", crate::platform::ROOT_DER);
     let text = write(home.path(), "anchor.toml", b"anchor = \"root.der\"\n");
     assert_eq!(with(&["--policy", text.to_str().expect("text")]), Some(0));
+}
+
+/// A session in which a signature before the last of its channel is not the client's.
+fn half_signed() -> Vec<u8> {
+    let talk = |talk: &mut Talk<'_>| {
+        let (_, mut caller) = talk.owner_and_identity();
+        let mut header = caller.sign(asked(1));
+        header.signature[0] ^= 1;
+        talk.intent(1, Some(header));
+        talk.completed(1);
+        talk.say(&mut caller, Said::Close);
+    };
+    bundle::write(&parts(&Recipe { intent: end_to_end, talk: Some(talk), ..Recipe::default() }, Ending::Sealed))
+}
+
+#[test]
+fn every_signature_is_verified_on_request() {
+    let home = tempfile::tempdir().expect("a directory");
+    let file = write(home.path(), "a.evidence", &half_signed());
+    assert_eq!(code(&verify(home.path(), &["--accept-simulated"], &file)), Some(0));
+    let every = verify(home.path(), &["--accept-simulated", "--every-signature"], &file);
+    assert_eq!(code(&every), Some(1));
+    assert!(stdout(&every).contains("R12 header signatures: leaf 5"), "{}", stdout(&every));
+}
+
+#[test]
+fn channels_and_what_clients_signed_are_shown() {
+    let home = tempfile::tempdir().expect("a directory");
+    let talk = |talk: &mut Talk<'_>| {
+        usual(talk);
+        let caller = talk.channel(&Speaker::Witness(0), &witness_key(), 9);
+        talk.rejected(&caller, Rejection::OutOfOrder);
+    };
+    let recipe = Recipe { intent: end_to_end, talk: Some(talk), ..Recipe::default() };
+    let file = write(home.path(), "a.evidence", &bundle::write(&parts(&recipe, Ending::Sealed)));
+    let file = file.to_str().expect("text");
+    let shown = stdout(&output(home.path(), &["evidence", "show", "--at", &AT.to_string(), file]));
+    let lines = timeline(&shown);
+    let line = |words: &[&str]| {
+        let found = lines.iter().any(|line| words.iter().all(|word| line.contains(word)));
+        assert!(found, "no line with {words:?}\n{shown}");
+    };
+    line(&["channel", "of @owner"]);
+    line(&["client", "hello by @owner", "header 0 of channel"]);
+    line(&["intent", "default", "exec", "header 1 of channel"]);
+    line(&["client", "default", "input as far as byte 4096"]);
+    line(&["rejected", "out_of_order, channel"]);
+    let json = json(&output(home.path(), &["--json", "evidence", "show", "--at", &AT.to_string(), file]));
+    let kinds: Vec<&str> =
+        json["leaves"].as_array().expect("leaves").iter().filter_map(|l| l["kind"].as_str()).collect();
+    assert_eq!(kinds[..5], ["open", "channel", "client", "channel", "client"]);
+    let call = json["leaves"][5]["call"].as_str().expect("a call").to_owned();
+    let whole = stdout(&output(home.path(), &["evidence", "show", "--at", &AT.to_string(), "--call", &call, file]));
+    assert!(whole.contains("signed_by        default") && whole.contains("seq              1"), "{whole}");
 }
 
 #[test]

@@ -105,6 +105,11 @@ impl Findings {
         self.checks.iter().find(|check| check.result == CheckResult::CannotTell && check.concerns == Concerns::Truth)
     }
 
+    /// Whether a check of this rule found that a policy should say no.
+    pub(super) fn has_rejected(&self, rule: Rule) -> bool {
+        self.checks.iter().any(|check| check.rule == rule && check.result == CheckResult::Fail)
+    }
+
     fn any(&self, result: CheckResult, concerns: Concerns) -> bool {
         self.checks.iter().any(|check| check.result == result && check.concerns == concerns)
     }

@@ -5,13 +5,15 @@
 //! makes.
 //! ```text
 //! bytes ─R1─> Framed ─R2─> Parsed ─R3─> ImageStated ─R4,R5,R6─> Attested ─R7─> Booted ─R8─> Configured ─R9─> Opened
-//!       ─R10─> Rooted ─R11,R13─> the record holds ─R14─> the seal holds ─R16,R17─> claims ─R18,R19─> acceptance
+//!       ─R10─> Rooted ─R11,R12,R13─> the record holds ─R14─> the seal holds ─R15─> acks ─R16,R17─> claims ─R18,R19─> acceptance
 //! ```
 //! What each rule checks today is in `docs/verifier-rules.md`.
 
+mod ack_rules;
 mod anchor;
 mod appraisal;
 mod call_rules;
+mod chain_rules;
 mod claim_rules;
 mod covering;
 mod dates;
@@ -23,6 +25,7 @@ mod opening_rules;
 mod parsed;
 mod platform_policy;
 mod policy;
+mod pool_rules;
 mod private_rules;
 mod record_rules;
 mod registers;
@@ -50,8 +53,8 @@ use record_rules::Rooted;
 use seal_rules::Sealing;
 
 use crate::bundle::{ReadError, Source};
+use crate::chain::Summary;
 use crate::ids::Digest256;
-use crate::intent::{Authority, Durability};
 use crate::private::Access;
 
 /// Whether evidence that anyone can forge may be accepted.
@@ -84,6 +87,16 @@ pub enum AnyOwner {
     No,
 }
 
+/// Whether every signature of a call chain is verified, or the last of each channel, which covers those before it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum EverySignature {
+    /// `--every-signature`.
+    Yes,
+    /// The default.
+    #[default]
+    No,
+}
+
 /// What the user of the verifier asks for.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Options {
@@ -95,6 +108,8 @@ pub struct Options {
     pub accept_prefix: AcceptPrefix,
     /// Owners.
     pub any_owner: AnyOwner,
+    /// Signatures of call chains.
+    pub every_signature: EverySignature,
     /// Expectations of this bundle.
     pub expect: Expectations,
     /// What the reader's identity gets at: the key of the encrypted private parts.
@@ -199,11 +214,11 @@ fn judge(framed: &Framed<'_>, options: &Options, findings: &mut Findings, report
 
     let rooted = record_rules::roots(record, &opened, findings)?;
     record_rules::note(&rooted, &opened, findings)?;
-    not_built(&opened, findings);
+    let chained = chain_rules::chains(&rooted, &opened, claim, options.every_signature, findings)?;
     let Calls { .. } = call_rules::calls(&rooted, claim, findings)?;
     match (&seal, &last) {
         (Some(parsed), Some(quote)) => {
-            let sealing = Sealing { seal: &parsed.seal, quote, rtmr3 };
+            let sealing = Sealing { seal: &parsed.seal, quote, rtmr3, client_close: chained.close };
             seal_rules::seal(&sealing, &opened, &rooted, findings)?;
             report.reason = Some(parsed.seal.map.reason.to_string());
             report.closed_by = Some(parsed.seal.map.closed_by.to_string());
@@ -214,6 +229,7 @@ fn judge(framed: &Framed<'_>, options: &Options, findings: &mut Findings, report
             report.extent = Some(format!("prefix({})", rooted.size()));
         }
     }
+    ack_rules::acks(&rooted, &opened, findings)?;
     private_rules::plain(disclosed.as_deref(), &rooted, findings)?;
     private_rules::encrypted(framed, &options.access, &opened, &rooted, findings)?;
     claim_rules::endpoints(framed.endpoints(), findings);
@@ -223,7 +239,8 @@ fn judge(framed: &Framed<'_>, options: &Options, findings: &mut Findings, report
     };
     claim_rules::receipt(receipt.as_ref(), &named, &opened, findings)?;
     accept(&opened, &rooted, claim, last.as_ref(), options, findings)?;
-    report.words = spoken(&opened, &rooted, last.as_ref(), findings.verdict(Some(claim)));
+    let told = Told { claim, last: last.as_ref(), chained: &chained };
+    report.words = spoken(&opened, &rooted, &told, options, findings);
     Ok(())
 }
 
@@ -287,19 +304,6 @@ fn currency(
     }
 }
 
-/// R12 and R15. Sessions that rest on them are not told to be sealed by a verifier that cannot check them.
-fn not_built(opened: &Opened<'_>, findings: &mut Findings) {
-    const REASON: &str = "not built yet";
-    match opened.opening().intent.authority {
-        Authority::Delegated => findings.not_evaluated(Rule::R12, Rule::R12.title(), REASON),
-        Authority::EndToEnd => findings.missing(Rule::R12, Rule::R12.title(), REASON),
-    }
-    match opened.opening().intent.durability {
-        Durability::Relaxed => findings.not_evaluated(Rule::R15, Rule::R15.title(), REASON),
-        Durability::Strict => findings.missing(Rule::R15, Rule::R15.title(), REASON),
-    }
-}
-
 fn report_opened(opened: &Opened<'_>, report: &mut Report) {
     let opening = opened.opening();
     report.authority = Some(opening.intent.authority.as_str());
@@ -327,7 +331,28 @@ fn accept(
     Ok(())
 }
 
-fn spoken(opened: &Opened<'_>, rooted: &Rooted<'_>, last: Option<&VerifiedQuote>, verdict: Verdict) -> Vec<String> {
+/// What the words rest on, beside opening and record.
+struct Told<'a> {
+    claim: Claim,
+    last: Option<&'a VerifiedQuote>,
+    chained: &'a Summary,
+}
+
+fn spoken(
+    opened: &Opened<'_>,
+    rooted: &Rooted<'_>,
+    told: &Told<'_>,
+    options: &Options,
+    findings: &Findings,
+) -> Vec<String> {
     let scrub = rooted.scrub().map(|scrub| &scrub.leaf);
-    words::words(verdict, &words::Subject { opened, last, size: rooted.size(), scrub })
+    let subject = words::Subject {
+        opened,
+        last: told.last,
+        size: rooted.size(),
+        scrub,
+        callers: (!findings.has_rejected(Rule::R16)).then_some(&told.chained.callers),
+        owner: words::owner(opened, options),
+    };
+    words::words(findings.verdict(Some(told.claim)), &subject)
 }

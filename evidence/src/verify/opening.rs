@@ -78,7 +78,8 @@ pub fn verify_opening(
     at: u64,
     anchor: &TrustAnchor,
 ) -> Result<VerifiedOpening, OpeningError> {
-    let bytes = OpeningBytes { config, policy, image_dsse, open_map, quote, collateral: collateral.clone() };
+    let bytes =
+        OpeningBytes { config, policy, image_dsse, pool: None, open_map, quote, collateral: collateral.clone() };
     let mut findings = Findings::default();
     let opened = run(bytes, publishers, anchor, &mut findings).map_err(|Refused| refusal(&findings))?;
     if findings.obstacle().is_some() {

@@ -11,15 +11,17 @@ use super::dates::date;
 use super::endorsed::{Moment, Padding, VerifiedQuote, judge_attributes, verify_quote};
 use super::findings::{Findings, Refused};
 use super::parsed::with_source;
+use super::pool_rules;
 use super::report::Rule;
 use crate::collateral::Collateral;
-use crate::config::{Config, Launch, measured_config};
+use crate::config::Config;
 use crate::dsse::Envelope;
 use crate::fields::Canonical as _;
 use crate::ids::{Digest256, Digest384, InstanceId};
 use crate::intent::Intent;
 use crate::manifest::{self, ImageManifest, Profile};
 use crate::open::OpenMap;
+use crate::pool::PoolConfig;
 use crate::quote::Register;
 use crate::rtmr::{Rtmr3Event, event_bytes, replay};
 use crate::sign::PublicKey;
@@ -29,6 +31,7 @@ pub(super) struct OpeningBytes<'a> {
     pub(super) config: &'a [u8],
     pub(super) policy: &'a [u8],
     pub(super) image_dsse: &'a [u8],
+    pub(super) pool: Option<&'a [u8]>,
     pub(super) open_map: &'a [u8],
     pub(super) quote: &'a [u8],
     pub(super) collateral: Collateral,
@@ -41,6 +44,7 @@ pub(super) struct Opening<'a> {
     pub(super) intent: Intent,
     pub(super) envelope: Envelope,
     pub(super) manifest: ImageManifest,
+    pub(super) pool: Option<PoolConfig>,
     pub(super) open: OpenMap,
 }
 
@@ -52,8 +56,10 @@ impl<'a> Opening<'a> {
         let envelope = Envelope::parse(bytes.image_dsse).map_err(|error| ("image.dsse", with_source(&error)))?;
         let manifest =
             ImageManifest::parse(envelope.unverified_payload()).map_err(|error| ("image.dsse", with_source(&error)))?;
+        let pool = bytes.pool.map(PoolConfig::parse).transpose();
+        let pool = pool.map_err(|error| ("pool.cbor", with_source(&error)))?;
         let open = OpenMap::parse(bytes.open_map).map_err(|error| ("open.cbor", with_source(&error)))?;
-        Ok(Opening { bytes, config, intent, envelope, manifest, open })
+        Ok(Opening { bytes, config, intent, envelope, manifest, pool, open })
     }
 
     /// The digest of the manifest, as the envelope has it.
@@ -198,11 +204,8 @@ pub(super) fn configuration<'a>(booted: Booted<'a>, findings: &mut Findings) -> 
     findings.require(Rule::R8, "policy is the one the intent names", (found == expected).into(), || {
         format!("the intent names policy {expected}, the policy has {found}")
     })?;
-    if opening.config.host.launch == Launch::Pooled {
-        findings.missing(Rule::R8, "configuration registers", "pooled launch: not built yet");
-        return Ok(Configured(attested));
-    }
-    let measured = measured_config(opening.bytes.config, &opening.intent);
+    // Without the pool configuration nothing says what the registers should hold; that is on record as missing.
+    let Some(measured) = pool_rules::measured(opening, findings)? else { return Ok(Configured(attested)) };
     let quote = attested.quote.quote();
     let compared: [(&str, &Register, &Register); 3] = [
         ("MRCONFIGID", &measured.mr_config_id, quote.mr_config_id()),

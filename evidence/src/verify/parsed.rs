@@ -91,10 +91,7 @@ pub(super) struct ParsedSeal<'a> {
 pub(super) fn parse<'a>(framed: &'a Framed<'_>, findings: &mut Findings) -> Result<Parsed<'a>, Ended> {
     match parse_members(framed) {
         Ok(parsed) => {
-            match framed.member("pool.cbor") {
-                None => findings.pass(Rule::R2, Rule::R2.title(), ""),
-                Some(_) => findings.missing(Rule::R2, "pool.cbor", "pooled launch: not built yet"),
-            }
+            findings.pass(Rule::R2, Rule::R2.title(), "");
             Ok(parsed)
         }
         Err(Fault::Form(name, reason)) => Err(findings.refuse(Rule::R2, name, reason).into()),
@@ -125,6 +122,7 @@ fn parse_members<'a>(framed: &'a Framed<'_>) -> Result<Parsed<'a>, Fault> {
         config: framed.required("config.cbor"),
         policy: framed.required("policy"),
         image_dsse: framed.required("image.dsse"),
+        pool: framed.member("pool.cbor"),
         open_map: framed.required("open.cbor"),
         quote: framed.required("open.quote"),
         collateral,

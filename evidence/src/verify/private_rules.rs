@@ -8,6 +8,7 @@ use super::record_rules::Rooted;
 use super::report::Rule;
 use crate::bundle::ReadError;
 use crate::call::{Disclosed, IntentPrivate, OutcomePrivate, Request};
+use crate::call_header::ClientPrivate;
 use crate::fields::Canonical as _;
 use crate::leaf::{Leaf, Public, commitment};
 use crate::private::{Access, Place, PrivateKey, read_private};
@@ -145,12 +146,29 @@ fn agrees(part: &Disclosed, leaf: &Leaf) -> Result<(), &'static str> {
         Public::Intent { method, .. } | Public::Denied { method, .. } => {
             let private = IntentPrivate::parse(&part.bytes).map_err(|_| "the private part is not that of an intent")?;
             let request = Request::parse(&private.request).map_err(|_| "the request in it is not canonical")?;
-            if request.method() == *method { Ok(()) } else { Err("the request in it is for another method") }
+            if request.method() != *method {
+                return Err("the request in it is for another method");
+            }
+            opens_header(leaf, &private.client_salt, &private.request)
+        }
+        Public::Client { .. } => {
+            let private = ClientPrivate::parse(&part.bytes).map_err(|_| "the private part is not that of a header")?;
+            opens_header(leaf, &private.client_salt, &private.committed)
         }
         Public::Outcome { cause, .. } => {
             let private =
                 OutcomePrivate::parse(&part.bytes).map_err(|_| "the private part is not that of an outcome")?;
             if private.cause == *cause { Ok(()) } else { Err("the outcome in it has another cause") }
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What was done is what the client signed: the header in the leaf, where it commits to something, commits to this.
+fn opens_header(leaf: &Leaf, client_salt: &[u8; 32], bytes: &[u8]) -> Result<(), &'static str> {
+    match leaf.public.header().and_then(|signed| signed.header.said.commitment()) {
+        Some(signed) if signed != commitment(client_salt, bytes) => {
+            Err("it does not open the commitment that the client signed")
         }
         _ => Ok(()),
     }

@@ -60,6 +60,8 @@ pub(super) struct Sealing<'a> {
     pub(super) quote: &'a VerifiedQuote,
     /// Replay of all events.
     pub(super) rtmr3: Rtmr,
+    /// The leaf with a close that a client signed (R12).
+    pub(super) client_close: Option<u64>,
 }
 
 /// R14.
@@ -85,8 +87,7 @@ pub(super) fn seal(
     findings.require(Rule::R14, "last events are checkpoint and sealed", ends.into(), || {
         "the last two events are not a checkpoint and the sealed event".to_owned()
     })?;
-    // A client closes with a signed header. No leaf of a kind that holds one is taken yet (R2), so no record shows one.
-    let shown = map.closed_by != ClosedBy::Client;
+    let shown = map.closed_by != ClosedBy::Client || sealing.client_close.is_some();
     findings.require(Rule::R14, "who closed it is shown", shown.into(), || {
         "the seal says that a client closed the session, and the record holds no close that a client signed".to_owned()
     })?;

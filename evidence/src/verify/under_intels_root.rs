@@ -138,7 +138,8 @@ fn erasure_is_not_said_where_a_step_failed_or_is_missing() {
         let Public::Scrub { steps } = &mut leaves[7].public else { panic!("leaf 7 scrubs") };
         steps.iter_mut().for_each(|step| step.1 = StepResult::NothingToDo);
     };
-    let changes: [(fn(&mut Vec<Leaf>), bool); 3] = [(failed, false), (missing, false), (idle, true)];
+    type Change = fn(&mut Vec<Leaf>);
+    let changes: [(Change, bool); 3] = [(failed, false), (missing, false), (idle, true)];
     for (leaves, said) in changes {
         let report = judged(&made(&Recipe { leaves, ..recipe() }, Ending::Sealed), &options(&pins()));
         is(&report, Verdict::Sealed, Accepted::Yes, &[]);

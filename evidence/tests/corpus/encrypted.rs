@@ -23,12 +23,17 @@ pub(crate) fn vectors() -> Vec<Vector> {
     [good(), forms(), keys(), contents()].concat()
 }
 
-fn own() -> Flag {
+pub(crate) fn own() -> Flag {
     Flag::Identity(IDENTITY)
 }
 
 fn genuine() -> Parts {
-    encrypted(&Recipe::default(), sealed(&Recipe::default()), WRAPPED)
+    with_parts(&Recipe::default())
+}
+
+/// A sealed session whose private parts are encrypted for [`own`].
+pub(crate) fn with_parts(recipe: &Recipe) -> Parts {
+    encrypted(recipe, sealed(recipe), WRAPPED)
 }
 
 fn members(parts: &mut Parts) -> &mut EncryptedMembers {

@@ -75,6 +75,11 @@ const CHANGES: [Change; 8] = [
     ("keys-swapped", "has its first two keys out of order", with_first_keys_swapped),
 ];
 
+/// A map in each of its other forms.
+pub(crate) fn broken(bytes: &[u8]) -> Vec<(&'static str, &'static str, Vec<u8>)> {
+    CHANGES.map(|(name, change, made)| (name, change, made(bytes))).to_vec()
+}
+
 /// The bundle with its receipt, one member replaced.
 fn replaced(member: &str, content: Vec<u8>) -> Vec<u8> {
     let recipe = Recipe::default();
@@ -165,7 +170,7 @@ pub(crate) fn vectors() -> Vec<Vector> {
     }
     let mut pooled = members(&parts(&Recipe::default(), Ending::Sealed));
     pooled.insert(3, ("pool.cbor".to_owned(), b"pool".to_vec()));
-    let change = "a pool configuration, which no rule reads yet";
-    vectors.push(vector("pool-configuration", change, indexed(&pooled)).missing(Rule::R2, "pool.cbor"));
+    let change = "four letters stand in place of a pool configuration";
+    vectors.push(vector("pool-configuration", change, indexed(&pooled)).refused(Rule::R2, "pool.cbor"));
     vectors
 }

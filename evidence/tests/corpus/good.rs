@@ -24,7 +24,7 @@ fn whole() -> Vec<Vector> {
     let default = Recipe::default;
     let denied = |leaves: &mut Vec<Leaf>| {
         // A call that is denied has no outcome: the leaf after it says something else of it.
-        leaves[3].public = Public::Denied { method: Method::Exec, rules: Vec::new() };
+        leaves[3].public = Public::Denied { method: Method::Exec, rules: Vec::new(), header: None };
         leaves[4].public = Public::Incomplete { method: Method::Exec };
     };
     let withheld = |parts: Parts| Parts { disclosed: None, ..parts };

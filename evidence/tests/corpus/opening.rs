@@ -292,7 +292,13 @@ fn configuration() -> Vec<Vector> {
         bad(Rule::R8, registers, "mrconfigid-not-the-configuration", "MRCONFIGID of another configuration", id),
         bad(Rule::R8, registers, "mrowner-not-the-tenant", "MROWNER of another tenant", tenant),
         bad(Rule::R8, registers, "mrownerconfig-not-the-policy", "MROWNERCONFIG is zero", policy),
-        of("pooled-launch", "the TD was launched from a pool", &sealed(&pooled)).missing(Rule::R8, registers),
+        bad(
+            Rule::R8,
+            "launch is one that the intent allows",
+            "pooled-launch",
+            "the TD was launched from a pool, and its intent does not allow that",
+            pooled,
+        ),
     ]
 }
 

@@ -15,20 +15,21 @@ const NEVER_BAD: &str = "says that there is nothing to judge, or that all holds;
 const INTEL: &str = "needs a bundle under Intel's root, which nobody can make without a TDX host";
 
 /// Checks that no bundle made here can leave in the way, and why.
-const WITHOUT: [(Rule, &str, &str); 9] = [
+const WITHOUT: [(Rule, &str, &str); 11] = [
     (Rule::R1, "opening", OPENING),
     (Rule::R2, "every file parses and is canonical", NEVER_BAD),
     (Rule::R3, "manifest signed by a pinned publisher", INTEL),
     (Rule::R3, "publisher", OPENING),
     (Rule::R6, "TD attributes", "R4 asks the same before"),
     (Rule::R6, "TD attributes at the seal", "R4 asks the same before"),
+    (Rule::R12, "call chains", NEVER_BAD),
     (Rule::R14, "seal", NEVER_BAD),
+    (Rule::R15, "acknowledgements", NEVER_BAD),
     (Rule::R17, "endpoint evidence", NEVER_BAD),
     (Rule::R18, "expectations", NEVER_BAD),
 ];
 
-/// The first negative tests of the evidence specification, by the vectors that are them; none where what they rest on is not
-/// built yet.
+/// The first negative tests of the evidence specification, by the vectors that are them.
 const FIRST_TESTS: [(&str, &[&str]); 24] = [
     ("twin TDs from one config", &["twin", "event-0-of-a-twin"]),
     ("opening A with seal B", &["opening-a-seal-b"]),
@@ -38,15 +39,21 @@ const FIRST_TESTS: [(&str, &[&str]); 24] = [
     ("unknown publisher", &["unknown-publisher"]),
     ("host-made owner", &["host-made-owner", "expected-owner"]),
     ("seal stripped", &["seal-stripped", "receipt-of-a-stripped-seal"]),
-    ("input unsigned", &[]),
-    ("second Bind", &[]),
-    ("Bind to another config", &[]),
+    ("input unsigned", &["input-unsigned", "input-beyond-the-signed"]),
+    ("second Bind", &["second-bind"]),
+    ("Bind to another config", &["bind-to-another-config", "pool-image", "pool-host-key"]),
     ("foreign extend", &["foreign-extend", "foreign-extend-before-the-opening"]),
-    ("ack by the host only", &[]),
-    ("header replayed on a second channel", &[]),
-    ("header replayed in a twin", &[]),
-    ("header out of order", &[]),
-    ("header with another commitment", &[]),
+    ("ack by the host only", &["ack-by-the-host-only", "ack-signed-by-the-host"]),
+    (
+        "header replayed on a second channel",
+        &["header-replayed-on-a-second-channel", "header-replayed-as-the-second-channels"],
+    ),
+    ("header replayed in a twin", &["header-replayed-in-a-twin", "header-replayed-as-the-twins"]),
+    ("header out of order", &["headers-out-of-order", "header-left-out"]),
+    (
+        "header with another commitment",
+        &["header-with-another-commitment", "header-with-another-commitment-in-its-chain"],
+    ),
     ("leaf with an unknown key", &["form-leaf-unknown-key"]),
     ("non-canonical CBOR", &["form-config-cbor-long-head", "form-leaf-keys-swapped", "form-seal-cbor-indefinite"]),
     (
@@ -120,8 +127,7 @@ fn section(page: &str) -> String {
     write!(out, "\nNothing is in the way in {}.\n", listed(good)).expect("a string takes it");
     out.push_str("\n| first negative test | vectors |\n|---|---|\n");
     for (test, vectors) in FIRST_TESTS {
-        let told = if vectors.is_empty() { "not built yet".to_owned() } else { listed(vectors.iter().copied()) };
-        writeln!(out, "| {test} | {told} |").expect("a string takes it");
+        writeln!(out, "| {test} | {} |", listed(vectors.iter().copied())).expect("a string takes it");
     }
     out
 }
@@ -147,9 +153,10 @@ fn the_page_of_rules_names_the_vectors_of_each_check_or_says_why_there_is_none()
 }
 
 #[test]
-fn every_first_negative_test_is_a_vector_or_rests_on_what_is_not_built() {
+fn every_first_negative_test_is_a_vector() {
     let names: BTreeSet<&str> = CORPUS.iter().map(|(vector, _)| vector.name.as_str()).chain(real::NAMES).collect();
     for (test, vectors) in FIRST_TESTS {
+        assert!(!vectors.is_empty(), "{test}: no vector");
         for vector in vectors {
             assert!(names.contains(vector), "{test}: no vector {vector}");
         }

@@ -26,7 +26,7 @@ pub(crate) fn second_form(quote: &mut [u8]) {
 }
 
 pub(crate) fn vectors() -> Vec<Vector> {
-    [leaves(), roots(), events(), note(), calls(), unbuilt()].concat()
+    [leaves(), roots(), events(), note(), calls(), unsigned()].concat()
 }
 
 type OfLeaves = (&'static str, &'static str, fn(&mut Vec<Leaf>));
@@ -157,7 +157,8 @@ fn calls() -> Vec<Vector> {
         }),
         ("outcome-of-another-method", "an outcome of another method than its intent", |leaves| {
             let cause = CauseClass::Completed;
-            leaves[2].public = Public::Outcome { method: Method::Stat, cause, output_steps: 0, input_steps: 0 };
+            leaves[2].public =
+                Public::Outcome { method: Method::Stat, cause, output_steps: 0, input_steps: 0, input_covered: None };
         }),
         ("outcome-before-intent", "an outcome before its intent", |leaves| {
             leaves.swap(1, 2);
@@ -165,7 +166,7 @@ fn calls() -> Vec<Vector> {
             (leaves[1].monotonic_ns, leaves[2].monotonic_ns) = (1_000, 2_000);
         }),
         ("denied-and-done", "an outcome of a call that was denied", |leaves| {
-            leaves[1].public = Public::Denied { method: Method::Exec, rules: Vec::new() };
+            leaves[1].public = Public::Denied { method: Method::Exec, rules: Vec::new(), header: None };
         }),
         ("sealed-without-outcome", "a sealed log lacks an outcome", |leaves| {
             let limit = plain(leaves[6].session, 6, Public::Limit { which: LimitKind::Idle });
@@ -190,13 +191,14 @@ fn calls() -> Vec<Vector> {
     vectors
 }
 
-fn unbuilt() -> Vec<Vector> {
+/// End-to-end and strict sessions in which nobody signed anything.
+fn unsigned() -> Vec<Vector> {
     let ours = Recipe { intent: |intent| intent.authority = Authority::EndToEnd, ..Recipe::default() };
     let strict = Recipe { intent: |intent| intent.durability = Durability::Strict, ..Recipe::default() };
-    let change = "the intent asks for acknowledgements, which no rule reads yet";
     vec![
-        of("end-to-end", "the session is end-to-end, and its chains are read by no rule yet", &sealed(&ours))
-            .missing(Rule::R12, "call chains"),
-        of("strict", change, &sealed(&strict)).missing(Rule::R15, "acknowledgements"),
+        of("end-to-end", "the session is end-to-end, and its calls have no headers", &sealed(&ours))
+            .refused(Rule::R12, "call headers in their leaves"),
+        of("strict", "the intent asks for acknowledgements, and there are none", &sealed(&strict))
+            .refused(Rule::R15, "started effects were acknowledged"),
     ]
 }

@@ -3,8 +3,8 @@
 use coffer_evidence::bundle::{self, Parts};
 use coffer_evidence::private::{Access, Identities, access};
 use coffer_evidence::verify::{
-    AcceptPrefix, AcceptSimulated, Accepted, AnyOwner, AppraisalPolicy, Expectations, Options, Report, Rule, Verdict,
-    verify_bundle,
+    AcceptPrefix, AcceptSimulated, Accepted, AnyOwner, AppraisalPolicy, EverySignature, Expectations, Options, Report,
+    Rule, Verdict, verify_bundle,
 };
 
 use crate::session::AT;
@@ -15,6 +15,7 @@ pub(crate) enum Flag {
     Simulated,
     Prefix,
     AnyOwner,
+    EverySignature,
     Session(String),
     Owner(String),
     Instance(String),
@@ -128,6 +129,7 @@ pub(crate) fn options(bundle: &[u8], policy: Option<&str>, at: u64, flags: &[Fla
             Flag::Simulated => options.accept_simulated = AcceptSimulated::Yes,
             Flag::Prefix => options.accept_prefix = AcceptPrefix::Yes,
             Flag::AnyOwner => options.any_owner = AnyOwner::Yes,
+            Flag::EverySignature => options.every_signature = EverySignature::Yes,
             Flag::Session(id) => expect.session = Some(id.parse().expect("a session")),
             Flag::Owner(key) => expect.owner = Some(key.parse().expect("an owner")),
             Flag::Instance(id) => expect.instance = Some(id.parse().expect("an instance")),

@@ -30,21 +30,22 @@ use coffer_evidence::statement::{Subjects, sign_statement};
 use ed25519_dalek::SigningKey;
 
 use crate::grammar::Sample;
+use crate::samples_of_channels;
 
 /// Published, and worth nothing.
-fn key(seed: u8) -> SigningKey {
+pub(crate) fn key(seed: u8) -> SigningKey {
     SigningKey::from_bytes(&[seed; 32])
 }
 
-fn public(seed: u8) -> PublicKey {
+pub(crate) fn public(seed: u8) -> PublicKey {
     PublicKey::of(&key(seed))
 }
 
-fn session() -> SessionId {
+pub(crate) fn session() -> SessionId {
     SessionId::new(*b"\x01\x23\x45\x67\x89\xab\x4c\xde\x8f\x01\x23\x45\x67\x89\xab\xcd")
 }
 
-fn call() -> CallId {
+pub(crate) fn call() -> CallId {
     CallId::new([0xca; 16])
 }
 
@@ -85,7 +86,7 @@ pub(crate) fn config() -> Config {
     }
 }
 
-fn open(launch: Launch) -> OpenMap {
+pub(crate) fn open(launch: Launch) -> OpenMap {
     OpenMap {
         launch,
         session: session(),
@@ -99,7 +100,7 @@ fn open(launch: Launch) -> OpenMap {
     }
 }
 
-fn request() -> Request {
+pub(crate) fn request() -> Request {
     Request::Exec {
         argv: vec!["git".to_owned(), "log".to_owned()],
         cwd: ".".to_owned(),
@@ -141,7 +142,7 @@ fn private() -> Opened {
     Opened { salt: [0x5a; 32], bytes: intent_private().to_bytes() }
 }
 
-fn leaf(index: u64, public: Public) -> Leaf {
+pub(crate) fn leaf(index: u64, public: Public) -> Leaf {
     let in_call = matches!(
         public,
         Public::Intent { .. } | Public::Outcome { .. } | Public::Denied { .. } | Public::Incomplete { .. }
@@ -168,12 +169,21 @@ fn leaves() -> Vec<(&'static str, Leaf)> {
     let steps = ScrubStep::ALL.iter().map(|step| (*step, StepResult::Done)).collect();
     vec![
         ("leaf-open", leaf(0, Public::Open { instance, opening_quote })),
-        ("leaf-intent", leaf(1, Public::Intent { method, rules: rules(), request_steps: 1 })),
+        ("leaf-intent", leaf(1, Public::Intent { method, rules: rules(), request_steps: 1, header: None })),
         (
             "leaf-outcome",
-            leaf(2, Public::Outcome { method, cause: CauseClass::Completed, output_steps: 3, input_steps: 0 }),
+            leaf(
+                2,
+                Public::Outcome {
+                    method,
+                    cause: CauseClass::Completed,
+                    output_steps: 3,
+                    input_steps: 0,
+                    input_covered: None,
+                },
+            ),
         ),
-        ("leaf-denied", leaf(3, Public::Denied { method, rules: rules() })),
+        ("leaf-denied", leaf(3, Public::Denied { method, rules: rules(), header: None })),
         ("leaf-limit", leaf(4, Public::Limit { which: LimitKind::Ttl })),
         ("leaf-incomplete", leaf(5, Public::Incomplete { method })),
         ("leaf-scrub", leaf(6, Public::Scrub { steps })),
@@ -325,7 +335,7 @@ pub(crate) fn image_dsse() -> Vec<u8> {
     manifest.sign(&key(2)).to_bytes()
 }
 
-fn reads<T: Canonical>(bytes: &[u8]) -> bool {
+pub(crate) fn reads<T: Canonical>(bytes: &[u8]) -> bool {
     T::parse(bytes).is_ok()
 }
 
@@ -351,7 +361,7 @@ fn intent_private_reads(bytes: &[u8]) -> bool {
 }
 
 /// A rule, the bytes, the reader.
-type Entry = (&'static str, &'static str, Vec<u8>, Option<fn(&[u8]) -> bool>);
+pub(crate) type Entry = (&'static str, &'static str, Vec<u8>, Option<fn(&[u8]) -> bool>);
 
 fn objects() -> Vec<Entry> {
     let open_cold = open(Launch::Cold);
@@ -439,6 +449,10 @@ fn link() -> Vec<Entry> {
 fn stricter(form: &str) -> &'static [&'static str] {
     match form {
         "config" => &["key Unsigned(2): a byte more"],
+        "signed-header" => &["item 0: a byte more"],
+        "leaf-client" => &["key Unsigned(10): key Unsigned(1): item 0: a byte more"],
+        "leaf-intent" => &["key Unsigned(10): key Unsigned(4): item 0: a byte more"],
+        "leaf-denied" => &["key Unsigned(10): key Unsigned(3): item 0: a byte more"],
         "events-file" => &["item 0: a byte more", "item 1: a byte more", "item 2: a byte more"],
         "intent-private" => &["item 1: a byte more"],
         "private-file" => &["the first item", "item 0: item 0: 1 to", "item 1: item 0: 2 to"],
@@ -449,7 +463,7 @@ fn stricter(form: &str) -> &'static [&'static str] {
 
 /// Every format of this crate.
 pub(crate) fn samples() -> Vec<Sample> {
-    let leaves = leaves().into_iter().map(|(form, leaf)| {
+    let leaves = leaves().into_iter().chain(samples_of_channels::leaves()).map(|(form, leaf)| {
         let reader: fn(&[u8]) -> bool = reads::<Leaf>;
         (form, "leaf", leaf.to_bytes(), Some(reader))
     });
@@ -460,6 +474,7 @@ pub(crate) fn samples() -> Vec<Sample> {
     let plain = encode(&Value::Array(vec![Value::Bytes(vec![0x5a; 32]), Value::Bytes(vec![0xa0])]));
     objects()
         .into_iter()
+        .chain(samples_of_channels::entries())
         .chain(leaves)
         .chain(link())
         .chain([("private-plain", "private-plain", plain, None), encrypted, disclosed])

@@ -8,6 +8,7 @@ mod admitted;
 mod archive;
 #[path = "../support/boot_log.rs"]
 mod boot_log;
+mod chains;
 mod encrypted;
 mod event_log;
 #[path = "../support/file.rs"]

@@ -5,9 +5,12 @@ use coffer_evidence::collateral::{COLLATERAL_MAX, Collateral, CollateralError};
 use coffer_evidence::config::Launch;
 use coffer_evidence::fields::Canonical as _;
 use coffer_evidence::ids::{Digest256, SessionId};
+use coffer_evidence::intent::PooledAllowed;
 use coffer_evidence::manifest::{ImageManifest, Profile, Register};
 use coffer_evidence::sign::PublicKey;
-use coffer_evidence::verify::{Accepted, AppraisalPolicy, INTEL_ROOT_DER, Options, Rule, Verdict, verify_bundle};
+use coffer_evidence::verify::{
+    Accepted, AppraisalPolicy, CheckResult, INTEL_ROOT_DER, Options, Rule, Verdict, verify_bundle,
+};
 
 use crate::judging::{options, refused, sealed_parts, unaccepted, verify, verify_parts, with_policy};
 use crate::platform::{DECEMBER, Dates, MID_NOVEMBER, NOVEMBER, ROOT_DER, Tcb, Td, pem};
@@ -295,9 +298,13 @@ fn an_open_map_that_is_not_the_quotes_or_not_the_configurations_is_refused() {
 }
 
 #[test]
-fn a_pooled_launch_cannot_be_told_yet() {
+fn a_pooled_launch_needs_the_intents_leave_and_a_pool_configuration() {
     let recipe = Recipe { config: |config| config.host.launch = Launch::Pooled, ..Recipe::default() };
+    refused(&verify(&recipe), Rule::R8, "launch is one that the intent allows");
+    let recipe = Recipe { intent: |intent| intent.pooled = PooledAllowed::Yes, ..recipe };
     let report = verify(&recipe);
     assert_ne!(report.verdict, Verdict::Sealed);
     assert_ne!(report.accepted, Accepted::Yes);
+    let missing = report.checks.iter().find(|check| check.name == "pool configuration").expect("a row");
+    assert_eq!(missing.result, CheckResult::CannotTell, "{}", report.human());
 }

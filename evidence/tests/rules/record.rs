@@ -99,8 +99,13 @@ fn calls_without_their_one_intent_and_one_outcome_are_refused() {
         },
         // An outcome of another method.
         |leaves| {
-            let public =
-                Public::Outcome { method: Method::Stat, cause: CauseClass::Completed, output_steps: 0, input_steps: 0 };
+            let public = Public::Outcome {
+                method: Method::Stat,
+                cause: CauseClass::Completed,
+                output_steps: 0,
+                input_steps: 0,
+                input_covered: None,
+            };
             leaves[2].public = public;
         },
         // No outcome.
@@ -252,9 +257,9 @@ fn a_prefix_may_end_before_the_first_checkpoint() {
 }
 
 #[test]
-fn sessions_that_rest_on_rules_not_built_yet_are_not_told_to_be_sealed() {
+fn sessions_in_which_nobody_signed_what_their_intent_asks_for_are_refused() {
     let recipe = Recipe { intent: |intent| intent.authority = Authority::EndToEnd, ..Recipe::default() };
-    unaccepted(&verify(&recipe), Verdict::Indeterminate, Accepted::CannotTell, Rule::R12.title());
+    refused(&verify(&recipe), Rule::R12, "call headers in their leaves");
     let recipe = Recipe { intent: |intent| intent.durability = Durability::Strict, ..Recipe::default() };
-    unaccepted(&verify(&recipe), Verdict::Indeterminate, Accepted::CannotTell, Rule::R15.title());
+    refused(&verify(&recipe), Rule::R15, "started effects were acknowledged");
 }

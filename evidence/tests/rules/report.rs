@@ -28,9 +28,7 @@ fn a_whole_simulated_bundle_is_sealed_and_accepted_on_request_alone() {
         report.words,
         ["Anyone can forge this.", "The host ordered these calls for its clients and could have added or changed any."]
     );
-    let not_built: Vec<Rule> =
-        report.checks.iter().filter(|check| check.reason == "not built yet").map(|check| check.rule).collect();
-    assert_eq!(not_built, [Rule::R12, Rule::R15]);
+    assert!(report.checks.iter().all(|check| check.reason != "not built yet"));
     assert!(decided(&report).is_empty());
 }
 

@@ -1,6 +1,10 @@
 //! Whole valid bundles in memory, from deterministic keys, with a hook at every place where a test wants to lie. Everything after
 //! a hook is made anew, so that a lie is consistent except where it must show.
 
+#[path = "talk.rs"]
+#[allow(dead_code, reason = "not every test that makes sessions has clients that sign")]
+pub(crate) mod talk;
+
 use std::collections::BTreeMap;
 
 use coffer_evidence::bundle::{self, EncryptedMembers, Parts, SealParts};
@@ -62,6 +66,8 @@ pub(crate) struct Recipe {
     pub(crate) policy: &'static str,
     pub(crate) open: fn(&mut OpenMap),
     pub(crate) opening_td: fn(&mut Td),
+    /// What clients say, where they sign what they ask for. The leaves of `calls` are then not made.
+    pub(crate) talk: Option<fn(&mut talk::Talk<'_>)>,
     pub(crate) leaves: fn(&mut Vec<Leaf>),
     pub(crate) events: fn(&mut Vec<Rtmr3Event>),
     pub(crate) checkpoint: fn(&mut Checkpoint),
@@ -91,6 +97,7 @@ impl Default for Recipe {
             policy: policy_text::PERMIT_ALL,
             open: |_| {},
             opening_td: |_| {},
+            talk: None,
             leaves: |_| {},
             events: |_| {},
             checkpoint: |_| {},
@@ -275,12 +282,16 @@ pub(crate) fn plain(session: SessionId, index: u64, public: Public) -> Leaf {
     }
 }
 
-fn of_call(leaf: Leaf, n: u32, private: &Opened) -> Leaf {
+fn call_id(n: u32) -> CallId {
     let mut call = [0; 16];
     call.copy_from_slice(&salt(n, 0)[..16]);
+    CallId::new(call)
+}
+
+fn of_call(leaf: Leaf, n: u32, private: &Opened) -> Leaf {
     Leaf {
         identity: Some(Identity::default_name()),
-        call: Some(CallId::new(call)),
+        call: Some(call_id(n)),
         commitment: Some(private.commitment()),
         ..leaf
     }
@@ -291,10 +302,9 @@ fn scrub_steps() -> Vec<(ScrubStep, StepResult)> {
 }
 
 /// Leaves and private parts of `calls` calls; killed sessions leave the last call without an outcome.
-fn leaves(recipe: &Recipe, opening: &Opening, ending: Ending) -> (Vec<Leaf>, Vec<Disclosed>) {
+fn of_calls(recipe: &Recipe, opening: &Opening, ending: Ending) -> (Vec<Leaf>, Vec<Disclosed>) {
     let session = opening.intent.session;
-    let opening_quote = Digest256::of(&opening.quote);
-    let mut leaves = vec![plain(session, 0, Public::Open { instance: opening.open.instance(), opening_quote })];
+    let mut leaves = vec![first(opening)];
     let mut disclosed = Vec::new();
     let mut put = |public: Public, n: u32, private: Opened, leaves: &mut Vec<Leaf>| {
         let index = leaves.len() as u64;
@@ -303,21 +313,47 @@ fn leaves(recipe: &Recipe, opening: &Opening, ending: Ending) -> (Vec<Leaf>, Vec
     };
     for n in 1..=recipe.calls {
         let rules = vec![policy_text::PERMIT_ALL_RULE.to_owned()];
-        let intent = Public::Intent { method: Method::Exec, rules, request_steps: 1 };
+        let intent = Public::Intent { method: Method::Exec, rules, request_steps: 1, header: None };
         put(intent, n, private_intent(n), &mut leaves);
         if ending == Ending::Killed && n == recipe.calls {
             break;
         }
-        let outcome =
-            Public::Outcome { method: Method::Exec, cause: CauseClass::Completed, output_steps: 0, input_steps: 0 };
+        let outcome = Public::Outcome {
+            method: Method::Exec,
+            cause: CauseClass::Completed,
+            output_steps: 0,
+            input_steps: 0,
+            input_covered: None,
+        };
         put(outcome, n, private_outcome(n), &mut leaves);
     }
+    (leaves, disclosed)
+}
+
+fn first(opening: &Opening) -> Leaf {
+    let opening_quote = Digest256::of(&opening.quote);
+    plain(opening.intent.session, 0, Public::Open { instance: opening.open.instance(), opening_quote })
+}
+
+/// Leaves, private parts, and the sizes at which checkpoints are made before the last.
+fn leaves(recipe: &Recipe, opening: &Opening, ending: Ending) -> (Vec<Leaf>, Vec<Disclosed>, Vec<u64>) {
+    let (mut leaves, disclosed, checkpoints) = match recipe.talk {
+        None => {
+            let (leaves, disclosed) = of_calls(recipe, opening, ending);
+            (leaves, disclosed, vec![2])
+        }
+        Some(script) => {
+            let mut talk = talk::Talk::new(opening, ending, first(opening));
+            script(&mut talk);
+            (talk.leaves, talk.disclosed, talk.checkpoints)
+        }
+    };
     if ending == Ending::Sealed {
-        let index = leaves.len() as u64;
+        let (session, index) = (opening.intent.session, leaves.len() as u64);
         leaves.push(plain(session, index, Public::Scrub { steps: scrub_steps() }));
         leaves.push(plain(session, index + 1, Public::Seal { count: index + 2 }));
     }
-    (leaves, disclosed)
+    (leaves, disclosed, checkpoints)
 }
 
 fn root(leaves: &[Vec<u8>], size: usize) -> Digest256 {
@@ -331,16 +367,17 @@ fn root(leaves: &[Vec<u8>], size: usize) -> Digest256 {
 /// Makes a whole bundle, as parts that a test may still change.
 pub(crate) fn parts(recipe: &Recipe, ending: Ending) -> Parts {
     let opening = opening(recipe);
-    let (mut leaves, disclosed) = leaves(recipe, &opening, ending);
+    let (mut leaves, disclosed, checkpoints) = leaves(recipe, &opening, ending);
     (recipe.leaves)(&mut leaves);
     let leaves: Vec<Vec<u8>> = leaves.iter().map(Leaf::to_bytes).collect();
     let size = leaves.len() as u64;
     let last = root(&leaves, leaves.len());
-    let mut events = vec![
-        Rtmr3Event::Open(Box::new(opening.open.clone())),
-        Rtmr3Event::Checkpoint { size: 2, root: root(&leaves, 2) },
-        Rtmr3Event::Checkpoint { size, root: last },
-    ];
+    let mut events = vec![Rtmr3Event::Open(Box::new(opening.open.clone()))];
+    events.extend(checkpoints.into_iter().filter(|at| *at < size).map(|at| {
+        let root = root(&leaves, usize::try_from(at).expect("a size"));
+        Rtmr3Event::Checkpoint { size: at, root }
+    }));
+    events.push(Rtmr3Event::Checkpoint { size, root: last });
     if ending == Ending::Sealed {
         events.push(Rtmr3Event::Sealed { size, root: last });
     }

@@ -1,11 +1,11 @@
-//! Members and sessions that rest on rules not built yet: the report says so, and what depends on them is not told to be sealed.
+//! Members that rest on rules not built yet: the report says so.
 
 use coffer_evidence::bundle::{self, ORDER, Parts};
 use coffer_evidence::ids::Digest256;
-use coffer_evidence::verify::{Accepted, Report, Rule, Verdict, verify_bundle};
+use coffer_evidence::verify::{Report, Rule, Verdict, verify_bundle};
 
 use crate::archive::{indexed, members};
-use crate::judging::{options, refused, sealed_parts, unaccepted};
+use crate::judging::{options, refused, sealed_parts};
 
 /// The bundle with one more member, in its place and in the index.
 fn with_member(parts: &Parts, name: &str, content: &[u8]) -> Vec<u8> {
@@ -18,12 +18,6 @@ fn with_member(parts: &Parts, name: &str, content: &[u8]) -> Vec<u8> {
 fn reason(report: &Report, rule: Rule, name: &str) -> String {
     let row = report.checks.iter().find(|check| check.rule == rule && check.name == name);
     row.map(|check| check.reason.clone()).unwrap_or_default()
-}
-
-#[test]
-fn a_pool_configuration_leaves_the_verdict_open() {
-    let report = verify_bundle(&with_member(&sealed_parts(), "pool.cbor", b"pool"), &options());
-    unaccepted(&report, Verdict::Indeterminate, Accepted::CannotTell, "pool.cbor");
 }
 
 #[test]

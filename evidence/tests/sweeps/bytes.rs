@@ -8,7 +8,7 @@ use coffer_evidence::verify::{Report, Rule, Verdict, verify_bundle};
 
 use crate::archive::{BLOCK, Members, indexed, members};
 use crate::judging::{options, refused};
-use crate::sources::{every_member, killed_small, receipted_small, refused_somewhere, sealed_small};
+use crate::sources::{every_member, killed_small, receipted_small, refused_somewhere, sealed_small, signed_small};
 use crate::spread::{Form, spread};
 
 /// Members longer than this are not swept byte by byte in the short form.
@@ -191,4 +191,13 @@ fn every_byte_of_every_member_of_a_prefix_is_refused_or_listed_as_free() {
         let same = killed.iter().find(|(known, _)| known == name).is_some_and(|member| sealed.contains(member));
         Some(if same { Form::Short } else { Form::asked() })
     });
+}
+
+/// What the other sweeps do not have: signed headers, acks, a pool configuration.
+#[test]
+fn every_byte_of_a_pooled_strict_end_to_end_bundle_is_refused() {
+    const OWN: [&str; 5] = ["config.cbor", "pool.cbor", "open.cbor", "leaves", "disclosed.cbor"];
+    let members = signed_small();
+    assert!(OWN.iter().all(|own| members.iter().any(|(name, _)| name == own)));
+    sweep("bytes, new index, signed", &members, |name| OWN.contains(&name).then(Form::asked));
 }

@@ -1,11 +1,14 @@
 //! The valid bundles that the sweeps start from.
 
 use coffer_evidence::bundle::Parts;
+use coffer_evidence::config::Launch;
 use coffer_evidence::event_log::EventLog;
 use coffer_evidence::fields::Canonical as _;
 use coffer_evidence::ids::{Digest256, SessionId};
-use coffer_evidence::intent::{Intent, sign_intent};
+use coffer_evidence::intent::{Intent, PooledAllowed, Shape, sign_intent};
+use coffer_evidence::leaf::{CauseClass, Rejection};
 use coffer_evidence::manifest::{ImageManifest, Register};
+use coffer_evidence::pool::PoolConfig;
 use coffer_evidence::private::{CIPHERTEXT_MIN, EncryptedPart, write_private};
 use coffer_evidence::sign::PublicKey;
 use coffer_evidence::verify::{Accepted, Report, Verdict, verify_bundle};
@@ -14,7 +17,8 @@ use crate::archive::{Members, indexed, members};
 use crate::boot_log::{log, small_boot};
 use crate::judging::options;
 use crate::platform::{Dates, Td};
-use crate::session::{Ending, Recipe, key, parts, with_receipt};
+use crate::session::talk::end_to_end_strict;
+use crate::session::{Ending, Recipe, host, key, opening, parts, with_receipt};
 
 /// One call, and a machine whose firmware wrote the small log.
 pub(crate) fn small() -> Recipe {
@@ -66,6 +70,39 @@ pub(crate) fn every_member() -> Members {
 /// The same session had it been killed in a second call.
 pub(crate) fn killed_small() -> Parts {
     Parts { ccel: Some(log(&small_boot())), ..parts(&Recipe { calls: 2, ..small() }, Ending::Killed) }
+}
+
+fn pool() -> PoolConfig {
+    PoolConfig { image: opening(&small()).intent.image, shape: Shape::S1, host_key: PublicKey::of(&host()) }
+}
+
+/// A strict end-to-end session in a TD of the pool, whose one call was acknowledged and took input.
+pub(crate) fn signed_small() -> Members {
+    let recipe = Recipe {
+        intent: |intent| {
+            end_to_end_strict(intent);
+            intent.pooled = PooledAllowed::Yes;
+        },
+        config: |config| config.host.launch = Launch::Pooled,
+        open: |open| (open.launch, open.bind_nonce) = (Launch::Pooled, Some([0xb1; 32])),
+        opening_td: |td| {
+            booted(td);
+            let pool = pool();
+            (td.mr_config_id, td.mr_owner, td.mr_owner_config) = (*pool.digest().as_bytes(), [0; 48], [0; 48]);
+        },
+        talk: Some(|talk| {
+            let (_, mut caller) = talk.owner_and_identity();
+            talk.ask(&mut caller, 1);
+            talk.ack(&mut caller);
+            talk.input(&mut caller, 1, 100);
+            talk.outcome(1, CauseClass::Completed, Some(100));
+            talk.rejected(&caller, Rejection::OutOfOrder);
+        }),
+        ..small()
+    };
+    let mut all = members(&Parts { ccel: Some(log(&small_boot())), ..parts(&recipe, Ending::Sealed) });
+    all.insert(3, ("pool.cbor".to_owned(), pool().to_bytes()));
+    all
 }
 
 /// Another session of the same image and owner, on a day with other collateral.

@@ -1,14 +1,21 @@
 //! Seeds of everything that a proof rests on.
 
 use coffer_evidence::bundle::{self, Parts};
+use coffer_evidence::call_header::Speaker;
 use coffer_evidence::cbor::{Key, Value, encode};
+use coffer_evidence::channel::ChannelMap;
 use coffer_evidence::collateral::Collateral;
 use coffer_evidence::config::{Config, boot_disk};
 use coffer_evidence::fields::Canonical as _;
+use coffer_evidence::intent::Shape;
+use coffer_evidence::leaf::{CauseClass, Leaf, LeafKind, Rejection};
 use coffer_evidence::note::Checkpoint;
+use coffer_evidence::pool::{PoolConfig, PoolMap};
+use coffer_evidence::sign::PublicKey;
 use coffer_fuzz::script::Writer;
 
-use crate::session::{Ending, Recipe, parts, with_receipt};
+use crate::session::talk::{Talk, end_to_end};
+use crate::session::{Ending, Recipe, host, opening, parts, with_receipt};
 use crate::{Seed, boot_log, seed};
 
 fn sealed_parts() -> Parts {
@@ -65,6 +72,7 @@ fn records(sealed: &Parts) -> Vec<Seed> {
     seeds.extend(disclosed.iter().map(|part| seed("records", &format!("private-{}", part.index), part.bytes.clone())));
     let config = Config::parse(&sealed.config).expect("a config");
     let seal = sealed.seal.clone().expect("a seal");
+    seeds.extend(signed());
     seeds.extend([
         seed("records", "disclosed", coffer_evidence::call::write_disclosed(&disclosed)),
         seed("records", "config", sealed.config.clone()),
@@ -155,4 +163,44 @@ fn cbor(sealed: &Parts) -> Vec<Seed> {
         seed("cbor", "a-length-that-lies", vec![0x9b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0]),
         seed("cbor", "leaf", sealed.leaves[1].clone()),
     ]
+}
+
+/// Leaves and headers of sessions in which clients sign, and what a TD of the pool was booted with.
+fn signed() -> Vec<Seed> {
+    let talk = |talk: &mut Talk<'_>| {
+        let (_, mut caller) = talk.owner_and_identity();
+        talk.denied(&mut caller, 1);
+        talk.ask(&mut caller, 2);
+        talk.input(&mut caller, 2, 9);
+        talk.ack(&mut caller);
+        talk.outcome(2, CauseClass::Completed, Some(9));
+        talk.rejected(&caller, Rejection::OutOfOrder);
+    };
+    let recipe = Recipe { intent: end_to_end, talk: Some(talk), ..Recipe::default() };
+    let parts = parts(&recipe, Ending::Sealed);
+    let mut seeds = Vec::new();
+    for (n, leaf) in parts.leaves.iter().enumerate() {
+        let parsed = Leaf::parse(leaf).expect("a leaf");
+        if let Some(header) = parsed.public.header() {
+            seeds.push(seed("records", &format!("header-{n}"), header.header.to_bytes()));
+        }
+        if n == 1 || parsed.public.header().is_some() || parsed.kind() == LeafKind::Rejected {
+            seeds.push(seed("records", &format!("signed-leaf-{n}"), leaf.clone()));
+        }
+    }
+    let opening = opening(&recipe);
+    let pool = PoolConfig { image: opening.intent.image, shape: Shape::S1, host_key: PublicKey::of(&host()) };
+    let map = PoolMap { config_digest: pool.digest(), bind_nonce: [0xb1; 32] };
+    let channel = ChannelMap {
+        session: opening.intent.session,
+        instance: opening.open.instance(),
+        nonce: [0x0c; 32],
+        exporter: [1; 32],
+        speaker: Speaker::Owner,
+        key: opening.intent.owner,
+    };
+    seeds.push(seed("records", "pool", pool.to_bytes()));
+    seeds.push(seed("records", "pool-map", map.to_bytes()));
+    seeds.push(seed("records", "channel-map", channel.to_bytes()));
+    seeds
 }

@@ -1,12 +1,14 @@
 //! One call whole: what was asked, what was decided and by which rules, and everything that is known of its end.
 
 use coffer_evidence::call::{Disclosed, IntentPrivate, OutcomePrivate, Request, StreamDigest};
+use coffer_evidence::call_header::ClientPrivate;
 use coffer_evidence::fields::Canonical as _;
 use coffer_evidence::leaf::{Leaf, Public, commitment};
 use coffer_evidence::verify::{Report, Verdict};
 use serde_json::{Map, Value, json};
 
 use super::super::contents::Contents;
+use super::header;
 use crate::exit::Status;
 use crate::output::{Form, Output, printable};
 
@@ -77,25 +79,35 @@ fn section(leaf: &Leaf, part: Option<&Disclosed>) -> Section {
         put("identity", json!(identity.to_string()));
     }
     match &leaf.public {
-        Public::Intent { method, rules, request_steps } => {
+        Public::Intent { method, rules, request_steps, .. } => {
             put("method", json!(method.as_str()));
             put("decision", json!("allowed"));
             put("rules", json!(rules));
             put("request_4KiB", json!(request_steps));
         }
-        Public::Denied { method, rules } => {
+        Public::Denied { method, rules, .. } => {
             put("method", json!(method.as_str()));
             put("decision", json!("denied"));
             put("rules", json!(rules));
         }
-        Public::Outcome { method, cause, output_steps, input_steps } => {
+        Public::Outcome { method, cause, output_steps, input_steps, input_covered } => {
             put("method", json!(method.as_str()));
             put("outcome", json!(cause.as_str()));
             put("output_4KiB", json!(output_steps));
             put("input_4KiB", json!(input_steps));
+            if let Some(covered) = input_covered {
+                put("input_signed", json!(covered));
+            }
         }
         Public::Incomplete { method } => put("method", json!(method.as_str())),
+        Public::Client { header: signed } => put("said", json!(header::told(&signed.header))),
+        Public::Channel { .. } | Public::Rejected { .. } => {}
         Public::Open { .. } | Public::Limit { .. } | Public::Scrub { .. } | Public::Seal { .. } => {}
+    }
+    if let Some(signed) = leaf.public.header() {
+        put("signed_by", json!(signed.header.speaker.to_string()));
+        put("channel", json!(signed.header.channel.to_string()));
+        put("seq", json!(signed.header.seq));
     }
     match (leaf.commitment, part) {
         (None, _) => {}
@@ -127,6 +139,10 @@ fn opened(public: &Public, bytes: &[u8], put: &mut impl FnMut(&str, Value)) {
         },
         Public::Outcome { .. } => match OutcomePrivate::parse(bytes) {
             Ok(outcome) => end(&outcome, put),
+            Err(error) => put("private", json!(format!("FALSE: {error}"))),
+        },
+        Public::Client { .. } => match ClientPrivate::parse(bytes) {
+            Ok(private) => put("committed", json!(hex::encode(private.committed))),
             Err(error) => put("private", json!(format!("FALSE: {error}"))),
         },
         _ => {}

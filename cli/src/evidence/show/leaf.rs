@@ -5,6 +5,7 @@ use coffer_evidence::fields::Canonical as _;
 use coffer_evidence::leaf::{Leaf, Method, Public, commitment};
 use serde::Serialize;
 
+use super::header;
 use crate::output::{Colour, printable};
 
 /// What is known of a leaf's private part.
@@ -78,9 +79,15 @@ impl Line {
     fn public(&mut self, public: &Public) {
         match public {
             Public::Open { instance, .. } => self.detail = Some(format!("instance {instance}")),
-            Public::Intent { method, rules, .. } | Public::Denied { method, rules } => {
+            Public::Intent { method, rules, .. } | Public::Denied { method, rules, .. } => {
                 self.method = Some(method.as_str());
                 self.rules.clone_from(rules);
+                self.detail = public.header().map(|signed| header::place(&signed.header));
+            }
+            Public::Channel { speaker, .. } => self.detail = Some(format!("of {speaker}")),
+            Public::Client { header: signed } => self.detail = Some(header::told(&signed.header)),
+            Public::Rejected { reason, channel } => {
+                self.detail = Some(format!("{reason}, channel {}", header::short(channel)));
             }
             Public::Outcome { method, cause, .. } => {
                 self.method = Some(method.as_str());

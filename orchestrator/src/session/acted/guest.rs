@@ -299,10 +299,16 @@ impl Guest {
         let method = request.method();
         let private =
             IntentPrivate { client_salt: random(), request: request.to_bytes(), program: None, paths: Vec::new() };
-        let intent = Public::Intent { method, rules: vec!["policy0".to_owned()], request_steps: 1 };
+        let intent = Public::Intent { method, rules: vec!["policy0".to_owned()], request_steps: 1, header: None };
         self.append(call, intent, Some(Opened { salt: random(), bytes: private.to_bytes() }));
         let outcome = OutcomePrivate::new(CauseClass::Completed).to_bytes();
-        let public = Public::Outcome { method, cause: CauseClass::Completed, output_steps: 0, input_steps: 0 };
+        let public = Public::Outcome {
+            method,
+            cause: CauseClass::Completed,
+            output_steps: 0,
+            input_steps: 0,
+            input_covered: None,
+        };
         self.append(call, public, Some(Opened { salt: random(), bytes: outcome }));
         assert_eq!(method, Method::Stat);
     }
