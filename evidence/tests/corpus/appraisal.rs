@@ -4,7 +4,7 @@ use coffer_evidence::sign::PublicKey;
 use coffer_evidence::verify::Rule;
 
 use crate::certificates::{cached_keys, dynamic, smt};
-use crate::opening::sealed;
+use crate::opening::{seal, sealed};
 use crate::platform::{NOVEMBER, PLATFORM_INSTANCE, PPID, Tcb};
 use crate::session::{Ending, Recipe, key, owner, parts, publisher};
 use crate::vector::{Flag, Vector, of};
@@ -113,6 +113,16 @@ fn platforms() -> Vec<Vector> {
         let vector = of(format!("tcb-{other}-allowed"), "the same, and the policy allows it", &sealed(&status(other)));
         vectors.push(vector.policy(pinned(&format!("tcb_statuses = [\"UpToDate\", \"{other}\"]"))));
     }
+    // Collateral is not bound to a session: the host may hand out an older set beside either quote.
+    let (fresh, late) = (sealed(&Recipe::default()), sealed(&status("OutOfDate")));
+    let mut opening = fresh.clone();
+    opening.open_collateral = late.open_collateral;
+    let change = "the platform's TCB was out of date at the opening";
+    vectors.push(of("tcb-OutOfDate-at-the-opening", change, &opening).rejected(Rule::R19, "TCB status"));
+    let mut end = fresh;
+    seal(&mut end).collateral = late.seal.expect("a seal").collateral;
+    let change = "the platform's TCB was out of date at the seal";
+    vectors.push(of("tcb-OutOfDate-at-the-seal", change, &end).rejected(Rule::R19, "TCB status"));
     let late = status("OutOfDate");
     let grace = |days: u32| pinned(&format!("tcb_grace_days = {days}"));
     let change = "the platform is out of date, and its grace has ended";

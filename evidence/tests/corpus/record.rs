@@ -147,7 +147,7 @@ fn note() -> Vec<Vector> {
 }
 
 fn calls() -> Vec<Vector> {
-    let changes: [OfLeaves; 9] = [
+    let changes: [OfLeaves; 10] = [
         ("two-decisions", "two intents of one call", |leaves| leaves[3].call = leaves[1].call),
         ("outcome-without-intent", "an outcome of a call that nobody ordered", |leaves| {
             leaves[4].call = Some(CallId::new([99; 16]));
@@ -172,6 +172,7 @@ fn calls() -> Vec<Vector> {
             let limit = plain(leaves[6].session, 6, Public::Limit { which: LimitKind::Idle });
             leaves[6] = limit;
         }),
+        ("sealed-without-seal-leaf", "a sealed log ends with its scrub leaf", |leaves| drop(leaves.pop())),
         ("seal-count", "the seal leaf counts one leaf less", |leaves| leaves[8].public = Public::Seal { count: 8 }),
         ("seal-without-scrub", "no scrub leaf before the seal leaf", |leaves| {
             leaves[7].public = Public::Limit { which: LimitKind::Idle };

@@ -20,7 +20,7 @@ use crate::judging::{options, verify_parts, with_policy};
 use crate::session::talk::{
     Caller, Talk, acknowledged, asked, end_to_end, end_to_end_strict, identity, identity_key, usual,
 };
-use crate::session::{Ending, Opening, Recipe, key, log_key, opening, owner, parts, plain};
+use crate::session::{Ending, Opening, Recipe, call_id, key, log_key, opening, owner, parts, plain};
 
 fn recipe(talk: fn(&mut Talk<'_>)) -> Recipe {
     Recipe { intent: end_to_end, talk: Some(talk), ..Recipe::default() }
@@ -291,4 +291,40 @@ fn a_refused_leaf_leaves_the_chains_as_they_were() {
     let summary = record.chains.clone().finish().expect("chains that hold");
     assert_eq!((summary.headers, summary.channels, summary.verified), (3, 2, 2));
     assert!(summary.close.is_some() && summary.owner_hello.is_some());
+}
+
+/// The window is behind each leaf, not at the end of the log.
+#[test]
+fn a_strict_session_of_more_checkpoints_than_the_window_is_sealed() {
+    fn long(talk: &mut Talk<'_>) {
+        acknowledged(talk);
+        let mut caller = talk.open(&identity(), &identity_key(), 9);
+        for _ in 0..=SEEN_WINDOW {
+            talk.say(&mut caller, Said::Cancel { call: CallId::new([1; 16]) });
+            talk.checkpoint();
+        }
+    }
+    let report = verify_parts(&parts(&Recipe { intent: end_to_end_strict, ..recipe(long) }, Ending::Sealed));
+    assert_eq!((report.verdict, report.accepted), (Verdict::Sealed, Accepted::Yes), "{}", report.human());
+    assert_eq!(reason(&report, "started effects were acknowledged"), "2 effects");
+}
+
+#[test]
+fn calls_of_unknown_outcome_are_named_up_to_a_limit_and_counted_beyond_it() {
+    fn asks(talk: &mut Talk<'_>, calls: u32) {
+        let (_, mut caller) = talk.owner_and_identity();
+        (1..=calls).for_each(|n| talk.ask(&mut caller, n));
+    }
+    let told = |talk: fn(&mut Talk<'_>)| {
+        let report = verify_parts(&parts(&recipe(talk), Ending::Killed));
+        assert_eq!(report.verdict, Verdict::Aborted, "{}", report.human());
+        reason(&report, "one intent, then one outcome")
+    };
+    assert_eq!(told(|talk| asks(talk, 0)), "");
+    let call = |n: u32| format!("{}/{}", Identity::default_name(), call_id(n));
+    assert_eq!(told(|talk| asks(talk, 1)), format!("outcome unknown: {}", call(1)));
+    let eight = (1..=8).map(call).collect::<Vec<_>>().join(", ");
+    assert_eq!(told(|talk| asks(talk, 8)), format!("outcome unknown: {eight}"));
+    assert_eq!(told(|talk| asks(talk, 9)), format!("outcome unknown: {eight} and 1 more"));
+    assert_eq!(told(|talk| asks(talk, 30)), format!("outcome unknown: {eight} and 22 more"));
 }

@@ -282,7 +282,7 @@ pub(crate) fn plain(session: SessionId, index: u64, public: Public) -> Leaf {
     }
 }
 
-fn call_id(n: u32) -> CallId {
+pub(crate) fn call_id(n: u32) -> CallId {
     let mut call = [0; 16];
     call.copy_from_slice(&salt(n, 0)[..16]);
     CallId::new(call)

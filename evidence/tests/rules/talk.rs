@@ -81,11 +81,13 @@ pub(crate) struct Talk<'a> {
     pub(crate) disclosed: Vec<Disclosed>,
     /// Sizes at which a checkpoint was made.
     pub(crate) checkpoints: Vec<u64>,
+    /// Over the leaves up to the last of them.
+    tree: Tree,
 }
 
 impl<'a> Talk<'a> {
     pub(crate) fn new(opening: &'a Opening, ending: Ending, first: Leaf) -> Self {
-        Talk { opening, ending, leaves: vec![first], disclosed: Vec::new(), checkpoints: Vec::new() }
+        Talk { opening, ending, leaves: vec![first], disclosed: Vec::new(), checkpoints: Vec::new(), tree: Tree::new() }
     }
 
     fn put(&mut self, identity: Option<Identity>, call: Option<CallId>, public: Public, private: Option<Opened>) {
@@ -187,10 +189,10 @@ impl<'a> Talk<'a> {
 
     /// A checkpoint over all leaves so far, as a client sees it.
     pub(crate) fn checkpoint(&mut self) -> Seen {
-        let mut tree = Tree::new();
-        self.leaves.iter().for_each(|leaf| tree.append(leaf_hash(&leaf.to_bytes())));
-        self.checkpoints.push(tree.size());
-        Seen { size: tree.size(), root: tree.root() }
+        let covered = usize::try_from(self.tree.size()).expect("a size");
+        self.leaves[covered..].iter().for_each(|leaf| self.tree.append(leaf_hash(&leaf.to_bytes())));
+        self.checkpoints.push(self.tree.size());
+        Seen { size: self.tree.size(), root: self.tree.root() }
     }
 
     /// The next checkpoint, seen and acknowledged.
