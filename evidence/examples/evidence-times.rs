@@ -20,10 +20,13 @@ use coffer_evidence::fields::Canonical as _;
 use coffer_evidence::ids::{CallId, Digest256, Identity};
 use coffer_evidence::intent::Limits;
 use coffer_evidence::leaf::{CauseClass, Method, Opened, Public, Reporter};
-use coffer_evidence::verify::{AcceptSimulated, Options, TrustAnchor, Verdict, verify_bundle, verify_source};
+use coffer_evidence::verify::{
+    AcceptSimulated, EverySignature, Options, TrustAnchor, Verdict, verify_bundle, verify_source,
+};
 use coffer_evidence::writer::{LeafDraft, LogWriter};
 use dcap_qvl::QuoteCollateralV3;
 use dcap_qvl::verify::QuoteVerifier;
+use session::talk::{self, Talk};
 use session::{AT, Ending, Recipe, opening, parts, sealed};
 
 /// Calls of the bundle of the budget.
@@ -103,9 +106,20 @@ fn append() {
     );
 }
 
-fn verify(bundle: &[u8]) -> Duration {
-    let options = options();
-    timed(|| assert_eq!(verify_bundle(bundle, &options).verdict, Verdict::Sealed))
+fn verify(bundle: &[u8], options: &Options) -> Duration {
+    timed(|| assert_eq!(verify_bundle(bundle, options).verdict, Verdict::Sealed))
+}
+
+/// The same calls, each under a header that its caller signed.
+fn end_to_end() -> Vec<u8> {
+    fn calls(talk: &mut Talk<'_>) {
+        let (_, mut caller) = talk.owner_and_identity();
+        for n in 1..=CALLS {
+            talk.ask(&mut caller, n);
+            talk.completed(n);
+        }
+    }
+    sealed(&Recipe { intent: talk::end_to_end, talk: Some(calls), ..Recipe::default() })
 }
 
 /// Both quotes of a bundle by dcap-qvl alone.
@@ -162,12 +176,20 @@ fn main() {
     append();
     let recipe = Recipe { calls: CALLS, ..Recipe::default() };
     let (bundle, empty) = (sealed(&recipe), sealed(&Recipe { calls: 1, ..Recipe::default() }));
-    let (whole, small, alone) = (verify(&bundle), verify(&empty), quotes(&recipe));
+    let (whole, small, alone) = (verify(&bundle, &options()), verify(&empty, &options()), quotes(&recipe));
     println!(
         "verify: {:.1} ms for {CALLS} calls, {:.1} ms for one; dcap-qvl alone takes {:.1} ms for the two quotes; the budget is 50",
         milliseconds(whole),
         milliseconds(small),
         milliseconds(alone)
+    );
+    let signed = end_to_end();
+    let every = Options { every_signature: EverySignature::Yes, ..options() };
+    println!(
+        "end-to-end: {:.1} ms for {CALLS} calls under {CALLS} headers, the last of each channel verified; {:.1} ms with every \
+         signature; the budget is 50",
+        milliseconds(verify(&signed, &options())),
+        milliseconds(verify(&signed, &every))
     );
     println!("memory: {} in a process that verifies {CALLS} calls; the budget is 65536 KiB", in_a_process(&bundle));
     let per_call = (bundle.len() - empty.len()) / (CALLS as usize - 1);

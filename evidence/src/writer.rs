@@ -15,6 +15,7 @@ use ed25519_dalek::SigningKey;
 use thiserror::Error;
 
 use crate::acks::{AckFault, Acks};
+use crate::call_header::Said;
 use crate::chain::{ChainFault, Chains, Signatures};
 use crate::fields::{Canonical as _, ParseError};
 use crate::ids::{CallId, Digest256, Digest384, Identity, SessionId};
@@ -27,8 +28,8 @@ use crate::tree::{Tree, leaf_hash};
 
 /// Leaves kept back for the end: one limit leaf, scrub, seal.
 const LEAVES_RESERVED: u64 = 3;
-/// Events kept back for the end: checkpoint, sealed.
-const EVENTS_RESERVED: u64 = 2;
+/// Events kept back for the end: a checkpoint over each of those leaves, and sealed.
+const EVENTS_RESERVED: u64 = 4;
 /// Private parts of a session, each with [`PART_FRAMING`]: under the 64 MiB that `disclosed.cbor` may have.
 pub const PRIVATE_BYTES_MAX: u64 = 60 * 1024 * 1024;
 /// At least what `disclosed.cbor` adds to a part: its index, its salt, three lengths.
@@ -253,6 +254,11 @@ impl LogWriter {
                 let call = call.ok_or(AppendError::Order(kind))?;
                 if self.running.get(&call) == Some(method) { Ok(()) } else { Err(AppendError::NoSuchCall) }
             }
+            // A client leaf holds what is asked for again: the first time stands with its decision.
+            Public::Client { header } if matches!(header.header.said, Said::Call { .. }) => {
+                let call = call.ok_or(AppendError::Order(kind))?;
+                if self.used.contains(&call) { Ok(()) } else { Err(AppendError::NoSuchCall) }
+            }
             Public::Scrub { .. } if !self.running.is_empty() => Err(AppendError::CallsRunning(self.running.len())),
             Public::Seal { count } if *count != self.tree.size().saturating_add(1) => Err(AppendError::Order(kind)),
             _ => Ok(()),
@@ -275,7 +281,11 @@ impl LogWriter {
         let ends = matches!(draft.public, Public::Outcome { .. });
         let leaves = self.limits.leaves.min(LEAVES_MAX);
         let after = self.tree.size().saturating_add(needed).saturating_add(owed);
-        if !ends && (after > leaves || self.events.saturating_add(EVENTS_RESERVED) >= EVENTS_MAX) {
+        // Whoever waits a second after each leaf gets a checkpoint over each: one now, one for each that is owed.
+        let pending = u64::from(self.uncovered() > 0);
+        let events =
+            self.events.saturating_add(pending).saturating_add(needed).saturating_add(self.running.len() as u64);
+        if !ends && (after > leaves || events.saturating_add(EVENTS_RESERVED) > EVENTS_MAX) {
             return Err(AppendError::LimitReached(LimitKind::Leaves));
         }
         if starts && self.calls >= self.limits.calls {
@@ -379,5 +389,62 @@ impl LogWriter {
     #[must_use]
     pub const fn scrub_leaf(&self) -> Option<Digest256> {
         self.scrub_leaf
+    }
+}
+
+#[cfg(all(test, feature = "verifier"))]
+mod tests {
+    use super::*;
+    use crate::fixtures::session::{Recipe, log_key, opening};
+    use crate::leaf::{CauseClass, Method, ScrubStep, StepResult};
+
+    /// Each leaf that is owed may wait for a checkpoint of its own.
+    #[test]
+    fn a_log_that_is_full_of_events_still_ends_within_their_cap() {
+        const RUNNING: u8 = 8;
+        let made = opening(&Recipe::default());
+        let (mut writer, _) = LogWriter::open(&made.intent, &made.open);
+        let key = log_key();
+        let method = Method::Exec;
+        let draft = |public: Public, call: Option<u8>| LeafDraft {
+            reporter: Reporter::Agent,
+            identity: call.map(|_| Identity::default_name()),
+            call: call.map(|n| CallId::new([n; 16])),
+            monotonic_ns: 0,
+            wall_hint_ms: 0,
+            public,
+        };
+        let private = || Some(Opened { salt: [1; 32], bytes: vec![0] });
+        let opening_quote = Digest256::of(&made.quote);
+        let first = Public::Open { instance: made.open.instance(), opening_quote };
+        writer.append(draft(first, None), None).expect("leaf 0");
+        for n in 0..RUNNING {
+            let public = Public::Intent { method, rules: Vec::new(), request_steps: 1, header: None };
+            writer.append(draft(public, Some(n)), private()).expect("an intent");
+        }
+        writer.events = EVENTS_MAX.saturating_sub(64);
+        let mut more = 0;
+        while writer.append(draft(Public::Incomplete { method }, Some(0)), None).is_ok() {
+            writer.checkpoint(&key).expect("a checkpoint");
+            more += 1;
+        }
+        assert!(more > 32, "room is kept for the end, not more: {more}");
+        for n in 0..RUNNING {
+            let cause = CauseClass::Completed;
+            let public = Public::Outcome { method, cause, output_steps: 0, input_steps: 0, input_covered: None };
+            writer.append(draft(public, Some(n)), private()).expect("the outcome that is owed");
+            writer.checkpoint(&key).expect("a checkpoint");
+        }
+        let limit = Public::Limit { which: crate::leaf::LimitKind::Leaves };
+        writer.append(draft(limit, None), None).expect("a limit leaf");
+        writer.checkpoint(&key).expect("a checkpoint");
+        let steps = ScrubStep::ALL.iter().map(|step| (*step, StepResult::Done)).collect();
+        writer.append(draft(Public::Scrub { steps }, None), None).expect("a scrub leaf");
+        writer.checkpoint(&key).expect("a checkpoint");
+        let count = writer.size() + 1;
+        writer.append(draft(Public::Seal { count }, None), None).expect("a seal leaf");
+        writer.checkpoint(&key).expect("a checkpoint");
+        writer.sealed().expect("sealed");
+        assert!(writer.events() <= EVENTS_MAX, "{} events, the verifier takes {EVENTS_MAX}", writer.events());
     }
 }

@@ -8,21 +8,39 @@ use std::path::Path;
 
 use coffer_client::keys::KeyError;
 use coffer_evidence::bundle::{BundleError, Source, scan};
+use coffer_evidence::ids::Digest256;
 use coffer_evidence::private::{Access, IDENTITY_FILE_MAX, Identities, access};
+use coffer_evidence::verify::Report;
 use zeroize::Zeroizing;
 
 use crate::exit::{CONFIGURATION, INPUT_OUTPUT, failure};
 
+/// What the identities in a file get at, and in which bundle.
+pub(super) struct Keyed {
+    pub(super) access: Access,
+    /// Where a bundle was looked into.
+    bundle: Option<Digest256>,
+}
+
+impl Keyed {
+    /// Whether a report is on the bundle that was looked into: its key says nothing of another's parts.
+    pub(super) fn is_of(&self, report: &Report) -> bool {
+        self.bundle.is_none_or(|id| report.bundle_id == Some(id.to_string()))
+    }
+}
+
 /// What the identities in this file get at in this bundle. One whose framing does not hold is not looked into: R1 tells why.
-pub(super) fn access_to(bundle: &dyn Source, identity: Option<&Path>) -> anyhow::Result<Access> {
-    let Some(path) = identity else { return Ok(Access::NoIdentity) };
+pub(super) fn access_to(bundle: &dyn Source, identity: Option<&Path>) -> anyhow::Result<Keyed> {
+    let none = Keyed { access: Access::NoIdentity, bundle: None };
+    let Some(path) = identity else { return Ok(none) };
     let identities = read(path)?;
-    let wrapped = match scan(bundle) {
-        Ok(scan) => scan.load(bundle, "private.age")?,
+    let scan = match scan(bundle) {
+        Ok(scan) => scan,
         Err(BundleError::Unread(error)) => return Err(error.into()),
-        Err(_) => return Ok(Access::NoIdentity),
+        Err(_) => return Ok(none),
     };
-    Ok(access(wrapped.as_deref(), &identities))
+    let wrapped = scan.load(bundle, "private.age")?;
+    Ok(Keyed { access: access(wrapped.as_deref(), &identities), bundle: Some(scan.bundle_id()) })
 }
 
 fn read(path: &Path) -> anyhow::Result<Identities> {

@@ -48,6 +48,11 @@ pub(crate) fn unread(path: &Path, error: &ReadError) -> anyhow::Error {
     failure(INPUT_OUTPUT, format!("read the bundle {}: {error}", path.display()))
 }
 
+/// Two readings of a file were of two bundles.
+pub(super) fn changed() -> ReadError {
+    ReadError::Changed { name: "the bundle".to_owned() }
+}
+
 /// The same, of an error that may be one.
 pub(crate) fn told_unread(path: &Path) -> impl Fn(anyhow::Error) -> anyhow::Error {
     move |error| match error.downcast_ref() {

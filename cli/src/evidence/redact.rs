@@ -34,6 +34,9 @@ pub(crate) struct RedactArgs {
     identity: Option<PathBuf>,
 }
 
+/// The largest bundle that is redacted, in bytes: it is held as it is, as members and as it becomes.
+const REDACTED_MAX: u64 = 1 << 30;
+
 /// Which parts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Part {
@@ -80,9 +83,16 @@ pub(super) fn redact(output: &Output, args: &RedactArgs) -> anyhow::Result<Statu
     if args.out.symlink_metadata().is_ok() {
         return Err(exists(&args.out));
     }
+    let size = args.bundle.metadata().map_or(0, |metadata| metadata.len());
+    if size > REDACTED_MAX {
+        let message = format!(
+            "expected a bundle of at most {REDACTED_MAX} bytes to redact, found {size}: it is made anew in memory"
+        );
+        return Err(failure(INPUT_OUTPUT, message));
+    }
     let bytes = read_bundle(&args.bundle)?;
     let source = bytes.as_slice();
-    let access = access_to(&source, args.identity.as_deref())?;
+    let access = access_to(&source, args.identity.as_deref())?.access;
     let contents = Contents::new(&source, &access).map_err(no_bundle(&args.bundle))?;
     let bundle = bundle::read(source)?;
     let before = verify_bundle(source, &Options { at: now(), access: access.clone(), ..Options::default() });

@@ -8,13 +8,13 @@ mod leaf;
 use std::path::PathBuf;
 
 use clap::Args;
-use coffer_evidence::verify::{Accepted, Report, Verdict, verify_source};
+use coffer_evidence::verify::{Accepted, Report, Verdict};
 use serde::Serialize;
 use serde_json::Value;
 
 use self::leaf::Line;
 use super::contents::{Contents, no_bundle};
-use super::reading::{BundleFile, told_unread};
+use super::reading::{BundleFile, changed, told_unread};
 use super::verify::{Judging, unpinned};
 use crate::exit::Status;
 use crate::output::{Colour, Form, Output, printable};
@@ -47,9 +47,12 @@ pub(super) fn show(output: &Output, args: &ShowArgs) -> anyhow::Result<Status> {
 
 fn shown(output: &Output, args: &ShowArgs) -> anyhow::Result<Status> {
     let file = BundleFile::open(&args.file)?;
-    let options = args.judging.options(&file)?;
-    let report = verify_source(&file, &options)?;
+    let (report, options) = args.judging.judge(&file)?;
     let contents = Contents::new(&file, &options.access).map_err(no_bundle(&args.file))?;
+    // What is shown is what was judged.
+    if report.bundle_id.as_ref().is_some_and(|id| *id != contents.scan().bundle_id().to_string()) {
+        return Err(changed().into());
+    }
     if let Some(why) = &contents.why {
         output.note(format_args!("encrypted private parts were not opened: {}", printable(why)));
     }
@@ -104,7 +107,7 @@ fn page(output: &Output, report: &Report, contents: &Contents<'_>) -> anyhow::Re
 }
 
 /// The answer in one line. What follows it is worth as much as this says.
-fn headline(output: &Output, report: &Report) -> String {
+pub(super) fn headline(output: &Output, report: &Report) -> String {
     let verdict = match report.verdict {
         Verdict::Sealed => "SEALED: the whole record of one TD",
         Verdict::Aborted => "ABORTED: a genuine prefix, and nothing is known of what followed",

@@ -6,6 +6,7 @@ use clap::Args;
 use coffer_evidence::bundle::Source;
 use coffer_evidence::ids::{InstanceId, SessionId};
 use coffer_evidence::note::NOTE_MAX;
+use coffer_evidence::private::Access;
 use coffer_evidence::sign::PublicKey;
 use coffer_evidence::verify::{
     AcceptPrefix, AcceptSimulated, AnyOwner, CheckResult, EverySignature, Expectations, Options, Report, Rule,
@@ -13,7 +14,7 @@ use coffer_evidence::verify::{
 };
 
 use super::identity::access_to;
-use super::reading::{BundleFile, told_unread, unread};
+use super::reading::{BundleFile, changed, told_unread};
 use crate::exit::Status;
 use crate::file::{read_policy, small_text};
 use crate::output::{Form, Output};
@@ -72,8 +73,15 @@ pub(super) struct Judging {
 }
 
 impl Judging {
-    /// In the verifier's terms, for this bundle.
-    pub(super) fn options(&self, bundle: &dyn Source) -> anyhow::Result<Options> {
+    /// The verdict on this bundle, with what was asked.
+    pub(super) fn judge(&self, bundle: &dyn Source) -> anyhow::Result<(Report, Options)> {
+        let keyed = access_to(bundle, self.identity.as_deref())?;
+        let options = self.options(keyed.access.clone())?;
+        let report = verify_source(bundle, &options)?;
+        if keyed.is_of(&report) { Ok((report, options)) } else { Err(changed().into()) }
+    }
+
+    fn options(&self, access: Access) -> anyhow::Result<Options> {
         Ok(Options {
             at: self.at.unwrap_or_else(now),
             accept_simulated: if self.accept_simulated { AcceptSimulated::Yes } else { AcceptSimulated::No },
@@ -87,7 +95,7 @@ impl Judging {
                 seen_note: self.seen.as_deref().map(|path| small_text(path, NOTE_MAX, "note")).transpose()?,
                 registers: Vec::new(),
             },
-            access: access_to(bundle, self.identity.as_deref())?,
+            access,
             policy: self.policy.as_deref().map(read_policy).transpose()?,
         })
     }
@@ -96,8 +104,7 @@ impl Judging {
 /// `coffer evidence verify`
 pub(super) fn verify(output: &Output, args: &VerifyArgs) -> anyhow::Result<Status> {
     let file = BundleFile::open(&args.file)?;
-    let options = args.judging.options(&file).map_err(told_unread(&args.file))?;
-    let report = verify_source(&file, &options).map_err(|error| unread(&args.file, &error))?;
+    let (report, _) = args.judging.judge(&file).map_err(told_unread(&args.file))?;
     if let Some(told) = unpinned(&args.judging, &report) {
         output.note(told);
     }

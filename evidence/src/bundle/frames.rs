@@ -58,7 +58,10 @@ impl<'s, S: Source + ?Sized> Frames<'s, S> {
         let index = self.index;
         let Some(length) = self.ahead(LENGTH)? else {
             return match self.unread() {
-                0 => self.whole(),
+                0 => {
+                    self.whole()?;
+                    Ok(None)
+                }
                 _ => Err(FrameError::Cut(index)),
             };
         };
@@ -76,6 +79,18 @@ impl<'s, S: Source + ?Sized> Frames<'s, S> {
         self.index = index.saturating_add(1);
         let leaf = self.held.get(from..self.from).ok_or(FrameError::Cut(index))?;
         Ok(Some((index, leaf)))
+    }
+
+    /// Goes on to the end without looking at leaves: whether all of them are what was scanned.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn finish(mut self) -> Result<(), ReadError> {
+        while self.left > 0 {
+            self.from = self.held.len();
+            self.ahead(1)?;
+        }
+        self.whole()
     }
 
     fn unread(&self) -> usize {
@@ -102,10 +117,10 @@ impl<'s, S: Source + ?Sized> Frames<'s, S> {
         Ok(self.held.get(self.from..end))
     }
 
-    /// The end, if all that went by is what was scanned.
-    fn whole(&self) -> Result<Option<(u64, &[u8])>, FrameError> {
+    /// Whether all that went by is what was scanned.
+    fn whole(&self) -> Result<(), ReadError> {
         let found = Digest256::new(self.hash.clone().finalize().into());
-        if found == self.digest { Ok(None) } else { Err(self.changed().into()) }
+        if found == self.digest { Ok(()) } else { Err(self.changed()) }
     }
 
     fn changed(&self) -> ReadError {

@@ -58,9 +58,12 @@ pub enum ChainFault {
     NotPermitted { leaf: u64, speaker: Speaker, found: HeaderType },
     #[error("leaf {leaf}: a call is decided before the owner's hello names this instance")]
     BeforeOwner { leaf: u64 },
+    /// A call after the end of calls.
+    #[error("leaf {leaf}: a call is decided after a client closed the session in leaf {close}")]
+    AfterClose { leaf: u64, close: u64 },
     #[error("leaf {leaf}: the call runs with another commitment")]
     CallReused { leaf: u64 },
-    #[error("leaf {leaf}: expected an offset beyond {covered}, found {found}")]
+    #[error("leaf {leaf}: expected an offset of at least {covered}, found {found}")]
     Offset { leaf: u64, covered: u64, found: u64 },
     #[error("leaf {leaf}: headers cover {covered} bytes of input, the outcome says {told}")]
     Covered { leaf: u64, covered: u64, told: u64 },

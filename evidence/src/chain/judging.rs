@@ -22,9 +22,9 @@ impl Chains {
                 Some(header) => self.judge_decision(leaf, *method, header),
             },
             Public::Outcome { input_steps, input_covered, .. } => {
-                self.judge_outcome(leaf, *input_steps, input_covered.unwrap_or(0))
+                self.judge_outcome(leaf, *input_steps, *input_covered)
             }
-            Public::Rejected { channel, .. } => self.judge_rejected(leaf.index, channel),
+            Public::Rejected { channel, .. } => self.judge_rejected(leaf, channel),
             _ => Ok(()),
         }
     }
@@ -33,6 +33,9 @@ impl Chains {
         let (index, channel) = (leaf.index, channel_id(&self.instance, exporter));
         if leaf.identity.as_ref() != speaker.identity() {
             return Err(ChainFault::Differs { leaf: index, field: "identity" });
+        }
+        if leaf.call.is_some() {
+            return Err(ChainFault::Differs { leaf: index, field: "call" });
         }
         if speaker.key(&self.intent).is_none() {
             return Err(ChainFault::NoSuchSpeaker { leaf: index, speaker: speaker.clone() });
@@ -64,7 +67,7 @@ impl Chains {
             Said::Call { method, commitment, .. } if (method, commitment) != (running.method, running.commitment) => {
                 Err(ChainFault::CallReused { leaf: index })
             }
-            Said::Input { offset, .. } if offset <= running.covered => {
+            Said::Input { offset, .. } if offset < running.covered => {
                 Err(ChainFault::Offset { leaf: index, covered: running.covered, found: offset })
             }
             _ => Ok(()),
@@ -83,6 +86,9 @@ impl Chains {
         self.judge_header(index, signed)?;
         if self.intent.authority == Authority::EndToEnd && self.summary.owner_hello.is_none() {
             return Err(ChainFault::BeforeOwner { leaf: index });
+        }
+        if let Some(close) = self.summary.close {
+            return Err(ChainFault::AfterClose { leaf: index, close });
         }
         if matches!(leaf.public, Public::Intent { .. }) && self.running.len() >= RUNNING_MAX {
             return Err(ChainFault::TooMany { leaf: index, limit: RUNNING_MAX as u64, what: "running calls" });
@@ -131,9 +137,13 @@ impl Chains {
         Ok(())
     }
 
-    fn judge_outcome(&self, leaf: &Leaf, steps: u64, told: u64) -> Result<(), ChainFault> {
+    fn judge_outcome(&self, leaf: &Leaf, steps: u64, told: Option<u64>) -> Result<(), ChainFault> {
         let running = leaf.identity.clone().zip(leaf.call).and_then(|call| self.running.get(&call));
-        let Some(Running { covered, .. }) = running.copied() else { return Ok(()) };
+        let Some(Running { covered, .. }) = running.copied() else {
+            // No header asked for this call, so none covers its input.
+            return told.map_or(Ok(()), |told| Err(ChainFault::Covered { leaf: leaf.index, covered: 0, told }));
+        };
+        let told = told.unwrap_or(0);
         if told != covered {
             return Err(ChainFault::Covered { leaf: leaf.index, covered, told });
         }
@@ -143,12 +153,20 @@ impl Chains {
         Ok(())
     }
 
-    fn judge_rejected(&self, leaf: u64, channel: &Digest256) -> Result<(), ChainFault> {
+    fn judge_rejected(&self, leaf: &Leaf, channel: &Digest256) -> Result<(), ChainFault> {
         // Before the hello a guest counts what it refuses, and logs nothing.
         let known = self.channels.get(channel).filter(|channel| channel.next > 0);
-        let known = known.ok_or(ChainFault::NoSuchChannel { leaf, channel: *channel })?;
+        let index = leaf.index;
+        let known = known.ok_or(ChainFault::NoSuchChannel { leaf: index, channel: *channel })?;
+        if leaf.identity.as_ref() != known.speaker.identity() {
+            return Err(ChainFault::Differs { leaf: index, field: "identity" });
+        }
         if known.rejected >= REJECTED_MAX {
-            return Err(ChainFault::TooMany { leaf, limit: REJECTED_MAX, what: "rejected headers in one channel" });
+            return Err(ChainFault::TooMany {
+                leaf: index,
+                limit: REJECTED_MAX,
+                what: "rejected headers in one channel",
+            });
         }
         Ok(())
     }

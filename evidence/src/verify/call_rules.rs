@@ -8,6 +8,7 @@ use super::findings::{Claim, Ended, Findings};
 use super::record_rules::Rooted;
 use super::report::Rule;
 use crate::bundle::ReadError;
+use crate::call_header::Said;
 use crate::cbor::{Value, encode};
 use crate::fields::bytes;
 use crate::ids::{CallId, Digest256, Identity};
@@ -131,6 +132,9 @@ impl CallOrder {
             }
             (Public::Outcome { .. }, Some(CallState::Over)) => return told("has an outcome too many"),
             (Public::Outcome { .. }, None) => return told("has no intent before it"),
+            (Public::Client { header }, None) if matches!(header.header.said, Said::Call { .. }) => {
+                return told("is asked for again, and was never decided");
+            }
             _ => return Ok(()),
         };
         self.calls.insert(key, state);

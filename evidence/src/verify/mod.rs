@@ -353,6 +353,7 @@ fn spoken(
         scrub,
         callers: (!findings.has_rejected(Rule::R16)).then_some(&told.chained.callers),
         owner: words::owner(opened, options),
+        owner_hello: told.chained.owner_hello,
     };
     words::words(findings.verdict(Some(told.claim)), &subject)
 }

@@ -181,17 +181,21 @@ fn parse_events(bytes: &[u8]) -> Result<(Vec<(u64, Rtmr3Event)>, Rtmr), Fault> {
 fn parse_leaves(leaves: &Leaves<'_>) -> Result<(), Fault> {
     const NAME: &str = "leaves";
     let mut frames = leaves.frames();
-    loop {
+    let wrong = loop {
         match frames.next_leaf() {
             Ok(None) => return Ok(()),
             Ok(Some((index, bytes))) => {
-                let wrong = |error| Fault::Form(NAME, format!("leaf {index}: {}", with_source(&error)));
-                Leaf::parse(bytes).map_err(wrong)?;
+                if let Err(error) = Leaf::parse(bytes) {
+                    break format!("leaf {index}: {}", with_source(&error));
+                }
             }
             Err(FrameError::Unread(error)) => return Err(Fault::Unread(error)),
-            Err(error) => return Err(Fault::Form(NAME, error.to_string())),
+            Err(error) => break error.to_string(),
         }
-    }
+    };
+    // What is refused must be the bundle's own.
+    frames.finish().map_err(Fault::Unread)?;
+    Err(Fault::Form(NAME, wrong))
 }
 
 /// An error and what caused it, on one line.

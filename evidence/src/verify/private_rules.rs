@@ -1,6 +1,8 @@
 //! Rule R16: private parts open the commitments of their own leaves. Those in plain text always, encrypted ones where the reader
 //! has an identity: one part at a time, each dropped once it is judged.
 
+use std::collections::BTreeMap;
+
 use super::findings::{Ended, Findings, Refused};
 use super::opening_rules::Opened;
 use super::parsed::{Framed, with_source};
@@ -8,8 +10,9 @@ use super::record_rules::Rooted;
 use super::report::Rule;
 use crate::bundle::ReadError;
 use crate::call::{Disclosed, IntentPrivate, OutcomePrivate, Request};
-use crate::call_header::ClientPrivate;
+use crate::call_header::{ClientPrivate, Said};
 use crate::fields::Canonical as _;
+use crate::ids::{CallId, Identity};
 use crate::leaf::{Leaf, Public, commitment};
 use crate::private::{Access, Place, PrivateKey, read_private};
 
@@ -98,6 +101,8 @@ fn beside<P>(
 struct Opening {
     count: u64,
     contradiction: Option<String>,
+    /// Of each running call the last input that its client signed and that was opened: how far, and SHA-256 of it.
+    inputs: BTreeMap<(Identity, CallId), (u64, Vec<u8>)>,
 }
 
 impl Opening {
@@ -105,11 +110,45 @@ impl Opening {
         if leaf.commitment != Some(commitment(&part.salt, &part.bytes)) {
             return Err(format!("the part for leaf {} does not open a commitment of that leaf", part.index));
         }
-        if let (None, Err(why)) = (&self.contradiction, agrees(part, leaf)) {
+        let agreed = agrees(part, leaf).and_then(|()| self.input(part, leaf));
+        if let (None, Err(why)) = (&self.contradiction, agreed) {
             self.contradiction = Some(format!("leaf {}: {why}", part.index));
         }
         self.count = self.count.saturating_add(1);
         Ok(())
+    }
+}
+
+impl Opening {
+    /// What a call was handed is what its client signed, as far as both are open.
+    fn input(&mut self, part: &Disclosed, leaf: &Leaf) -> Result<(), &'static str> {
+        let Some(call) = leaf.identity.clone().zip(leaf.call) else { return Ok(()) };
+        match &leaf.public {
+            Public::Client { header } => {
+                if let (Said::Input { offset, .. }, Ok(private)) =
+                    (&header.header.said, ClientPrivate::parse(&part.bytes))
+                {
+                    self.inputs.insert(call, (*offset, private.committed));
+                }
+                Ok(())
+            }
+            Public::Outcome { input_covered, .. } => {
+                let signed = self.inputs.remove(&call);
+                let Some(stdin) = OutcomePrivate::parse(&part.bytes).ok().and_then(|private| private.stdin) else {
+                    return Ok(());
+                };
+                if input_covered.is_some_and(|covered| stdin.delivered > covered) {
+                    return Err("it was handed more input than was signed");
+                }
+                match signed {
+                    Some((offset, digest)) if offset == stdin.total && digest != stdin.sha256.as_bytes() => {
+                        Err("it was handed other input than was signed")
+                    }
+                    _ => Ok(()),
+                }
+            }
+            _ => Ok(()),
+        }
     }
 }
 

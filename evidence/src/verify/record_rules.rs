@@ -49,6 +49,8 @@ impl<'a> Leaves<'a> {
         })? {
             let leaf = Leaf::parse(bytes).map_err(|_| changed())?;
             if let Err(refused) = see(bytes, leaf) {
+                // What is refused must be the bundle's own.
+                frames.finish()?;
                 return Ok(Err(refused));
             }
         }

@@ -14,7 +14,7 @@ use crate::fields::Canonical as _;
 use crate::fixtures::boot_log::{log, small_boot};
 use crate::fixtures::certificates::third_root;
 use crate::fixtures::platform::{PLATFORM_INSTANCE, ROOT_DER, Tcb, Td, pem};
-use crate::fixtures::session::{AT, Ending, Recipe, owner, parts, publisher};
+use crate::fixtures::session::{AT, Ending, Recipe, owner, parts, publisher, talk};
 use crate::leaf::{Leaf, Public, StepResult};
 use crate::manifest::{ImageManifest, Profile, Register};
 use crate::sign::PublicKey;
@@ -110,7 +110,7 @@ fn what_is_said_of_a_sealed_bundle_is_what_the_specification_lets_be_said() {
         "A TD on platform {}, TCB status UpToDate under Intel collateral issued 2026-11-01T00:00:00Z, booted image base 1 \
          published by {}, recorded these 9 leaves and no others in this instance, and sealed. The guest attested the scrub steps \
          before the seal. Time of day, location, the cause of a close by the host, and destruction of memory are not proven. Other \
-         sessions, or unaccepted twins of this one, may exist.",
+         sessions, or twins of this one, may exist.",
         hex::encode(PLATFORM_INSTANCE),
         PublicKey::of(&publisher()),
     );
@@ -122,6 +122,17 @@ fn what_is_said_of_a_sealed_bundle_is_what_the_specification_lets_be_said() {
             "Tools killed, tool secrets zeroised, memory file systems unmounted and freed, log key destroyed, before the final quote.",
         ]
     );
+}
+
+/// An owner who named this instance would not have named its twin; where nobody named one, both are accepted.
+#[test]
+fn twins_are_said_to_be_unaccepted_only_where_the_owner_named_this_one() {
+    let named = Recipe { intent: talk::end_to_end, talk: Some(talk::usual), ..recipe() };
+    for (recipe, words) in [(named, "or unaccepted twins of this one"), (recipe(), "or twins of this one")] {
+        let report = judged(&made(&recipe, Ending::Sealed), &options(&pins()));
+        is(&report, Verdict::Sealed, Accepted::Yes, &[]);
+        assert!(report.words.iter().any(|said| said.contains(words)), "{words}: {:?}", report.words);
+    }
 }
 
 #[test]
@@ -138,8 +149,12 @@ fn erasure_is_not_said_where_a_step_failed_or_is_missing() {
         let Public::Scrub { steps } = &mut leaves[7].public else { panic!("leaf 7 scrubs") };
         steps.iter_mut().for_each(|step| step.1 = StepResult::NothingToDo);
     };
+    let twice = |leaves: &mut Vec<Leaf>| {
+        let Public::Scrub { steps } = &mut leaves[7].public else { panic!("leaf 7 scrubs") };
+        steps.push((steps[1].0, StepResult::Failed));
+    };
     type Change = fn(&mut Vec<Leaf>);
-    let changes: [(Change, bool); 3] = [(failed, false), (missing, false), (idle, true)];
+    let changes: [(Change, bool); 4] = [(failed, false), (missing, false), (twice, false), (idle, true)];
     for (leaves, said) in changes {
         let report = judged(&made(&Recipe { leaves, ..recipe() }, Ending::Sealed), &options(&pins()));
         is(&report, Verdict::Sealed, Accepted::Yes, &[]);

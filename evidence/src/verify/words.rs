@@ -46,6 +46,8 @@ pub(super) struct Subject<'a> {
     /// Who ordered calls; none where an opened part is not what its caller signed.
     pub(super) callers: Option<&'a BTreeMap<Identity, PublicKey>>,
     pub(super) owner: Owner,
+    /// The leaf in which the owner named this instance.
+    pub(super) owner_hello: Option<u64>,
 }
 
 /// The words for this verdict; none for one that is not believed.
@@ -92,11 +94,13 @@ fn sealed(subject: &Subject<'_>) -> String {
     let platform = hex::encode(quote.platform_instance_id().map_or(quote.ppid(), |id| id.as_slice()));
     let publisher =
         subject.opened.publisher().map_or_else(|| "nobody here vouches for".to_owned(), ToString::to_string);
+    // Where no owner named this instance, a twin of it is accepted as well.
+    let twins = if subject.owner_hello.is_some() { "unaccepted twins" } else { "twins" };
     format!(
         "A TD on platform {platform}, TCB status {} under Intel collateral issued {}, booted image {} {} published by {publisher}, \
          recorded these {} leaves and no others in this instance, and sealed. The guest attested the scrub steps before the seal. \
          Time of day, location, the cause of a close by the host, and destruction of memory are not proven. Other sessions, or \
-         unaccepted twins of this one, may exist.",
+         {twins} of this one, may exist.",
         quote.tcb_status(),
         date(quote.as_of()),
         opening.manifest.name,
@@ -108,8 +112,8 @@ fn sealed(subject: &Subject<'_>) -> String {
 /// Erasure is said only of steps that the scrub leaf reports as done.
 fn erasure(scrub: Option<&Leaf>) -> Option<String> {
     let Some(Public::Scrub { steps }) = scrub.map(|leaf| &leaf.public) else { return None };
-    let done = |step: ScrubStep| steps.iter().any(|(found, result)| *found == step && *result != StepResult::Failed);
-    let complete = ScrubStep::ALL.iter().all(|step| done(*step));
+    let failed = steps.iter().any(|(_, result)| *result == StepResult::Failed);
+    let complete = !failed && ScrubStep::ALL.iter().all(|step| steps.iter().any(|(found, _)| found == step));
     complete.then(|| {
         "Tools killed, tool secrets zeroised, memory file systems unmounted and freed, log key destroyed, before the final quote."
             .to_owned()

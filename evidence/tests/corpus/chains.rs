@@ -29,8 +29,19 @@ pub(crate) fn said(talk: Script) -> Recipe {
 }
 
 pub(crate) fn vectors() -> Vec<Vector> {
-    [good(), whole_sessions(), place(), order(), channels(), owners(), inputs(), signatures(), parts_of_headers()]
-        .concat()
+    [
+        good(),
+        whole_sessions(),
+        place(),
+        order(),
+        channels(),
+        owners(),
+        vec![undecided()],
+        inputs(),
+        signatures(),
+        parts_of_headers(),
+    ]
+    .concat()
 }
 
 fn good() -> Vec<Vector> {
@@ -51,6 +62,14 @@ fn good() -> Vec<Vector> {
             "the signature of a header before the channel's last",
             unsigned_before,
         ),
+        of_talk("end-to-end-input-at-its-end", "nothing; input is signed once more where it ends", |talk| {
+            let (_, mut caller) = talk.owner_and_identity();
+            talk.ask(&mut caller, 1);
+            talk.input(&mut caller, 1, 0);
+            talk.input(&mut caller, 1, 65_536);
+            talk.input(&mut caller, 1, 65_536);
+            talk.outcome(1, CauseClass::Completed, Some(65_536));
+        }),
         of("end-to-end-closed-by-client", "nothing; a client closed the session and signed that", &sealed(&closed)),
         of(
             "end-to-end-with-encrypted-parts",
@@ -144,7 +163,12 @@ fn last<'t>(talk: &'t mut Talk<'_>) -> &'t mut Leaf {
 }
 
 fn place() -> Vec<Vector> {
-    let bad: [Bad; 7] = [
+    let bad: [Bad; 8] = [
+        ("rejected-of-another-speaker", "a rejected leaf that blames an identity for the owner's header", |talk| {
+            let (owner, _) = talk.owner_and_identity();
+            talk.rejected(&owner, Rejection::Signature);
+            talk.leaves.last_mut().expect("a leaf").identity = Some(Identity::default_name());
+        }),
         ("header-missing", "one intent has no header", |talk| {
             let (_, mut caller) = talk.owner_and_identity();
             talk.ask(&mut caller, 1);
@@ -315,7 +339,13 @@ fn asked_otherwise() -> Said {
 }
 
 fn channels() -> Vec<Vector> {
-    let bad: [Bad; 7] = [
+    let bad: [Bad; 8] = [
+        ("call-after-close", "a call is decided after a client closed the session", |talk| {
+            let (_, mut caller) = talk.owner_and_identity();
+            talk.say(&mut caller, Said::Close);
+            talk.ask(&mut caller, 1);
+            talk.completed(1);
+        }),
         ("channel-unknown", "a header of a channel that no leaf accepted", |talk| {
             let (_, mut caller) = talk.owner_and_identity();
             caller.next.channel = Digest256::of(b"nobody's");
@@ -368,6 +398,20 @@ fn owners() -> Vec<Vector> {
         }),
     ];
     refused(OWNER, bad)
+}
+
+/// R13 beside the chains: what is asked for again was decided once.
+fn undecided() -> Vector {
+    let talk: Script = |talk| {
+        let (_, mut caller) = talk.owner_and_identity();
+        talk.say(&mut caller, asked(1));
+    };
+    of(
+        "call-asked-and-never-decided",
+        "a client asked for a call, and the record holds no decision",
+        &sealed(&said(talk)),
+    )
+    .refused(Rule::R13, "one intent, then one outcome")
 }
 
 fn inputs() -> Vec<Vector> {

@@ -243,10 +243,11 @@ fn running_calls_end_at_their_limit() {
 #[test]
 fn rejected_headers_of_a_channel_end_at_their_limit() {
     let mut record = Record::new();
-    let channel = record.greeted().next.channel;
+    let next = record.greeted().next;
     let mut reject = || {
-        let public = Public::Rejected { reason: Rejection::Malformed, channel };
-        record.see(plain(record.opening.intent.session, 0, public))
+        let public = Public::Rejected { reason: Rejection::Malformed, channel: next.channel };
+        let leaf = plain(record.opening.intent.session, 0, public);
+        record.see(Leaf { identity: next.speaker.identity().cloned(), ..leaf })
     };
     for _ in 0..REJECTED_MAX {
         reject().expect("a rejected header");

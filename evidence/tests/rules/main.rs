@@ -6,6 +6,7 @@ mod admitted;
 #[path = "../support/archive.rs"]
 #[allow(dead_code, reason = "the sweeps use more of it")]
 mod archive;
+mod attacks;
 #[path = "../support/boot_log.rs"]
 mod boot_log;
 mod chains;

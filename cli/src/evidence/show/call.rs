@@ -4,13 +4,17 @@ use coffer_evidence::call::{Disclosed, IntentPrivate, OutcomePrivate, Request, S
 use coffer_evidence::call_header::ClientPrivate;
 use coffer_evidence::fields::Canonical as _;
 use coffer_evidence::leaf::{Leaf, Public, commitment};
-use coffer_evidence::verify::{Report, Verdict};
+use coffer_evidence::verify::{Accepted, Report};
 use serde_json::{Map, Value, json};
 
 use super::super::contents::Contents;
-use super::header;
+use super::header::is_signed;
+use super::{header, headline};
 use crate::exit::Status;
 use crate::output::{Form, Output, printable};
+
+/// What the TD committed to is not what the header commits to.
+const UNSIGNED: &str = "FALSE: it is not what the client signed";
 
 /// The most leaves of one call that are shown: an honest guest writes three, and one for each piece of signed input.
 const LEAVES_MAX: usize = 100_000;
@@ -29,18 +33,23 @@ pub(super) fn show(output: &Output, contents: &Contents<'_>, id: &str, report: &
         }
         Ok(())
     })?;
+    let judged: Value = serde_json::from_str(&report.json_line())?;
     match output.form {
         Form::Json => output.json(&json!({
             "schema": "coffer.call.v1",
             "call": call,
-            "verdict": serde_json::from_str::<Value>(&report.json_line())?["verdict"],
+            "verdict": judged["verdict"],
+            "accepted": judged["accepted"],
+            "platform": judged["platform"],
+            "words": judged["words"],
             "leaves": sections.into_iter().map(Map::from_iter).collect::<Vec<Map<String, Value>>>(),
         }))?,
         Form::People => {
-            if matches!(report.verdict, Verdict::Invalid | Verdict::Indeterminate) {
-                output.note("not shown to be true: `coffer evidence verify` says why");
+            if report.accepted != Accepted::Yes {
+                output.note("not accepted: `coffer evidence verify` says why");
             }
-            output.line(format_args!("call {call}"))?;
+            output.line(headline(output, report))?;
+            output.line(format_args!("\ncall {call}"))?;
             for section in sections {
                 output.line("")?;
                 for (name, value) in section {
@@ -127,6 +136,9 @@ fn opened(public: &Public, bytes: &[u8], put: &mut impl FnMut(&str, Value)) {
     match public {
         Public::Intent { .. } | Public::Denied { .. } => match IntentPrivate::parse(bytes) {
             Ok(private) => {
+                if !is_signed(public, &private.client_salt, &private.request) {
+                    put("private", json!(UNSIGNED));
+                }
                 request(&private, put);
                 if let Some(program) = private.program {
                     put("program", json!(program));
@@ -142,7 +154,12 @@ fn opened(public: &Public, bytes: &[u8], put: &mut impl FnMut(&str, Value)) {
             Err(error) => put("private", json!(format!("FALSE: {error}"))),
         },
         Public::Client { .. } => match ClientPrivate::parse(bytes) {
-            Ok(private) => put("committed", json!(hex::encode(private.committed))),
+            Ok(private) => {
+                if !is_signed(public, &private.client_salt, &private.committed) {
+                    put("private", json!(UNSIGNED));
+                }
+                put("committed", json!(hex::encode(private.committed)));
+            }
             Err(error) => put("private", json!(format!("FALSE: {error}"))),
         },
         _ => {}

@@ -6,6 +6,7 @@ use coffer_evidence::leaf::{Leaf, Method, Public, commitment};
 use serde::Serialize;
 
 use super::header;
+use super::header::is_signed;
 use crate::output::{Colour, printable};
 
 /// What is known of a leaf's private part.
@@ -106,7 +107,11 @@ impl Line {
     fn opened(&mut self, public: &Public, bytes: &[u8]) {
         match public {
             Public::Intent { .. } | Public::Denied { .. } => {
-                let request = IntentPrivate::parse(bytes).and_then(|private| Request::parse(&private.request));
+                let private = IntentPrivate::parse(bytes);
+                if private.as_ref().is_ok_and(|private| !is_signed(public, &private.client_salt, &private.request)) {
+                    self.private = Private::False;
+                }
+                let request = private.and_then(|private| Request::parse(&private.request));
                 match request {
                     Ok(Request::Exec { argv, cwd, .. }) => {
                         self.argv = argv;
@@ -175,7 +180,9 @@ impl Line {
         match self.private {
             Private::None | Private::Opened => {}
             Private::Withheld => words.push("(private part withheld)".to_owned()),
-            Private::False => words.push("(FALSE: what is disclosed is not what was committed to)".to_owned()),
+            Private::False => {
+                words.push("(FALSE: what is disclosed is not what was committed to or signed)".to_owned());
+            }
         }
         words.join("  ")
     }
