@@ -119,3 +119,66 @@ impl<'e> Covering<'e> {
         Ok(Step::Holds)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::session::{Recipe, opening};
+    use crate::tree::leaf_hash;
+
+    fn open() -> OpenMap {
+        opening(&Recipe::default()).open
+    }
+
+    fn root(size: u64) -> Digest256 {
+        let mut tree = Tree::new();
+        (0..size).for_each(|n| tree.append(leaf_hash(&n.to_le_bytes())));
+        tree.root()
+    }
+
+    fn judged(events: &[(u64, Rtmr3Event)], open: &OpenMap, leaves: u64) -> Result<(u64, Digest256), String> {
+        let mut covering = Covering::new(events, open);
+        (0..leaves).for_each(|n| covering.see(leaf_hash(&n.to_le_bytes())));
+        covering.finish()
+    }
+
+    #[test]
+    fn each_event_is_held_to_the_tree_of_its_size() {
+        let open = open();
+        let first = || (0, Rtmr3Event::Open(Box::new(open.clone())));
+        let checkpoint = |index, size, root| (index, Rtmr3Event::Checkpoint { size, root });
+        let sealed = |size, root| (3, Rtmr3Event::Sealed { size, root });
+        let whole = |last| vec![first(), checkpoint(1, 2, root(2)), checkpoint(2, 5, root(5)), last];
+        assert_eq!(judged(&whole(sealed(5, root(5))), &open, 5), Ok((5, root(5))));
+        let refused = |events: &[(u64, Rtmr3Event)], leaves, why: &str| {
+            let found = judged(events, &open, leaves).expect_err(why);
+            assert!(found.contains(why), "{found}");
+        };
+        refused(&whole(sealed(4, root(5))), 5, "the sealed event is not the last checkpoint's");
+        refused(&whole(sealed(5, root(4))), 5, "the sealed event is not the last checkpoint's");
+        refused(&whole(checkpoint(3, 5, root(5))), 5, "size 5 does not rise");
+        refused(&[first(), checkpoint(2, 2, root(2))], 2, "event 1 says that it is event 2");
+        refused(&[(1, first().1)], 0, "event 0 says that it is event 1");
+        refused(&[first(), checkpoint(1, 2, root(3))], 2, "the first 2 leaves do not have its root");
+        refused(&[first(), checkpoint(1, 2, root(2))], 1, "an event covers 2 leaves, there are 1");
+        refused(&[first(), checkpoint(1, 2, root(2))], 4, "2 leaves after the last event");
+        refused(&[], 0, "there is no event");
+        refused(&[first(), first()], 0, "event 1 says that it is event 0");
+        refused(&[first(), (1, first().1)], 0, "event 1 opens the log again");
+        refused(&[checkpoint(0, 1, root(1))], 1, "event 0 does not open the log");
+        let more = [&whole(sealed(5, root(5)))[..], &[checkpoint(4, 6, root(6))]].concat();
+        refused(&more, 6, "event 4 follows the sealed event");
+    }
+
+    #[test]
+    fn events_end_at_their_cap() {
+        let open = open();
+        let mut covering = Covering::new(&[], &open);
+        covering.next = EVENTS_MAX - 1;
+        let event = Rtmr3Event::Checkpoint { size: 1, root: root(1) };
+        covering.tree.append(leaf_hash(&0_u64.to_le_bytes()));
+        assert!(covering.judge(EVENTS_MAX - 1, &event).is_ok());
+        covering.next = EVENTS_MAX;
+        assert!(covering.judge(EVENTS_MAX, &event).is_err());
+    }
+}

@@ -94,6 +94,20 @@ mod tests {
         assert_eq!(date(u64::MAX), u64::MAX.to_string());
     }
 
+    /// They seldom decide: certificates are older than what they sign, and lists as old as the rest of their set.
+    #[test]
+    fn a_certificate_and_a_list_are_issued_when_they_say() {
+        use crate::fixtures::platform::{Dates, NOVEMBER, PCK_DER, ROOT_DER, Tcb, collateral};
+        let year = 1_577_836_800;
+        assert_eq!(certificate_issued("root certificate", ROOT_DER), Ok(year));
+        assert_eq!(certificate_issued("PCK certificate", PCK_DER), Ok(year));
+        let set = collateral(Dates::NOVEMBER, Tcb::UP_TO_DATE);
+        assert_eq!(crl_issued("PCK CRL", &set.pck_crl), Ok(NOVEMBER));
+        assert_eq!(crl_issued("root CA CRL", &set.root_ca_crl), Ok(NOVEMBER));
+        assert!(certificate_issued("root certificate", &set.pck_crl).is_err());
+        assert!(crl_issued("PCK CRL", ROOT_DER).is_err());
+    }
+
     #[test]
     fn an_issue_date_in_another_form_is_refused() {
         let issued = |json: &str| body_issued("TCB info", json.as_bytes());

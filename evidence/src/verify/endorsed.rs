@@ -360,3 +360,74 @@ fn tcb_status(status: dcap_qvl::TcbStatus) -> Result<TcbStatus, QuoteRefusal> {
         Theirs::Revoked => Err(QuoteRefusal::TcbStatus(status.to_string())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::platform::{
+        DECEMBER, Dates, NOVEMBER, PCK_DER, PPID, ROOT_DER, Tcb, Td, collateral, quote_with_chain,
+    };
+    use crate::quote::TdReport15;
+
+    fn quote() -> Vec<u8> {
+        quote_with_chain(&Td::default(), &[7; 64], PCK_DER, ROOT_DER)
+    }
+
+    #[test]
+    fn what_a_verified_quote_says_of_its_platform_is_what_was_signed() {
+        let set = collateral(Dates::NOVEMBER, Tcb::UP_TO_DATE);
+        let anchors = [TrustAnchor::Simulated];
+        let found = verify_quote(&quote(), &set, &anchors, Moment::AsOf, Padding::None).expect("genuine");
+        assert_eq!((found.fmspc(), found.ppid()), (b"SIM\0\0\0", PPID.as_slice()));
+        assert_eq!((found.as_of(), found.expires()), (NOVEMBER, DECEMBER));
+        assert_eq!(found.evaluation_data_number(), Tcb::UP_TO_DATE.evaluation_data_number);
+    }
+
+    type Change = fn(&mut TDReport10);
+
+    #[test]
+    fn every_field_is_compared_with_the_other_parsers() {
+        let bytes = quote();
+        let ours = Quote::parse(&bytes).expect("our own quote");
+        let theirs = dcap_qvl::quote::Quote::parse(&bytes).expect("their quote");
+        let theirs = *theirs.report.as_td10().expect("a TD report");
+        assert!(same_report(ours.report(), &theirs));
+        let changes: [(&str, Change); 15] = [
+            ("tee_tcb_svn", |r| r.tee_tcb_svn[0] ^= 1),
+            ("mr_seam", |r| r.mr_seam[47] ^= 1),
+            ("mr_signer_seam", |r| r.mr_signer_seam[0] ^= 1),
+            ("seam_attributes", |r| r.seam_attributes[7] ^= 1),
+            ("td_attributes", |r| r.td_attributes[0] ^= 1),
+            ("xfam", |r| r.xfam[0] ^= 1),
+            ("mr_td", |r| r.mr_td[0] ^= 1),
+            ("mr_config_id", |r| r.mr_config_id[0] ^= 1),
+            ("mr_owner", |r| r.mr_owner[0] ^= 1),
+            ("mr_owner_config", |r| r.mr_owner_config[0] ^= 1),
+            ("rt_mr0", |r| r.rt_mr0[0] ^= 1),
+            ("rt_mr1", |r| r.rt_mr1[0] ^= 1),
+            ("rt_mr2", |r| r.rt_mr2[0] ^= 1),
+            ("rt_mr3", |r| r.rt_mr3[0] ^= 1),
+            ("report_data", |r| r.report_data[63] ^= 1),
+        ];
+        for (field, change) in changes {
+            let mut other = theirs;
+            change(&mut other);
+            assert!(!same_report(ours.report(), &other), "{field}");
+        }
+    }
+
+    #[test]
+    fn a_td_with_a_service_td_is_refused() {
+        let mut report = Quote::parse(&quote()).expect("our own quote").report().clone();
+        assert_eq!(judge_attributes(&report), Ok(()));
+        let with = |mr_service_td| TdReport15 { tee_tcb_svn2: [3; 16], mr_service_td, extended: None };
+        report.v15 = Some(with([0; 48]));
+        assert_eq!(judge_attributes(&report), Ok(()));
+        for at in [0, 47] {
+            let mut bound = [0; 48];
+            bound[at] = 1;
+            report.v15 = Some(with(bound));
+            assert!(matches!(judge_attributes(&report), Err(QuoteRefusal::ServiceTd)), "byte {at}");
+        }
+    }
+}
