@@ -5,7 +5,8 @@
 use std::sync::LazyLock;
 
 use super::{
-    AcceptPrefix, AcceptSimulated, Accepted, AnyOwner, AppraisalPolicy, Options, Report, Rule, Verdict, verify_bundle,
+    AcceptPrefix, AcceptSimulated, Accepted, AnyOwner, AppraisalPolicy, OpeningError, Options, Platform, Report, Rule,
+    TrustAnchor, Verdict, VerifiedOpening, verify_bundle, verify_opening,
 };
 use crate::bundle::{self, Parts};
 use crate::collateral::Collateral;
@@ -13,10 +14,11 @@ use crate::event_log::EventLog;
 use crate::fields::Canonical as _;
 use crate::fixtures::boot_log::{log, small_boot};
 use crate::fixtures::certificates::third_root;
-use crate::fixtures::platform::{PLATFORM_INSTANCE, ROOT_DER, Tcb, Td, pem};
-use crate::fixtures::session::{AT, Ending, Recipe, owner, parts, publisher, talk};
+use crate::fixtures::platform::{Dates, PLATFORM_INSTANCE, ROOT_DER, Tcb, Td, collateral, pem};
+use crate::fixtures::session::{AT, Ending, Recipe, opening, owner, parts, publisher, talk};
 use crate::leaf::{Leaf, Public, StepResult};
 use crate::manifest::{ImageManifest, Profile, Register};
+use crate::policy_text::PERMIT_ALL;
 use crate::sign::PublicKey;
 
 /// Stands in for Intel's root.
@@ -261,4 +263,36 @@ fn a_region_is_shown_by_the_platform_list_alone() {
     is(&elsewhere, Verdict::Sealed, Accepted::No, &[(Rule::R19, "region")]);
     let unlisted = judged(&whole, &options(&listed(&[7; 16], "eu")));
     is(&unlisted, Verdict::Sealed, Accepted::No, &[(Rule::R19, "platform list")]);
+}
+
+fn opening_judged(publishers: &[PublicKey]) -> Result<VerifiedOpening, OpeningError> {
+    let opening = opening(&recipe());
+    let mut set = collateral(Dates::NOVEMBER, Tcb::UP_TO_DATE).to_bytes();
+    rooted(&mut set);
+    verify_opening(
+        &opening.open.to_bytes(),
+        &opening.quote,
+        &Collateral::parse(&set).expect("collateral"),
+        &opening.image_dsse,
+        publishers,
+        &opening.config,
+        PERMIT_ALL.as_bytes(),
+        AT,
+        &TrustAnchor::Der(root().to_vec()),
+    )
+}
+
+#[test]
+fn a_host_refuses_an_opening_of_an_unknown_publisher_or_without_its_event_log() {
+    let verified = opening_judged(&[PublicKey::of(&publisher())]).expect("a genuine opening");
+    assert_eq!((verified.platform, verified.publisher), (Platform::Tdx, Some(PublicKey::of(&publisher()))));
+    assert_eq!(verified.judge_event_log(Some(&log(&small_boot()))), Ok(()));
+    for absent in [None, Some(&log(&small_boot()[..4])[..]), Some(&b"garbage"[..])] {
+        let refused = verified.judge_event_log(absent).expect_err("no event log that replays");
+        assert_eq!((refused.rule, refused.name), (Rule::R7, "event log (CCEL) replays"));
+    }
+    for others in [&[][..], &[PublicKey::of(&owner())]] {
+        let refused = opening_judged(others).expect_err("nobody pinned the publisher");
+        assert_eq!((refused.rule, refused.name), (Rule::R3, "publisher"));
+    }
 }

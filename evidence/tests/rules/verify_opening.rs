@@ -1,6 +1,8 @@
 //! What a host checks before it calls a session ready, on simulated openings and on a real quote.
 
 use coffer_evidence::collateral::Collateral;
+use coffer_evidence::config::Launch;
+use coffer_evidence::intent::PooledAllowed;
 use coffer_evidence::manifest::Profile;
 use coffer_evidence::policy_text::PERMIT_ALL;
 use coffer_evidence::sign::PublicKey;
@@ -120,4 +122,16 @@ fn an_image_made_for_the_simulator_is_refused_under_intels_root() {
     // The control: with the right profile the next thing that is wrong is the boot.
     let fitting = judge(&Recipe { manifest: |manifest| manifest.profile = Profile::Tdx, ..Recipe::default() });
     assert_eq!(fitting.rule, Rule::R7);
+}
+
+#[test]
+fn an_opening_from_a_pool_without_its_pool_configuration_is_refused() {
+    let pooled = opening(&Recipe {
+        intent: |intent| intent.pooled = PooledAllowed::Yes,
+        config: |config| config.host.launch = Launch::Pooled,
+        open: |open| (open.launch, open.bind_nonce) = (Launch::Pooled, Some([7; 32])),
+        ..Recipe::default()
+    });
+    let refused = check(&pooled, &[], AT).expect_err("nobody knows what its registers must hold");
+    assert_eq!((refused.rule, refused.name), (Rule::R8, "pool configuration"));
 }
