@@ -227,4 +227,33 @@ mod tests {
             assert_eq!(status.forgiven(), None, "{status}");
         }
     }
+
+    /// Of the TCB level of 2026-01-01.
+    fn quote(status: &'static str) -> VerifiedQuote {
+        use crate::fixtures::platform::{Dates, PCK_DER, ROOT_DER, Tcb, Td, collateral, quote_with_chain};
+        use crate::verify::{Moment, Padding, TrustAnchor, verify_quote};
+        let bytes = quote_with_chain(&Td::default(), &[7; 64], PCK_DER, ROOT_DER);
+        let set = collateral(Dates::NOVEMBER, Tcb { status, ..Tcb::UP_TO_DATE });
+        verify_quote(&bytes, &set, &[TrustAnchor::Simulated], Moment::AsOf, Padding::None).expect("genuine")
+    }
+
+    #[test]
+    fn grace_is_for_what_would_be_accepted_up_to_date_and_only_where_it_is_given() {
+        const LEVEL: u64 = 1_767_225_600;
+        let late = quote("OutOfDate");
+        assert_eq!(late.tcb_date(), LEVEL);
+        let status = |policy: &PlatformPolicy, quote: &VerifiedQuote, at| policy.judge(quote, at)[0].1.clone();
+        let refused = |answer: &Answer, why: &str| matches!(answer, Answer::Refused(told) if told.contains(why));
+        let strict = PlatformPolicy { tcb_grace_days: 0, ..PlatformPolicy::default() };
+        for at in [0, LEVEL, LEVEL + 1] {
+            let answer = status(&strict, &late, at);
+            assert!(refused(&answer, "OutOfDate is not an accepted status"), "{at}: {answer:?}");
+        }
+        let patient = PlatformPolicy { tcb_grace_days: 10, ..PlatformPolicy::default() };
+        assert!(matches!(status(&patient, &late, LEVEL + 10 * DAY), Answer::Accepted(_)));
+        assert!(refused(&status(&patient, &late, LEVEL + 10 * DAY + 1), "its grace ended"));
+        // Up to date it would still need a configuration that the policy does not accept.
+        let worse = quote("OutOfDateConfigurationNeeded");
+        assert!(refused(&status(&patient, &worse, LEVEL), "is not an accepted status"));
+    }
 }

@@ -415,4 +415,19 @@ mod tests {
         assert_eq!(policy.platform, PlatformPolicy::default());
         assert_eq!(policy.platform.tcb_statuses, [TcbStatus::UpToDate]);
     }
+
+    #[test]
+    fn a_policy_ends_at_its_cap_and_an_anchor_is_what_its_name_says() {
+        let padded = |length: usize| {
+            let text = "anchor = \"intel\"\n#";
+            format!("{text}{}", "x".repeat(length - text.len()))
+        };
+        assert_eq!(MAX_POLICY_BYTES, 1_048_576);
+        let whole = AppraisalPolicy::parse(&padded(MAX_POLICY_BYTES)).expect("a policy");
+        assert_eq!(whole.anchors(), [TrustAnchor::Intel]);
+        let longer = AppraisalPolicy::parse(&padded(MAX_POLICY_BYTES + 1));
+        assert!(matches!(longer, Err(PolicyError::TooLarge(found)) if found == MAX_POLICY_BYTES + 1), "{longer:?}");
+        let file = AppraisalPolicy::parse("anchor = \"intel.der\"\n").expect("a policy");
+        assert_eq!(file.anchors(), [], "until the file is read no root is trusted");
+    }
 }
