@@ -18,13 +18,14 @@ pub(crate) fn row(decides: Option<(Rule, &str)>) -> String {
     decides.map_or_else(|| "-".to_owned(), |(rule, name)| format!("{rule:?} {name}"))
 }
 
-/// Name, digests of bundle and verdict, verdict, accepted, the row that decides.
+/// Name, digests of the bundle, of its verdict and of the report for people, verdict, accepted, the row that decides.
 fn line((vector, report): &(Vector, Report)) -> String {
     format!(
-        "{}\t{}\t{}\t{}\t{}\t{}\n",
+        "{}\t{}\t{}\t{}\t{}\t{}\t{}\n",
         vector.name,
         Digest256::of(&vector.bundle),
         Digest256::of(report.json_line().as_bytes()),
+        Digest256::of(report.human().as_bytes()),
         word(report.verdict),
         word(report.accepted),
         row(vector.decides)

@@ -13,7 +13,7 @@ use p256::ecdsa::Signature;
 use crate::certificates::negated;
 use crate::opening::sealed;
 use crate::session::{Ending, Recipe, key, opening, parts, plain};
-use crate::vector::{Vector, of};
+use crate::vector::{Flag, Vector, of};
 
 /// Where r and s of the attestation key's signature stand in a version 4 quote.
 const SIGNATURE: std::ops::Range<usize> = 636..700;
@@ -139,6 +139,11 @@ fn note() -> Vec<Vector> {
     let mut none = sealed(&default());
     none.checkpoint.clear();
     vectors.push(of("note-missing", "the note is empty", &none).refused(Rule::R11, check));
+    let killed = parts(&default(), Ending::Killed);
+    let (events, leaves) = (killed.events[..1].to_vec(), Vec::new());
+    let early = Parts { events, leaves, disclosed: None, ..killed };
+    let change = "there is no leaf yet, and a note over some";
+    vectors.push(of("note-before-the-first-leaf", change, &early).flag(Flag::Prefix).refused(Rule::R11, check));
     let mut second = sealed(&default());
     let line = second.checkpoint.lines().last().expect("a signature").to_owned();
     second.checkpoint.push_str(&format!("{line}\n"));
