@@ -306,3 +306,15 @@ fn printable(text: &str) -> String {
         .flat_map(|c| if c == ' ' || c.is_ascii_graphic() { vec![c] } else { c.escape_default().collect() })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_terminal_would_obey_is_shown_as_an_escape() {
+        assert_eq!(printable("a b~!"), "a b~!");
+        assert_eq!(printable("\u{1b}[2J\r\n\t\0\u{7f}"), "\\u{1b}[2J\\r\\n\\t\\u{0}\\u{7f}");
+        assert_eq!(printable("\u{e9}\u{202e}"), "\\u{e9}\\u{202e}");
+    }
+}

@@ -263,3 +263,19 @@ fn sessions_in_which_nobody_signed_what_their_intent_asks_for_are_refused() {
     let recipe = Recipe { intent: |intent| intent.durability = Durability::Strict, ..Recipe::default() };
     refused(&verify(&recipe), Rule::R15, "started effects were acknowledged");
 }
+
+/// The statement is the one that the seal's fields give, and the seal names another.
+#[test]
+fn a_seal_that_names_another_statement_is_refused() {
+    let mut parts = crate::judging::sealed_parts();
+    let seal = parts.seal.as_mut().expect("a seal");
+    let mut map =
+        <coffer_evidence::seal::SealMap as coffer_evidence::fields::Canonical>::parse(&seal.map).expect("a map");
+    map.statement = Digest256::of(b"another");
+    let mut td = crate::session::opening(&Recipe::default()).td;
+    td.rtmr[3] = *map.rtmr3.as_bytes();
+    seal.map = coffer_evidence::fields::Canonical::to_bytes(&map);
+    seal.quote =
+        crate::platform::quote_with_chain(&td, &map.report_data(), crate::platform::PCK_DER, crate::platform::ROOT_DER);
+    refused(&crate::judging::verify_parts(&parts), Rule::R14, "statement");
+}
