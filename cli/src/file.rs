@@ -1,5 +1,6 @@
 //! Small files that a command reads whole: bounded, with errors that say what was expected.
 
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use coffer_evidence::verify::{AppraisalPolicy, MAX_POLICY_BYTES};
@@ -17,6 +18,12 @@ pub(crate) fn read_policy(path: &Path) -> anyhow::Result<AppraisalPolicy> {
     };
     let der = small(&anchor, MAX_POLICY_BYTES, "trust anchor")?;
     Ok(policy.with_anchor_file(der))
+}
+
+/// Opens a file to read it. A pipe without a writer is opened too, and not waited for.
+pub(crate) fn open_at_once(path: &Path) -> std::io::Result<std::fs::File> {
+    let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
+    std::fs::File::options().read(true).custom_flags(nonblocking).open(path)
 }
 
 /// Reads a file of at most so many bytes; `what` is for messages.

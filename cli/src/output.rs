@@ -3,6 +3,7 @@
 
 use std::io::{IsTerminal as _, Write as _};
 
+pub(crate) use coffer_evidence::verify::printable;
 use serde::Serialize;
 
 use crate::exit::OutputClosed;
@@ -169,14 +170,6 @@ impl Stream<'_> {
 #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
 fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / (1024.0 * 1024.0)
-}
-
-/// Strings that come from a guest or a bundle reach a terminal here: control characters and everything that is not ASCII
-/// are shown as escapes.
-pub(crate) fn printable(text: &str) -> String {
-    text.chars()
-        .flat_map(|c| if c == ' ' || c.is_ascii_graphic() { vec![c] } else { c.escape_default().collect() })
-        .collect()
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::cbor::{Key, Value, decode_list, encode};
 use crate::fields::{Canonical, Fields, MapBuilder, ParseError, bytes};
 use crate::ids::Digest256;
+use crate::leaf::{Leaf, commitment};
 use crate::numbers::{CauseClass, Method};
 
 /// The longest path or argument in bytes; arguments and environment together are limited elsewhere.
@@ -300,6 +301,14 @@ pub struct Disclosed {
     pub salt: [u8; 32],
     /// The private bytes.
     pub bytes: Vec<u8>,
+}
+
+impl Disclosed {
+    /// Whether it is what this leaf committed to.
+    #[must_use]
+    pub fn opens(&self, leaf: &Leaf) -> bool {
+        leaf.commitment == Some(commitment(&self.salt, &self.bytes))
+    }
 }
 
 /// `disclosed.cbor`: an array of [index, salt, bytes], indices strictly rising.

@@ -3,6 +3,8 @@
 
 #[path = "../tests/support/boot_log.rs"]
 pub(crate) mod boot_log;
+#[path = "../tests/support/booted.rs"]
+pub(crate) mod booted;
 #[path = "../tests/corpus/certificates.rs"]
 pub(crate) mod certificates;
 #[path = "../tests/sweeps/der.rs"]

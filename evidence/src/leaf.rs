@@ -1,5 +1,6 @@
 //! A leaf of the action log (EVIDENCE section 2): public fields from a closed list, everything else behind a salted
-//! commitment. Signed call headers are public: they commit to requests and hold none. Leaf kinds that nothing produces yet are refused by the parser: known keys only.
+//! commitment. Signed call headers are public: they commit to requests and hold none. Leaf kinds that nothing produces yet are
+//! refused by the parser: known keys only.
 
 use crate::call_header::SignedHeader;
 use crate::cbor::Value;
@@ -139,6 +140,13 @@ impl Public {
             Self::Intent { header, .. } | Self::Denied { header, .. } => header.as_deref(),
             _ => None,
         }
+    }
+
+    /// Whether this is what the client signed: the header in it, where it commits to something, commits to this.
+    #[must_use]
+    pub fn is_signed(&self, client_salt: &[u8; 32], bytes: &[u8]) -> bool {
+        let signed = self.header().and_then(|signed| signed.header.said.commitment());
+        signed.is_none_or(|signed| signed == commitment(client_salt, bytes))
     }
 
     fn to_value(&self) -> Value {

@@ -57,6 +57,6 @@ mod fixtures;
 #[cfg(all(test, feature = "verifier"))]
 extern crate self as coffer_evidence;
 #[cfg(all(test, feature = "verifier"))]
-use fixtures::{der, platform};
+use fixtures::{boot_log, der, platform};
 
 pub use config::{admit, boot_disk, policy_text};

@@ -256,7 +256,7 @@ closed_list! {
         CallReused = 5, "call_reused";
         /// Its body does not open its commitment.
         Commitment = 6, "commitment";
-        /// An offset that does not rise.
+        /// An offset that falls.
         Offset = 7, "offset";
         /// It acknowledges what is no checkpoint of this log.
         Checkpoint = 8, "checkpoint";

@@ -7,7 +7,7 @@ use std::path::Path;
 use coffer_evidence::bundle::{BundleError, FrameError, Frames, ReadError, Scan, Source, scan};
 use coffer_evidence::call::{Disclosed, read_disclosed};
 use coffer_evidence::fields::Canonical as _;
-use coffer_evidence::leaf::{Leaf, commitment};
+use coffer_evidence::leaf::Leaf;
 use coffer_evidence::open::OpenMap;
 use coffer_evidence::private::{Access, Place, PrivateKey, read_private};
 
@@ -31,7 +31,7 @@ pub(super) struct Contents<'s> {
 }
 
 impl<'s> Contents<'s> {
-    /// Reads all but the leaves.
+    /// Reads it, and goes over the leaves.
     pub(super) fn new(source: &'s dyn Source, access: &Access) -> anyhow::Result<Self> {
         let scan = scan(source).map_err(|error| match error {
             BundleError::Unread(error) => anyhow::Error::from(error),
@@ -166,9 +166,4 @@ pub(super) fn no_bundle(path: &Path) -> impl Fn(anyhow::Error) -> anyhow::Error 
         }
         failure(Status::FAILED, format!("{}: expected a bundle: {error:#}", path.display()))
     }
-}
-
-/// Whether what is open of a leaf is what it committed to.
-pub(super) fn is_true(leaf: &Leaf, part: &Disclosed) -> bool {
-    leaf.commitment == Some(commitment(&part.salt, &part.bytes))
 }

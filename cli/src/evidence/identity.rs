@@ -1,9 +1,8 @@
 //! `--identity`: a file of age identities, and what they get at in a bundle. The file is held to the same rule as the user's keys: nobody
 //! else may be able to read it.
 
-use std::fs::File;
 use std::io::Read as _;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use coffer_client::keys::KeyError;
@@ -14,6 +13,7 @@ use coffer_evidence::verify::Report;
 use zeroize::Zeroizing;
 
 use crate::exit::{CONFIGURATION, INPUT_OUTPUT, failure};
+use crate::file::open_at_once;
 
 /// What the identities in a file get at, and in which bundle.
 pub(super) struct Keyed {
@@ -45,9 +45,7 @@ pub(super) fn access_to(bundle: &dyn Source, identity: Option<&Path>) -> anyhow:
 
 fn read(path: &Path) -> anyhow::Result<Identities> {
     let io = |what| move |source| KeyError::Io { what, path: path.to_owned(), source };
-    // Opening a pipe without a writer would wait for one.
-    let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
-    let file = File::options().read(true).custom_flags(nonblocking).open(path).map_err(io("open the identity"))?;
+    let file = open_at_once(path).map_err(io("open the identity"))?;
     let metadata = file.metadata().map_err(io("stat the identity"))?;
     let wrong = |expected: &str, found: &str| {
         failure(INPUT_OUTPUT, format!("expected {expected}, found {found}: {}", path.display()))

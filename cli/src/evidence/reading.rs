@@ -1,16 +1,15 @@
-//! Reading a bundle from a file that anyone may have made: never more of it than its own headers account for, and nothing
-//! that is not a regular file, because a pipe may never begin and a device never end.
+//! Reading a bundle from a file that anyone may have made: where a rule needs it, and nothing that is not a regular file, because a
+//! pipe may never begin and a device never end.
 
 use std::fs::{File, FileType};
-use std::io::Read;
-use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, FileTypeExt as _};
 use std::path::Path;
 
-use coffer_evidence::bundle::{BLOCK, BUNDLE_MAX, ReadError, Source, Step, Walk};
-
+use coffer_evidence::bundle::{BUNDLE_MAX, ReadError, Source};
 use coffer_evidence::verify::{Options, Report, verify_source};
 
 use crate::exit::{INPUT_OUTPUT, failure};
+use crate::file::open_at_once;
 
 /// A bundle in a file, read where a rule needs it and never held whole.
 pub(crate) struct BundleFile(File);
@@ -19,6 +18,20 @@ impl BundleFile {
     /// Opens it, if it is a regular file that is not too large.
     pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
         open(path).map(Self)
+    }
+
+    /// In bytes.
+    pub(super) fn size(&self) -> Result<u64, ReadError> {
+        let failed = |error: std::io::Error| ReadError::Failed { at: 0, why: error.to_string() };
+        Ok(self.0.metadata().map_err(failed)?.len())
+    }
+
+    /// Its first bytes, up to so many.
+    pub(super) fn first(&self, size: u64) -> Result<Vec<u8>, ReadError> {
+        let mut bytes = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
+        let found = Source::read_at(self, 0, &mut bytes)?;
+        bytes.truncate(found);
+        Ok(bytes)
     }
 }
 
@@ -44,28 +57,21 @@ pub(crate) fn verify_file(path: &Path, options: &Options) -> anyhow::Result<Repo
 }
 
 /// What the command says of a bundle that cannot be read.
-pub(crate) fn unread(path: &Path, error: &ReadError) -> anyhow::Error {
+fn unread(path: &Path, error: &ReadError) -> anyhow::Error {
     failure(INPUT_OUTPUT, format!("read the bundle {}: {error}", path.display()))
 }
 
-/// Two readings of a file were of two bundles.
-pub(super) fn changed() -> ReadError {
-    ReadError::Changed { name: "the bundle".to_owned() }
-}
-
 /// The same, of an error that may be one.
-pub(crate) fn told_unread(path: &Path) -> impl Fn(anyhow::Error) -> anyhow::Error {
+pub(super) fn told_unread(path: &Path) -> impl Fn(anyhow::Error) -> anyhow::Error {
     move |error| match error.downcast_ref() {
         Some(cause) => unread(path, cause),
         None => error,
     }
 }
 
-/// Reads a bundle as far as its framing holds. What is left out stands behind the byte that the verifier refuses, so the
-/// verdict on these bytes is that on the file.
-pub(crate) fn read_bundle(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let wrong = |error: std::io::Error| failure(INPUT_OUTPUT, format!("read the bundle {}: {error}", path.display()));
-    framed(open(path)?).map_err(wrong)
+/// Two readings of a file were of two bundles.
+pub(super) fn changed() -> ReadError {
+    ReadError::Changed { name: "the bundle".to_owned() }
 }
 
 fn open(path: &Path) -> anyhow::Result<File> {
@@ -74,9 +80,7 @@ fn open(path: &Path) -> anyhow::Result<File> {
         let message = format!("expected a bundle {expected}, found {found}: {}", path.display());
         failure(INPUT_OUTPUT, message)
     };
-    // Opening a pipe without a writer would wait for one.
-    let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
-    let file = File::options().read(true).custom_flags(nonblocking).open(path).map_err(wrong)?;
+    let file = open_at_once(path).map_err(wrong)?;
     let metadata = file.metadata().map_err(wrong)?;
     if let Some(found) = special(metadata.file_type()) {
         return Err(unfit("in a regular file", found));
@@ -96,28 +100,5 @@ fn special(kind: FileType) -> Option<&'static str> {
         Some("a pipe")
     } else {
         Some("a device")
-    }
-}
-
-fn framed(mut source: impl Read) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let mut walk = Walk::default();
-    loop {
-        let start = bytes.len();
-        (&mut source).take(BLOCK as u64).read_to_end(&mut bytes)?;
-        let Some(block) = bytes.get(start..).and_then(|block| block.first_chunk()) else { return Ok(bytes) };
-        let next = match walk.next(block) {
-            Ok(Step::Member { padded, .. }) => padded,
-            // The second block, and one byte to show that more follows.
-            Ok(Step::End) => {
-                source.take(BLOCK as u64 + 1).read_to_end(&mut bytes)?;
-                return Ok(bytes);
-            }
-            Err(_) => return Ok(bytes),
-        };
-        let found = (&mut source).take(next).read_to_end(&mut bytes)?;
-        if (found as u64) < next {
-            return Ok(bytes);
-        }
     }
 }

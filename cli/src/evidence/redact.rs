@@ -13,9 +13,9 @@ use coffer_evidence::private::Access;
 use coffer_evidence::verify::{Options, Report, Verdict, verify_bundle};
 use serde::Serialize;
 
-use super::contents::{Contents, is_true, no_bundle};
+use super::contents::{Contents, no_bundle};
 use super::identity::access_to;
-use super::reading::read_bundle;
+use super::reading::{BundleFile, changed, told_unread};
 use crate::exit::{INPUT_OUTPUT, Status, USAGE, failure};
 use crate::output::{Form, Output};
 use crate::time::now;
@@ -83,25 +83,38 @@ pub(super) fn redact(output: &Output, args: &RedactArgs) -> anyhow::Result<Statu
     if args.out.symlink_metadata().is_ok() {
         return Err(exists(&args.out));
     }
-    let size = args.bundle.metadata().map_or(0, |metadata| metadata.len());
+    redacted(output, args).map_err(told_unread(&args.bundle))
+}
+
+fn redacted(output: &Output, args: &RedactArgs) -> anyhow::Result<Status> {
+    let file = BundleFile::open(&args.bundle)?;
+    let size = file.size()?;
     if size > REDACTED_MAX {
-        let message = format!(
-            "expected a bundle of at most {REDACTED_MAX} bytes to redact, found {size}: it is made anew in memory"
-        );
-        return Err(failure(INPUT_OUTPUT, message));
+        return Err(too_large(size));
     }
-    let bytes = read_bundle(&args.bundle)?;
-    let source = bytes.as_slice();
-    let access = access_to(&source, args.identity.as_deref())?.access;
-    let contents = Contents::new(&source, &access).map_err(no_bundle(&args.bundle))?;
-    let bundle = bundle::read(source)?;
-    let before = verify_bundle(source, &Options { at: now(), access: access.clone(), ..Options::default() });
+    let keyed = access_to(&file, args.identity.as_deref())?;
+    let access = keyed.access.clone();
+    let contents = Contents::new(&file, &access).map_err(no_bundle(&args.bundle))?;
+    let bytes = file.first(size)?;
+    let before = verify_bundle(&bytes, &Options { at: now(), access: access.clone(), ..Options::default() });
+    let bundle = bundle::read(&bytes)?;
+    // What is redacted is what was looked into.
+    if !keyed.is_of(&before) || bundle.bundle_id() != contents.scan().bundle_id() {
+        return Err(changed().into());
+    }
     let kept = chosen(&contents, &args.keep, &access)?;
-    let redacted = bundle.redacted(&kept);
-    let after = unchanged(&before, &redacted)?;
-    write_new(&args.out, &redacted)?;
+    let made = bundle.redacted(&kept);
+    let after = unchanged(&before, &made)?;
+    write_new(&args.out, &made)?;
     told(output, args, &bundle, &contents, &kept, &after)?;
     Ok(Status::DONE)
+}
+
+fn too_large(found: u64) -> anyhow::Error {
+    let message = format!(
+        "expected a bundle of at most {REDACTED_MAX} bytes to redact, found {found}: it is made anew in memory"
+    );
+    failure(INPUT_OUTPUT, message)
 }
 
 /// The parts that are asked for, each of them open and true.
@@ -130,7 +143,7 @@ fn chosen(contents: &Contents<'_>, asked: &[Part], access: &Access) -> anyhow::R
     let mut kept = Vec::new();
     contents.each(|leaf, part| {
         let Some(part) = part.filter(|part| wanted.contains(&part.index)) else { return Ok(()) };
-        if !is_true(leaf, part) {
+        if !part.opens(leaf) {
             let message = format!("expected the part of leaf {} to open its commitment, found another", leaf.index);
             return Err(failure(Status::FAILED, message));
         }

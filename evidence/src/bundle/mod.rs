@@ -21,7 +21,6 @@ pub use index::IndexError;
 pub use scan::{Scan, scan};
 pub use source::{ReadError, Source};
 pub use ustar::{BLOCK, UstarError};
-pub use walk::{Step, Walk};
 
 /// The largest small member in bytes: every member but `leaves`.
 pub const SMALL_FILE_MAX: u64 = 64 * 1024 * 1024;

@@ -192,8 +192,12 @@ impl Scan {
         self.has("seal.cbor")
     }
 
-    /// Every member in memory.
+    /// Every member of the bytes that were scanned, which nobody else can have changed.
     pub(super) fn gather(&self, input: &[u8]) -> Result<Vec<(String, Vec<u8>)>, ReadError> {
-        self.members.iter().map(|member| Ok((member.name.clone(), member.load(&input)?))).collect()
+        let gathered = |member: &Stretch| {
+            let bytes = member.within(input).ok_or_else(|| member.changed())?;
+            Ok((member.name.clone(), bytes.to_vec()))
+        };
+        self.members.iter().map(gathered).collect()
     }
 }

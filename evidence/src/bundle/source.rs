@@ -61,6 +61,12 @@ impl Stretch {
         ReadError::Changed { name: self.name.clone() }
     }
 
+    /// Where it stands in all of the bytes.
+    pub(super) fn within<'b>(&self, all: &'b [u8]) -> Option<&'b [u8]> {
+        let (at, size) = (usize::try_from(self.at).ok()?, usize::try_from(self.size).ok()?);
+        all.get(at..)?.get(..size)
+    }
+
     /// All of it, as it was.
     pub(super) fn load<S: Source + ?Sized>(&self, source: &S) -> Result<Vec<u8>, ReadError> {
         let mut bytes = vec![0; usize::try_from(self.size).map_err(|_| self.changed())?];

@@ -1,5 +1,5 @@
-//! From header to header: what may come next, judged before a byte of it is read. Whoever has the whole archive and whoever
-//! reads it from a file walk the same way, so that nothing is fetched or kept for a header that is refused.
+//! From header to header: what may come next, judged before a byte of it is read, so that nothing is fetched or kept for a header
+//! that is refused.
 
 use super::ustar::{self, BLOCK, UstarError};
 use super::{BUNDLE_MAX, BundleError, MEMBERS_MAX, SMALL_FILE_MAX, place};
@@ -9,7 +9,7 @@ const END: u64 = 2 * BLOCK as u64;
 
 /// What a header says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
+pub(super) enum Step {
     /// A member's content follows, and zeros up to the next block.
     Member {
         /// Its name.
@@ -25,7 +25,7 @@ pub enum Step {
 
 /// A walk along the headers of one archive.
 #[derive(Clone, Debug, Default)]
-pub struct Walk {
+pub(super) struct Walk {
     at: u64,
     members: usize,
     last: Option<(usize, String, String)>,
@@ -34,7 +34,7 @@ pub struct Walk {
 impl Walk {
     /// Where the next header stands, in bytes.
     #[must_use]
-    pub fn position(&self) -> u64 {
+    pub(super) fn position(&self) -> u64 {
         self.at
     }
 
@@ -42,7 +42,7 @@ impl Walk {
     ///
     /// # Errors
     /// [`BundleError`]; the walk is over.
-    pub fn next(&mut self, block: &[u8; BLOCK]) -> Result<Step, BundleError> {
+    pub(super) fn next(&mut self, block: &[u8; BLOCK]) -> Result<Step, BundleError> {
         if block.iter().all(|byte| *byte == 0) {
             return Ok(Step::End);
         }

@@ -41,7 +41,7 @@ pub use opening::{OpeningError, VerifiedOpening, verify_opening};
 pub use platform_policy::{Allowed, Answer, PlatformConfiguration, PlatformPolicy, Stated, TcbStatus};
 pub use policy::{AppraisalPolicy, Expectations, KnownPlatform, MAX_POLICY_BYTES, PolicyError};
 pub use registers::{ExpectedRegister, RegisterName};
-pub use report::{Accepted, Check, CheckResult, Concerns, Report, ReportedImage, Rule, SCHEMA, Verdict};
+pub use report::{Accepted, Check, CheckResult, Concerns, Report, ReportedImage, Rule, SCHEMA, Verdict, printable};
 
 use appraisal::Appraised;
 use call_rules::Calls;

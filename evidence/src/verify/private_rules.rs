@@ -13,7 +13,7 @@ use crate::call::{Disclosed, IntentPrivate, OutcomePrivate, Request};
 use crate::call_header::{ClientPrivate, Said};
 use crate::fields::Canonical as _;
 use crate::ids::{CallId, Identity};
-use crate::leaf::{Leaf, Public, commitment};
+use crate::leaf::{Leaf, Public};
 use crate::private::{Access, Place, PrivateKey, read_private};
 
 /// Parts that stand in the bundle in plain text.
@@ -107,7 +107,7 @@ struct Opening {
 
 impl Opening {
     fn see(&mut self, part: &Disclosed, leaf: &Leaf) -> Result<(), String> {
-        if leaf.commitment != Some(commitment(&part.salt, &part.bytes)) {
+        if !part.opens(leaf) {
             return Err(format!("the part for leaf {} does not open a commitment of that leaf", part.index));
         }
         let agreed = agrees(part, leaf).and_then(|()| self.input(part, leaf));
@@ -188,11 +188,11 @@ fn agrees(part: &Disclosed, leaf: &Leaf) -> Result<(), &'static str> {
             if request.method() != *method {
                 return Err("the request in it is for another method");
             }
-            opens_header(leaf, &private.client_salt, &private.request)
+            signed(leaf, &private.client_salt, &private.request)
         }
         Public::Client { .. } => {
             let private = ClientPrivate::parse(&part.bytes).map_err(|_| "the private part is not that of a header")?;
-            opens_header(leaf, &private.client_salt, &private.committed)
+            signed(leaf, &private.client_salt, &private.committed)
         }
         Public::Outcome { cause, .. } => {
             let private =
@@ -203,12 +203,11 @@ fn agrees(part: &Disclosed, leaf: &Leaf) -> Result<(), &'static str> {
     }
 }
 
-/// What was done is what the client signed: the header in the leaf, where it commits to something, commits to this.
-fn opens_header(leaf: &Leaf, client_salt: &[u8; 32], bytes: &[u8]) -> Result<(), &'static str> {
-    match leaf.public.header().and_then(|signed| signed.header.said.commitment()) {
-        Some(signed) if signed != commitment(client_salt, bytes) => {
-            Err("it does not open the commitment that the client signed")
-        }
-        _ => Ok(()),
+/// What was done is what the client signed.
+fn signed(leaf: &Leaf, client_salt: &[u8; 32], bytes: &[u8]) -> Result<(), &'static str> {
+    if leaf.public.is_signed(client_salt, bytes) {
+        Ok(())
+    } else {
+        Err("it does not open the commitment that the client signed")
     }
 }

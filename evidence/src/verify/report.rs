@@ -300,8 +300,10 @@ fn verdict_word(verdict: Verdict) -> &'static str {
     }
 }
 
-/// A bundle's own strings reach a terminal here: control characters and everything that is not ASCII are shown as escapes.
-fn printable(text: &str) -> String {
+/// Strings that come from a guest or a bundle reach a terminal through this: control characters and everything that is not ASCII
+/// are shown as escapes.
+#[must_use]
+pub fn printable(text: &str) -> String {
     text.chars()
         .flat_map(|c| if c == ' ' || c.is_ascii_graphic() { vec![c] } else { c.escape_default().collect() })
         .collect()

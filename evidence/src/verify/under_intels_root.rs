@@ -10,14 +10,14 @@ use super::{
 };
 use crate::bundle::{self, Parts};
 use crate::collateral::Collateral;
-use crate::event_log::EventLog;
 use crate::fields::Canonical as _;
 use crate::fixtures::boot_log::{log, small_boot};
-use crate::fixtures::certificates::third_root;
-use crate::fixtures::platform::{Dates, PLATFORM_INSTANCE, ROOT_DER, Tcb, Td, collateral, pem};
+use crate::fixtures::booted::{booted, named};
+use crate::fixtures::certificates::{rooted, third_root};
+use crate::fixtures::platform::{Dates, PLATFORM_INSTANCE, ROOT_DER, Tcb, collateral};
 use crate::fixtures::session::{AT, Ending, Recipe, opening, owner, parts, publisher, talk};
 use crate::leaf::{Leaf, Public, StepResult};
-use crate::manifest::{ImageManifest, Profile, Register};
+use crate::manifest::{ImageManifest, Profile};
 use crate::policy_text::PERMIT_ALL;
 use crate::sign::PublicKey;
 
@@ -28,42 +28,21 @@ fn root() -> &'static [u8] {
     STAND_IN.as_slice()
 }
 
-fn registers() -> [[u8; 48]; 3] {
-    let bytes = log(&small_boot());
-    let [rtmr0, rtmr1, rtmr2, _] = EventLog::parse(&bytes).expect("our own log").replay();
-    [rtmr0, rtmr1, rtmr2].map(|register| *register.as_bytes())
-}
-
-fn booted(td: &mut Td) {
-    td.rtmr[..3].copy_from_slice(&registers());
-}
-
 /// An image for TDX hosts.
-fn named(manifest: &mut ImageManifest) {
+fn for_tdx(manifest: &mut ImageManifest) {
+    named(manifest);
     manifest.profile = Profile::Tdx;
-    let [rtmr0, rtmr1, rtmr2] = registers().map(Register);
-    let shape = manifest.shapes.get_mut("s1").expect("the shape");
-    (shape.rtmr0, shape.rtmr1, shape.rtmr2) = (rtmr0, rtmr1, rtmr2);
 }
 
 fn recipe() -> Recipe {
-    Recipe { opening_root: root(), final_root: root(), manifest: named, opening_td: booted, ..Recipe::default() }
-}
-
-fn rooted(bytes: &mut Vec<u8>) {
-    let mut set = Collateral::parse(bytes).expect("collateral");
-    for chain in [&mut set.pck_crl_issuer_chain, &mut set.tcb_info_issuer_chain, &mut set.qe_identity_issuer_chain] {
-        let text = String::from_utf8(std::mem::take(chain)).expect("PEM");
-        *chain = text.replace(&pem(ROOT_DER), &pem(root())).into_bytes();
-    }
-    *bytes = set.to_bytes();
+    Recipe { opening_root: root(), final_root: root(), manifest: for_tdx, opening_td: booted, ..Recipe::default() }
 }
 
 fn made(recipe: &Recipe, ending: Ending) -> Parts {
     let mut parts = Parts { ccel: Some(log(&small_boot())), ..parts(recipe, ending) };
-    rooted(&mut parts.open_collateral);
+    rooted(&mut parts.open_collateral, root());
     if let Some(seal) = &mut parts.seal {
-        rooted(&mut seal.collateral);
+        rooted(&mut seal.collateral, root());
     }
     parts
 }
@@ -268,7 +247,7 @@ fn a_region_is_shown_by_the_platform_list_alone() {
 fn opening_judged(publishers: &[PublicKey]) -> Result<VerifiedOpening, OpeningError> {
     let opening = opening(&recipe());
     let mut set = collateral(Dates::NOVEMBER, Tcb::UP_TO_DATE).to_bytes();
-    rooted(&mut set);
+    rooted(&mut set, root());
     verify_opening(
         &opening.open.to_bytes(),
         &opening.quote,

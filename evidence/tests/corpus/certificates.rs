@@ -1,11 +1,13 @@
 //! Certificates that the published ones are not: the simulator's keys are public, so anyone can sign others with them.
 
+use coffer_evidence::collateral::Collateral;
+use coffer_evidence::fields::Canonical as _;
 use p256::ecdsa::signature::Signer as _;
 use p256::ecdsa::{DerSignature, Signature, SigningKey};
 use p256::pkcs8::DecodePrivateKey as _;
 
 use crate::der::{enclosed, item, signed};
-use crate::platform::{PCK_CA_KEY, PCK_DER, PLATFORM_INSTANCE, PPID, ROOT_DER};
+use crate::platform::{PCK_CA_KEY, PCK_DER, PLATFORM_INSTANCE, PPID, ROOT_DER, pem};
 
 /// The other form, (r, n - s), of an ECDSA signature.
 pub(crate) fn negated(signature: &Signature) -> Signature {
@@ -68,4 +70,14 @@ pub(crate) fn cached_keys() -> Vec<u8> {
 
 pub(crate) fn smt() -> Vec<u8> {
     configured(3)
+}
+
+/// The chains of a collateral set end in this root instead of the published one.
+pub(crate) fn rooted(bytes: &mut Vec<u8>, root: &[u8]) {
+    let mut set = Collateral::parse(bytes).expect("collateral");
+    for chain in [&mut set.pck_crl_issuer_chain, &mut set.tcb_info_issuer_chain, &mut set.qe_identity_issuer_chain] {
+        let text = String::from_utf8(std::mem::take(chain)).expect("PEM");
+        *chain = text.replace(&pem(ROOT_DER), &pem(root)).into_bytes();
+    }
+    *bytes = set.to_bytes();
 }

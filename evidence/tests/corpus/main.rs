@@ -11,6 +11,8 @@ mod appraisal;
 mod archive;
 #[path = "../support/boot_log.rs"]
 mod boot_log;
+#[path = "../support/booted.rs"]
+mod booted;
 mod certificates;
 mod chains;
 mod claims;
@@ -32,6 +34,8 @@ mod real;
 mod record;
 #[path = "../support/refused_policies.rs"]
 mod refused_policies;
+#[path = "../support/rules_page.rs"]
+mod rules_page;
 mod schemas;
 mod seal;
 #[path = "../rules/session.rs"]

@@ -3,7 +3,6 @@
 use coffer_evidence::bundle::Parts;
 use coffer_evidence::collateral::Collateral;
 use coffer_evidence::config::Launch;
-use coffer_evidence::event_log::EventLog;
 use coffer_evidence::fields::Canonical as _;
 use coffer_evidence::ids::{Digest256, Digest384, SessionId};
 use coffer_evidence::manifest::{ImageManifest, Profile, Register};
@@ -11,7 +10,8 @@ use coffer_evidence::sign::PublicKey;
 use coffer_evidence::verify::{INTEL_ROOT_DER, Rule};
 
 use crate::boot_log::{EV_EFI_ACTION, Entry, log, small_boot};
-use crate::certificates::{other_instance, other_ppid, third_root};
+use crate::booted::{booted, named};
+use crate::certificates::{other_instance, other_ppid, rooted, third_root};
 use crate::platform::{DECEMBER, NOVEMBER, ROOT_DER, Tcb, Td, pem, quote_with_chain};
 use crate::session::{Ending, Recipe, key, opening, parts};
 use crate::vector::{Vector, of};
@@ -35,22 +35,6 @@ fn collateral(bytes: &mut Vec<u8>, change: fn(&mut Collateral)) {
     let mut set = Collateral::parse(bytes).expect("collateral");
     change(&mut set);
     *bytes = set.to_bytes();
-}
-
-fn registers() -> [[u8; 48]; 3] {
-    let bytes = log(&small_boot());
-    let [rtmr0, rtmr1, rtmr2, _] = EventLog::parse(&bytes).expect("our own log").replay();
-    [rtmr0, rtmr1, rtmr2].map(|register| *register.as_bytes())
-}
-
-fn booted(td: &mut Td) {
-    td.rtmr[..3].copy_from_slice(&registers());
-}
-
-fn named(manifest: &mut ImageManifest) {
-    let [rtmr0, rtmr1, rtmr2] = registers().map(Register);
-    let shape = manifest.shapes.get_mut("s1").expect("the shape");
-    (shape.rtmr0, shape.rtmr1, shape.rtmr2) = (rtmr0, rtmr1, rtmr2);
 }
 
 /// A TD that booted as the small log says, with this log.
@@ -207,17 +191,8 @@ fn third_root_everywhere() -> Vector {
     parts.open_quote = quote.clone();
     // The final quote is judged before the label: what it says does not matter, its root does.
     seal(&mut parts).quote = quote;
-    let rooted = |bytes: &mut Vec<u8>| {
-        let mut set = Collateral::parse(bytes).expect("collateral");
-        for chain in [&mut set.pck_crl_issuer_chain, &mut set.tcb_info_issuer_chain, &mut set.qe_identity_issuer_chain]
-        {
-            let text = String::from_utf8(std::mem::take(chain)).expect("PEM");
-            *chain = text.replace(&pem(ROOT_DER), &pem(&root)).into_bytes();
-        }
-        *bytes = set.to_bytes();
-    };
-    rooted(&mut parts.open_collateral);
-    rooted(&mut seal(&mut parts).collateral);
+    rooted(&mut parts.open_collateral, &root);
+    rooted(&mut seal(&mut parts).collateral, &root);
     of("third-root", "everything verifies under a third root, which the policy pins", &parts)
 }
 

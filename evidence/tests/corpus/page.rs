@@ -9,6 +9,7 @@ use coffer_evidence::verify::Rule;
 
 use crate::CORPUS;
 use crate::real;
+use crate::rules_page::{Named, names};
 
 const OPENING: &str = "of an opening alone, not of a bundle";
 const NEVER_BAD: &str = "says that there is nothing to judge, or that all holds; never in the way";
@@ -77,20 +78,11 @@ fn page() -> (std::path::PathBuf, String) {
 
 /// Every check in the tables of the page, by rule and name, in the order of the page.
 fn checks(page: &str) -> Vec<(String, String)> {
-    let mut checks = Vec::new();
-    let mut rule = String::new();
-    for line in page.split(BEGIN).next().expect("text").lines() {
-        if let Some(heading) = line.strip_prefix("## ") {
-            rule = heading.split_once(" \u{b7} ").map_or_else(String::new, |(rule, _)| rule.to_owned());
-        } else if let Some(cell) = line.strip_prefix("| ").and_then(|row| row.split(" | ").next()) {
-            let own = cell.split(' ').next().filter(|word| word.starts_with('R') && cell.contains('`'));
-            let rule = own.unwrap_or(&rule).to_owned();
-            if let Some(name) = cell.split('`').nth(1).filter(|_| !rule.is_empty()) {
-                checks.push((rule, name.to_owned()));
-            }
-        }
-    }
-    checks
+    let check = |(rule, named)| match named {
+        Named::Check(name) => Some((rule, name)),
+        Named::Title(_) => None,
+    };
+    names(page.split(BEGIN).next().expect("text")).into_iter().filter_map(check).collect()
 }
 
 fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use coffer_evidence::bundle::{self, ReadError, Source};
+use coffer_evidence::bundle;
 use coffer_evidence::call::{Disclosed, OutcomePrivate, StreamDigest};
 use coffer_evidence::call_header::Said;
 use coffer_evidence::fields::Canonical as _;
@@ -19,6 +19,7 @@ use coffer_evidence::verify::{
 use crate::judging::{options, verify_parts};
 use crate::session::talk::{Talk, asked, end_to_end, usual};
 use crate::session::{Ending, Recipe, key, parts, sealed};
+use crate::source::Shifting;
 
 fn recipe(talk: fn(&mut Talk<'_>)) -> Recipe {
     Recipe { intent: end_to_end, talk: Some(talk), ..Recipe::default() }
@@ -26,21 +27,6 @@ fn recipe(talk: fn(&mut Talk<'_>)) -> Recipe {
 
 fn whole_and_accepted(report: &Report) -> bool {
     (report.verdict, report.accepted) == (Verdict::Sealed, Accepted::Yes)
-}
-
-/// Shows one bundle to the first readings and another to the rest.
-struct Shifting<'a> {
-    first: &'a [u8],
-    rest: &'a [u8],
-    left: Cell<usize>,
-}
-
-impl Source for Shifting<'_> {
-    fn read_at(&self, at: u64, buffer: &mut [u8]) -> Result<usize, ReadError> {
-        let left = self.left.get();
-        self.left.set(left.saturating_sub(1));
-        if left == 0 { self.rest } else { self.first }.read_at(at, buffer)
-    }
 }
 
 /// docs: "a file that somebody writes to meanwhile ... ends the command with status 74 and no verdict".

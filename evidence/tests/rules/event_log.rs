@@ -1,32 +1,14 @@
 //! R7 on the firmware's event log: what is there must replay to the registers of the quote, on either platform.
 
 use coffer_evidence::bundle::Parts;
-use coffer_evidence::event_log::EventLog;
-use coffer_evidence::manifest::{ImageManifest, Register};
 use coffer_evidence::verify::{Accepted, CheckResult, Rule, Verdict};
 
 use crate::boot_log::{EV_EFI_ACTION, Entry, log, small_boot};
+use crate::booted::{booted, named};
 use crate::judging::{refused, sealed_parts, verify_parts};
-use crate::platform::Td;
 use crate::session::{Ending, Recipe, parts};
 
 const NAME: &str = "event log (CCEL) replays";
-
-fn registers() -> [[u8; 48]; 3] {
-    let bytes = log(&small_boot());
-    let [rtmr0, rtmr1, rtmr2, _] = EventLog::parse(&bytes).expect("our own log").replay();
-    [rtmr0, rtmr1, rtmr2].map(|register| *register.as_bytes())
-}
-
-pub(crate) fn booted(td: &mut Td) {
-    td.rtmr[..3].copy_from_slice(&registers());
-}
-
-pub(crate) fn named(manifest: &mut ImageManifest) {
-    let [rtmr0, rtmr1, rtmr2] = registers().map(Register);
-    let shape = manifest.shapes.get_mut("s1").expect("the shape");
-    (shape.rtmr0, shape.rtmr1, shape.rtmr2) = (rtmr0, rtmr1, rtmr2);
-}
 
 /// A sealed bundle of a TD that booted as the small log says, with this log.
 fn with_log(ccel: Vec<u8>) -> Parts {

@@ -9,6 +9,8 @@ mod archive;
 mod attacks;
 #[path = "../support/boot_log.rs"]
 mod boot_log;
+#[path = "../support/booted.rs"]
+mod booted;
 mod chains;
 mod encrypted;
 mod event_log;
@@ -22,6 +24,8 @@ mod opening;
 mod platform;
 mod record;
 mod report;
+#[path = "../support/rules_page.rs"]
+mod rules_page;
 mod session;
 mod source;
 mod unbuilt;

@@ -7,6 +7,7 @@ use coffer_evidence::bundle::ORDER;
 use coffer_evidence::verify::{Report, Rule, verify_bundle};
 
 use crate::judging::{options, with_policy};
+use crate::rules_page::{Named, names};
 use crate::session::{Ending, Recipe, parts, sealed};
 
 type Names = BTreeSet<(String, String)>;
@@ -16,26 +17,11 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("read {}: {error}", path.display()))
 }
 
-/// Headings `## R7 · title`, and the first cell of each row in a table below; a row may begin with a rule of its own.
 fn of_the_page() -> Names {
-    let mut names = Names::new();
-    let mut rule = String::new();
-    for line in read("../docs/verifier-rules.md").lines() {
-        if let Some(heading) = line.strip_prefix("## ") {
-            rule.clear();
-            if let Some((number, title)) = heading.split_once(" \u{b7} ") {
-                rule = number.to_owned();
-                names.insert((rule.clone(), title.to_owned()));
-            }
-        } else if let Some(cell) = line.strip_prefix("| ").and_then(|row| row.split(" | ").next()) {
-            let own = cell.split(' ').next().filter(|word| word.starts_with('R') && cell.contains('`'));
-            let rule = own.unwrap_or(&rule).to_owned();
-            if let Some(name) = cell.split('`').nth(1).filter(|_| !rule.is_empty()) {
-                names.insert((rule, name.to_owned()));
-            }
-        }
-    }
-    names
+    let text = |named| match named {
+        Named::Title(text) | Named::Check(text) => text,
+    };
+    names(&read("../docs/verifier-rules.md")).into_iter().map(|(rule, named)| (rule, text(named))).collect()
 }
 
 /// Every name that a source file of the verifier gives to a check.

@@ -14,19 +14,23 @@ use crate::judging::options;
 use crate::session::{Recipe, sealed};
 
 /// Shows one bundle to the first readings and another to the rest.
-struct Shifting<'a> {
-    first: &'a [u8],
-    rest: &'a [u8],
-    left: Cell<usize>,
+pub(crate) struct Shifting<'a> {
+    pub(crate) first: &'a [u8],
+    pub(crate) rest: &'a [u8],
+    pub(crate) left: Cell<usize>,
 }
 
 impl Source for Shifting<'_> {
     fn read_at(&self, at: u64, buffer: &mut [u8]) -> Result<usize, ReadError> {
-        let left = self.left.get();
-        self.left.set(left.saturating_sub(1));
-        let shown = if left == 0 { self.rest } else { self.first };
-        shown.read_at(at, buffer)
+        if one_of(&self.left) { self.first } else { self.rest }.read_at(at, buffer)
     }
+}
+
+/// Whether this reading is one of those that are left.
+fn one_of(left: &Cell<usize>) -> bool {
+    let before = left.get();
+    left.set(before.saturating_sub(1));
+    before > 0
 }
 
 /// Fails from some reading on.
@@ -37,12 +41,10 @@ struct Failing<'a> {
 
 impl Source for Failing<'_> {
     fn read_at(&self, at: u64, buffer: &mut [u8]) -> Result<usize, ReadError> {
-        let left = self.left.get();
-        self.left.set(left.saturating_sub(1));
-        if left == 0 {
-            Err(ReadError::Failed { at, why: "the disk".to_owned() })
-        } else {
+        if one_of(&self.left) {
             self.bytes.read_at(at, buffer)
+        } else {
+            Err(ReadError::Failed { at, why: "the disk".to_owned() })
         }
     }
 }

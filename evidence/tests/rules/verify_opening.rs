@@ -9,7 +9,7 @@ use coffer_evidence::sign::PublicKey;
 use coffer_evidence::verify::{OpeningError, Platform, Rule, TrustAnchor, VerifiedOpening, verify_opening};
 
 use crate::boot_log::{log, small_boot};
-use crate::event_log::{booted, named};
+use crate::booted::{booted, named};
 use crate::platform::{self, DECEMBER, Dates, Tcb};
 use crate::session::{AT, Opening, Recipe, key, log_key, opening, publisher};
 use crate::vectors::{collateral, not_run, vector};

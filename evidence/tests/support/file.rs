@@ -24,7 +24,12 @@ impl Source for Bundle {
 
 /// Peak of the resident memory of this process, in KiB.
 pub(crate) fn peak_kib() -> u64 {
+    kernel_kib("VmHWM:")
+}
+
+/// A figure of this process, in KiB by the kernel's count.
+pub(crate) fn kernel_kib(field: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("status");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
-    line.split_whitespace().next().and_then(|n| n.parse().ok()).expect("a number")
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("the field");
+    line.trim_matches(|c: char| !c.is_ascii_digit()).parse().expect("KiB")
 }

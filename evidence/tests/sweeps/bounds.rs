@@ -18,6 +18,7 @@ use coffer_evidence::verify::{Rule, Verdict, verify_bundle};
 
 use crate::archive::{BLOCK, Members, header, indexed, members};
 use crate::der::{enclosed, item, signed};
+use crate::file::{kernel_kib, peak_kib};
 use crate::judging::options;
 use crate::session::{opening, plain};
 use crate::sources::{sealed_small, small};
@@ -195,13 +196,6 @@ fn no_hostile_bytes_take_longer_than_good_ones_by_more_than_a_factor() {
     }
 }
 
-/// KiB by the kernel's count.
-fn kernel(field: &str) -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").expect("status");
-    let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("the field");
-    line.trim_matches(|c: char| !c.is_ascii_digit()).parse().expect("KiB")
-}
-
 /// In the process that measures: verifies what comes in, and prints what it took beyond holding it.
 fn measure() {
     let mut archive = Vec::new();
@@ -209,9 +203,9 @@ fn measure() {
     archive.shrink_to_fit();
     // The peak so far was that of reading.
     std::fs::write("/proc/self/clear_refs", "5").expect("reset the peak");
-    let before = kernel("VmRSS:");
+    let before = kernel_kib("VmRSS:");
     let report = verify_bundle(&archive, &options());
-    println!("{:?} {}", report.verdict, kernel("VmHWM:").saturating_sub(before));
+    println!("{:?} {}", report.verdict, peak_kib().saturating_sub(before));
 }
 
 /// Verdict, and the peak in bytes beyond the bundle.

@@ -7,10 +7,15 @@
 mod archive;
 #[path = "../support/boot_log.rs"]
 mod boot_log;
+#[path = "../support/booted.rs"]
+mod booted;
 mod bounds;
 mod bytes;
 mod crossing;
 mod der;
+#[path = "../support/file.rs"]
+#[allow(dead_code, reason = "the tests of the rules read bundles from files")]
+mod file;
 mod framing;
 #[path = "../rules/judging.rs"]
 #[allow(dead_code, reason = "the tests of the rules use more of it")]

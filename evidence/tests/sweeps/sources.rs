@@ -2,12 +2,10 @@
 
 use coffer_evidence::bundle::Parts;
 use coffer_evidence::config::Launch;
-use coffer_evidence::event_log::EventLog;
 use coffer_evidence::fields::Canonical as _;
 use coffer_evidence::ids::{Digest256, SessionId};
 use coffer_evidence::intent::{Intent, PooledAllowed, Shape, sign_intent};
 use coffer_evidence::leaf::{CauseClass, Rejection};
-use coffer_evidence::manifest::{ImageManifest, Register};
 use coffer_evidence::pool::PoolConfig;
 use coffer_evidence::private::{CIPHERTEXT_MIN, EncryptedPart, write_private};
 use coffer_evidence::sign::PublicKey;
@@ -15,30 +13,15 @@ use coffer_evidence::verify::{Accepted, Report, Verdict, verify_bundle};
 
 use crate::archive::{Members, indexed, members};
 use crate::boot_log::{log, small_boot};
+use crate::booted::{booted, named};
 use crate::judging::options;
-use crate::platform::{Dates, Td};
+use crate::platform::Dates;
 use crate::session::talk::end_to_end_strict;
 use crate::session::{Ending, Recipe, host, key, opening, parts, with_receipt};
 
 /// One call, and a machine whose firmware wrote the small log.
 pub(crate) fn small() -> Recipe {
     Recipe { calls: 1, manifest: named, opening_td: booted, ..Recipe::default() }
-}
-
-fn registers() -> [[u8; 48]; 3] {
-    let bytes = log(&small_boot());
-    let [rtmr0, rtmr1, rtmr2, _] = EventLog::parse(&bytes).expect("our own log").replay();
-    [rtmr0, rtmr1, rtmr2].map(|register| *register.as_bytes())
-}
-
-fn booted(td: &mut Td) {
-    td.rtmr[..3].copy_from_slice(&registers());
-}
-
-fn named(manifest: &mut ImageManifest) {
-    let [rtmr0, rtmr1, rtmr2] = registers().map(Register);
-    let shape = manifest.shapes.get_mut("s1").expect("the shape");
-    (shape.rtmr0, shape.rtmr1, shape.rtmr2) = (rtmr0, rtmr1, rtmr2);
 }
 
 /// A sealed session without a receipt, so that no rule is helped by the host's word about the bundle.

@@ -3,12 +3,11 @@
 use coffer_evidence::call::{Disclosed, IntentPrivate, OutcomePrivate, Request, StreamDigest};
 use coffer_evidence::call_header::ClientPrivate;
 use coffer_evidence::fields::Canonical as _;
-use coffer_evidence::leaf::{Leaf, Public, commitment};
+use coffer_evidence::leaf::{Leaf, Public};
 use coffer_evidence::verify::{Accepted, Report};
 use serde_json::{Map, Value, json};
 
 use super::super::contents::Contents;
-use super::header::is_signed;
 use super::{header, headline};
 use crate::exit::Status;
 use crate::output::{Form, Output, printable};
@@ -121,7 +120,7 @@ fn section(leaf: &Leaf, part: Option<&Disclosed>) -> Section {
     match (leaf.commitment, part) {
         (None, _) => {}
         (Some(_), None) => put("private", json!("withheld")),
-        (Some(committed), Some(part)) if commitment(&part.salt, &part.bytes) != committed => {
+        (Some(_), Some(part)) if !part.opens(leaf) => {
             put("private", json!("FALSE: what is disclosed is not what was committed to"));
         }
         (Some(committed), Some(part)) => {
@@ -136,7 +135,7 @@ fn opened(public: &Public, bytes: &[u8], put: &mut impl FnMut(&str, Value)) {
     match public {
         Public::Intent { .. } | Public::Denied { .. } => match IntentPrivate::parse(bytes) {
             Ok(private) => {
-                if !is_signed(public, &private.client_salt, &private.request) {
+                if !public.is_signed(&private.client_salt, &private.request) {
                     put("private", json!(UNSIGNED));
                 }
                 request(&private, put);
@@ -155,7 +154,7 @@ fn opened(public: &Public, bytes: &[u8], put: &mut impl FnMut(&str, Value)) {
         },
         Public::Client { .. } => match ClientPrivate::parse(bytes) {
             Ok(private) => {
-                if !is_signed(public, &private.client_salt, &private.committed) {
+                if !public.is_signed(&private.client_salt, &private.committed) {
                     put("private", json!(UNSIGNED));
                 }
                 put("committed", json!(hex::encode(private.committed)));

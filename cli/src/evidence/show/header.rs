@@ -2,7 +2,6 @@
 
 use coffer_evidence::call_header::{CallHeader, Said, Speaker};
 use coffer_evidence::ids::Digest256;
-use coffer_evidence::leaf::{Public, commitment};
 
 /// What it says, who says it where that is no identity, and its place.
 pub(super) fn told(header: &CallHeader) -> String {
@@ -21,12 +20,6 @@ pub(super) fn told(header: &CallHeader) -> String {
         other => format!(" by {other}"),
     };
     format!("{said}{speaker}, {}", place(header))
-}
-
-/// Whether this is what the client signed: the header in the leaf, where it commits to something, commits to this.
-pub(super) fn is_signed(public: &Public, client_salt: &[u8; 32], bytes: &[u8]) -> bool {
-    let signed = public.header().and_then(|signed| signed.header.said.commitment());
-    signed.is_none_or(|signed| signed == commitment(client_salt, bytes))
 }
 
 /// Its place in its channel.

@@ -2,11 +2,10 @@
 
 use coffer_evidence::call::{Disclosed, IntentPrivate, OutcomePrivate, Request};
 use coffer_evidence::fields::Canonical as _;
-use coffer_evidence::leaf::{Leaf, Method, Public, commitment};
+use coffer_evidence::leaf::{Leaf, Method, Public};
 use serde::Serialize;
 
 use super::header;
-use super::header::is_signed;
 use crate::output::{Colour, printable};
 
 /// What is known of a leaf's private part.
@@ -66,7 +65,7 @@ impl Line {
             private: match (leaf.commitment, disclosed) {
                 (None, _) => Private::None,
                 (Some(_), None) => Private::Withheld,
-                (Some(committed), Some(part)) if commitment(&part.salt, &part.bytes) == committed => Private::Opened,
+                (Some(_), Some(part)) if part.opens(leaf) => Private::Opened,
                 (Some(_), Some(_)) => Private::False,
             },
         };
@@ -108,7 +107,7 @@ impl Line {
         match public {
             Public::Intent { .. } | Public::Denied { .. } => {
                 let private = IntentPrivate::parse(bytes);
-                if private.as_ref().is_ok_and(|private| !is_signed(public, &private.client_salt, &private.request)) {
+                if private.as_ref().is_ok_and(|private| !public.is_signed(&private.client_salt, &private.request)) {
                     self.private = Private::False;
                 }
                 let request = private.and_then(|private| Request::parse(&private.request));
