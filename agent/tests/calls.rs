@@ -2,17 +2,19 @@
 //! NOT RUN where there is none.
 
 use coffer_agent::frames::start::{Cause, Exit};
-use coffer_agent::init::calls::{Calls, Report, Times};
+use coffer_agent::init::calls::{Calls, Place, Report, Times};
 use coffer_agent::init::cgroup::Hierarchy;
+use coffer_agent::init::jail::room::Site;
+use coffer_agent::init::jail::{Access, Grant, Jails};
 use coffer_agent::init::reap::{Who, reap};
-use coffer_agent::init::spawn::{Class, Directory, Launch, Stage};
+use coffer_agent::init::spawn::{Command, Directory, Stage};
 use std::ffi::CString;
 use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
-use std::os::fd::OwnedFd;
+use std::io::{BufRead as _, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 const UID: u32 = 10_000;
@@ -22,12 +24,18 @@ struct Bench {
     hierarchy: Hierarchy,
     workspace: tempfile::TempDir,
     calls: Calls,
+    jails: Option<Jails>,
+    _alone: MutexGuard<'static, ()>,
 }
+
+/// One at a time, as in a guest: a child that another test has just cloned holds this one's descriptors for a moment.
+static ALONE: Mutex<()> = Mutex::new(());
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 impl Bench {
     fn new() -> Option<Self> {
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let mounted = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
         let base = mounted.iter().map(Path::new).find(|path| path.join("cgroup.procs").exists())?;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -37,31 +45,40 @@ impl Bench {
         }
         let hierarchy = Hierarchy::at(&root);
         hierarchy.prepare(1 << 40).unwrap();
-        let workspace = tempfile::tempdir().unwrap();
+        // Not beneath /tmp: in a room that is another.
+        let workspace = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         fs::set_permissions(workspace.path(), fs::Permissions::from_mode(0o755)).unwrap();
         std::os::unix::fs::chown(workspace.path(), Some(UID), Some(UID)).unwrap();
-        Some(Self { root, hierarchy, workspace, calls: Calls::new() })
+        let everything = Access::READ.and(Access::WRITE).and(Access::DELETE).and(Access::EXECUTE);
+        let grants = vec![
+            Grant { path: workspace.path().into(), access: everything },
+            Grant { path: "/usr".into(), access: Access::EXECUTE },
+        ];
+        let site = Site { workspace: workspace.path().into(), tmp_bytes: 1 << 20, landlock: landlock::ABI::V6 };
+        let jails = Some(Jails::new(&site, &[(UID, grants)]).unwrap());
+        Some(Self { root, hierarchy, workspace, calls: Calls::new(), jails, _alone: alone })
     }
 
-    fn launch(&self, argv: &[&str], directory: &str) -> Launch {
+    fn command(&self, argv: &[&str], directory: &str) -> Command {
         let text = |text: &&str| CString::new(*text).unwrap();
-        let workspace: OwnedFd = File::open(self.workspace.path()).unwrap().into();
-        Launch {
+        let workspace = CString::new(self.workspace.path().to_str().unwrap()).unwrap();
+        Command {
             program: text(&argv[0]),
             arguments: argv.iter().map(text).collect(),
             environment: vec![c"PATH=/usr/bin:/bin".into()],
             directory: Directory::Beneath(workspace, text(&directory)),
-            uid: UID,
-            descriptors: Vec::new(),
-            cgroup: None,
-            class: Class::Tool,
         }
     }
 
-    fn start(&mut self, argv: &[&str], directory: &str, times: Times) -> Report {
-        let launch = self.launch(argv, directory);
+    fn begin(&mut self, argv: &[&str], directory: &str, times: Times) {
+        let command = self.command(argv, directory);
         let group = self.hierarchy.call("default", "call").unwrap();
-        self.calls.start(1, group, launch, times);
+        let jail = self.jails.as_mut().unwrap().take(UID).unwrap();
+        self.calls.start(1, Place { uid: UID, group, jail }, command, times);
+    }
+
+    fn start(&mut self, argv: &[&str], directory: &str, times: Times) -> Report {
+        self.begin(argv, directory, times);
         self.next(Duration::from_secs(10))
     }
 
@@ -115,11 +132,14 @@ impl Bench {
 
 impl Drop for Bench {
     fn drop(&mut self) {
+        self.calls = Calls::new();
+        let freed = self.jails.take().is_some_and(Jails::close);
         for directory in ["calls/default", "calls", "coffer/init", "coffer/notary", "coffer/agent", "coffer", ""] {
             drop(fs::remove_dir(self.root.join(directory)));
         }
         if !std::thread::panicking() {
             assert!(!self.root.exists(), "the test's cgroup is still there");
+            assert!(freed, "something in the room is still in use");
         }
     }
 }
@@ -169,9 +189,7 @@ fn a_program_runs_as_its_identity_with_nothing_of_roots() {
 #[test]
 fn a_call_that_is_ended_before_its_program_is_known_to_run_is_killed_at_once() {
     let mut bench = bench!();
-    let launch = bench.launch(&["/bin/sleep", "1000"], ".");
-    let group = bench.hierarchy.call("default", "call").unwrap();
-    bench.calls.start(1, group, launch, LONG);
+    bench.begin(&["/bin/sleep", "1000"], ".", LONG);
     bench.calls.end(1, Cause::Cancelled, Instant::now());
     let exit = loop {
         if let Report::Exited(1, exit) = bench.next(Duration::from_secs(10)) {
@@ -181,20 +199,37 @@ fn a_call_that_is_ended_before_its_program_is_known_to_run_is_killed_at_once() {
     assert_eq!((exit.cause, exit.signal), (Cause::Cancelled, Some(libc::SIGKILL as u64)));
 }
 
+/// Processes with this argument.
+fn running(argument: &str) -> usize {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let lines = processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
+    lines.filter(|line| line.split(|byte| *byte == 0).any(|word| word == argument.as_bytes())).count()
+}
+
 #[test]
 fn a_daemon_that_left_session_and_parent_is_gone_when_its_call_ends() {
     let mut bench = bench!();
-    let script = "for i in 1 2 3; do setsid sh -c 'setsid sleep 1000 & echo $!' & done; wait; exit 3";
-    let before = Instant::now();
-    let (exit, text) = bench.run(script, LONG);
-    assert_eq!((exit.cause, exit.code), (Cause::Ended, Some(3)));
-    assert!(before.elapsed() < Duration::from_secs(5));
-    let pids: Vec<&str> = text.lines().collect();
-    assert_eq!(pids.len(), 3);
-    for pid in pids {
-        let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        assert!(state.is_empty() || state.contains(") Z"), "{state}");
+    // Its numbers are of its own namespace; these seconds are nobody else's.
+    let seconds = format!("1000.{}", std::process::id());
+    let script =
+        format!("for i in 1 2 3; do setsid sh -c 'setsid sleep {seconds} & echo $!' & done; wait; cat; exit 3");
+    let report = bench.start(&["/bin/sh", "-c", &script], ".", LONG);
+    let Report::Started(1, [stdin, stdout, _stderr]) = report else { panic!("{report:?}") };
+    let mut lines = std::io::BufReader::new(File::from(stdout)).lines();
+    let pids: Vec<String> = (0..3).map(|_| lines.next().unwrap().unwrap()).collect();
+    assert!(pids.iter().all(|pid| pid.parse::<i32>().is_ok()), "{pids:?}");
+    // They tell their number before they become what they are.
+    let until = Instant::now() + Duration::from_secs(10);
+    while running(&seconds) < 3 {
+        assert!(Instant::now() < until, "the control: they do run");
+        std::thread::yield_now();
     }
+    drop(stdin);
+    let before = Instant::now();
+    let report = bench.next(Duration::from_secs(10));
+    assert!(matches!(report, Report::Exited(1, exit) if exit.code == Some(3)), "{report:?}");
+    assert!(before.elapsed() < Duration::from_secs(1));
+    assert_eq!(running(&seconds), 0);
     assert!(!bench.root.join("calls/default/call").exists());
 }
 

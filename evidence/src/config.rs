@@ -254,10 +254,6 @@ pub fn admit(config: &[u8], policy: &[u8], now: Option<u64>) -> Result<(Config, 
     if intent.pooled == PooledAllowed::Yes {
         return unsupported("pooled not allowed", "pooled allowed");
     }
-    // Tools of several identities would share a network, a mount tree and a workspace: what the intent keeps apart would not be.
-    if intent.identities.len() > 1 {
-        return unsupported("one identity", "several identities");
-    }
     if !intent.limits.are_within_maxima() {
         return Err(AdmissionError::Limits { found: intent.limits });
     }

@@ -38,6 +38,10 @@ pub struct Plan {
     pub image: PathBuf,
     /// Limits of the intent.
     pub limits: Limits,
+    /// The policy of the session.
+    pub policy: &'static str,
+    /// Who may call.
+    pub identities: &'static [&'static str],
     /// What happens to the boot disk after the host wrote it and measured its contents.
     pub tamper: fn(&mut Vec<u8>),
 }
@@ -46,7 +50,8 @@ impl Plan {
     /// Nothing unusual.
     #[must_use]
     pub fn plain(image: PathBuf) -> Self {
-        Self { image, limits: Limits::default(), tamper: |_| {} }
+        let (policy, identities) = (PERMIT_ALL, &["default"][..]);
+        Self { image, limits: Limits::default(), policy, identities, tamper: |_| {} }
     }
 }
 
@@ -85,7 +90,7 @@ impl Guest {
         let directory = tempfile::Builder::new().prefix("coffer-guest.").tempdir().context("make a directory")?;
         let path = |name: &str| directory.path().join(name);
         let (config, intent) = configure(plan)?;
-        let mut disk = boot_disk::write(&config, PERMIT_ALL.as_bytes());
+        let mut disk = boot_disk::write(&config, plan.policy.as_bytes());
         (plan.tamper)(&mut disk);
         std::fs::write(path("boot.img"), disk)?;
 
@@ -223,6 +228,8 @@ fn configure(plan: &Plan) -> anyhow::Result<(Vec<u8>, Intent)> {
     let envelope = Envelope::parse(&std::fs::read(plan.image.join("image.dsse"))?).context("parse image.dsse")?;
     let manifest = ImageManifest::parse(envelope.unverified_payload()).context("parse the manifest")?;
     let key = |seed: u8| SigningKey::from_bytes(&[seed; 32]);
+    let names = plan.identities.iter().map(|name| Identity::new(name).with_context(|| format!("the name {name}")));
+    let identities = names.map(|name| Ok((name?, PublicKey::of(&key(2))))).collect::<anyhow::Result<_>>()?;
     let intent = Intent {
         audience: "local".into(),
         session: SessionId::new(random()?),
@@ -231,8 +238,8 @@ fn configure(plan: &Plan) -> anyhow::Result<(Vec<u8>, Intent)> {
         tenant: "acme".into(),
         region: String::new(),
         image: ImageManifest::digest(envelope.unverified_payload()),
-        policy: Digest384::of(PERMIT_ALL.as_bytes()),
-        identities: [(Identity::default_name(), PublicKey::of(&key(2)))].into(),
+        policy: Digest384::of(plan.policy.as_bytes()),
+        identities,
         authority: Authority::Delegated,
         durability: Durability::Relaxed,
         witnesses: Vec::new(),

@@ -15,6 +15,7 @@
 //! ```
 
 mod fields;
+pub mod grant;
 pub mod log;
 pub mod start;
 pub mod tool;

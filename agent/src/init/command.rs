@@ -2,14 +2,13 @@
 //! so that the agent can log the program that init will start.
 
 use super::calls::Times;
-use super::spawn::{Class, Directory, Launch, Stage, StartError};
+use super::spawn::{Command, Directory, Stage, StartError};
 use crate::fixed;
 use coffer_evidence::call::Request;
 use coffer_evidence::fields::Canonical as _;
 use coffer_evidence::ids::Identity;
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
@@ -52,8 +51,8 @@ pub enum CommandError {
     Start(StartError),
 }
 
-/// The launch of a request, lacking its descriptors and its cgroup. `own` is the agent's binary.
-pub fn command(request: &[u8], uid: u32, workspace: OwnedFd, own: &CStr) -> Result<(Launch, Times), CommandError> {
+/// The command of a request. `own` is the agent's binary.
+pub fn command(request: &[u8], own: &CStr) -> Result<(Command, Times), CommandError> {
     let request = Request::parse(request).map_err(|_| CommandError::NotARequest)?;
     let tool = |words: &[&str]| {
         let all = ["coffer-agent", "tool"].iter().chain(words);
@@ -76,17 +75,9 @@ pub fn command(request: &[u8], uid: u32, workspace: OwnedFd, own: &CStr) -> Resu
         Request::Upload { path } => tool(&["unpack", path]),
         Request::Download { path } => tool(&["pack", path]),
     }?;
-    let launch = Launch {
-        program,
-        arguments,
-        environment: environment(variables)?,
-        directory: Directory::Beneath(workspace, text(if directory.is_empty() { "." } else { &directory })?),
-        uid,
-        descriptors: Vec::new(),
-        cgroup: None,
-        class: Class::Tool,
-    };
-    Ok((launch, times))
+    let directory = text(if directory.is_empty() { "." } else { &directory })?;
+    let directory = Directory::Beneath(text(fixed::WORKSPACE)?, directory);
+    Ok((Command { program, arguments, environment: environment(variables)?, directory }, times))
 }
 
 /// The file that a program name stands for: as it is when it holds a slash, else the first executable of that name
@@ -124,11 +115,7 @@ fn text(text: &str) -> Result<CString, CommandError> {
 mod tests {
     use super::*;
 
-    fn workspace() -> OwnedFd {
-        std::fs::File::open("/").unwrap().into()
-    }
-
-    fn exec(argv: &[&str], env: &[(&str, &str)]) -> Result<(Launch, Times), CommandError> {
+    fn exec(argv: &[&str], env: &[(&str, &str)]) -> Result<(Command, Times), CommandError> {
         let owned = |text: &&str| (*text).to_owned();
         let request = Request::Exec {
             argv: argv.iter().map(owned).collect(),
@@ -138,19 +125,19 @@ mod tests {
             grace_ms: 7,
             output_bytes_max: 9,
         };
-        command(&request.to_bytes(), 10_000, workspace(), c"/own")
+        command(&request.to_bytes(), c"/own")
     }
 
     #[test]
     fn an_exec_gets_a_clean_environment_and_a_resolved_program() {
-        let (launch, times) = exec(&["sh", "-c", "true"], &[("LANG", "de_DE"), ("X", "1")]).unwrap();
-        assert!(["/usr/bin/sh", "/bin/sh"].contains(&launch.program.to_str().unwrap()));
-        assert_eq!(launch.arguments[0].to_str().unwrap(), "sh");
-        let environment: Vec<_> = launch.environment.iter().map(|text| text.to_str().unwrap().to_owned()).collect();
+        let (command, times) = exec(&["sh", "-c", "true"], &[("LANG", "de_DE"), ("X", "1")]).unwrap();
+        assert!(["/usr/bin/sh", "/bin/sh"].contains(&command.program.to_str().unwrap()));
+        assert_eq!(command.arguments[0].to_str().unwrap(), "sh");
+        let environment: Vec<_> = command.environment.iter().map(|text| text.to_str().unwrap().to_owned()).collect();
         let path = format!("PATH={}", fixed::PATH);
         assert_eq!(environment, ["HOME=/workspace", "LANG=de_DE", path.as_str(), "X=1"]);
         assert_eq!(times, Times { timeout: Duration::from_millis(5), grace: Duration::from_millis(7) });
-        assert!(matches!(launch.directory, Directory::Beneath(_, path) if path.to_str() == Ok("a/b")));
+        assert!(matches!(command.directory, Directory::Beneath(_, path) if path.to_str() == Ok("a/b")));
     }
 
     #[test]
@@ -162,15 +149,15 @@ mod tests {
     #[test]
     fn a_file_operation_runs_our_own_binary_with_the_path_as_one_argument() {
         let request = Request::ReadFile { path: "a b".into(), offset: 1, length: 2 };
-        let (launch, _) = command(&request.to_bytes(), 10_000, workspace(), c"/own").unwrap();
-        assert_eq!(launch.program.to_str().unwrap(), "/own");
-        let arguments: Vec<_> = launch.arguments.iter().map(|text| text.to_str().unwrap()).collect();
+        let (command, _) = super::command(&request.to_bytes(), c"/own").unwrap();
+        assert_eq!(command.program.to_str().unwrap(), "/own");
+        let arguments: Vec<_> = command.arguments.iter().map(|text| text.to_str().unwrap()).collect();
         assert_eq!(arguments, ["coffer-agent", "tool", "read", "a b", "1", "2"]);
     }
 
     #[test]
     fn bytes_that_are_no_request_start_nothing() {
-        assert_eq!(command(&[0xff], 10_000, workspace(), c"/own").unwrap_err(), CommandError::NotARequest);
+        assert_eq!(command(&[0xff], c"/own").unwrap_err(), CommandError::NotARequest);
     }
 
     #[test]

@@ -10,7 +10,7 @@ const STAGE: &str = "harden";
 
 /// Written in this order; the last one locks the door for modules and must hold.
 /// A file that this kernel does not have is a feature that it does not have.
-const SETTINGS: [(&str, &str); 26] = [
+const SETTINGS: [(&str, &str); 27] = [
     ("kernel/core_pattern", ""),
     ("fs/suid_dumpable", "0"),
     ("fs/protected_symlinks", "1"),
@@ -27,6 +27,8 @@ const SETTINGS: [(&str, &str); 26] = [
     ("kernel/kexec_load_disabled", "1"),
     ("user/max_user_namespaces", "0"),
     ("vm/unprivileged_userfaultfd", "0"),
+    // A file in memory is not executable unless it is asked for, and tools may not ask.
+    ("vm/memfd_noexec", "1"),
     // Objects that live on without a process: nobody makes one, so that no call leaves one behind.
     ("kernel/shm_rmid_forced", "1"),
     ("kernel/shmmni", "0"),
@@ -69,8 +71,8 @@ fn swap_off() -> Result<(), BootError> {
     Ok(())
 }
 
-/// Brings up `lo`, the only interface there is: programs expect 127.0.0.1 to answer.
-fn loopback_up() -> Result<(), BootError> {
+/// Brings up `lo`, the only interface of a network: programs expect 127.0.0.1 to answer.
+pub(super) fn loopback_up() -> Result<(), BootError> {
     let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)
         .context(STAGE, || "open a socket for lo".into())?;
     // SAFETY: `ifreq` is plain data for which all zeros is a valid value.

@@ -165,13 +165,6 @@ async fn intents(sessions: &Sessions, image: Digest256, session: &Session) -> an
             "18446744073709551615",
         ),
         (
-            "two identities",
-            Box::new(|i| i.identities.extend([(Identity::new("other").expect("a name"), PublicKey::of(&owner()))])),
-            InvalidArgument,
-            "INTENT_REFUSED",
-            "found several identities",
-        ),
-        (
             "a tenant of 256",
             Box::new(|i| i.tenant = "t".repeat(256)),
             InvalidArgument,
