@@ -4,7 +4,6 @@ use coffer_evidence::collateral::Collateral;
 use coffer_evidence::config::Launch;
 use coffer_evidence::intent::PooledAllowed;
 use coffer_evidence::manifest::Profile;
-use coffer_evidence::policy_text::PERMIT_ALL;
 use coffer_evidence::sign::PublicKey;
 use coffer_evidence::verify::{OpeningError, Platform, Rule, TrustAnchor, VerifiedOpening, verify_opening};
 
