@@ -281,7 +281,7 @@ mod tests {
             "permit (principal, action, resource);\n@id(\"b\") permit (principal, action == Action::\"x\", resource);",
         );
         assert!(
-            two.starts_with("1:1: expected `@id") && two.contains(" | 2:36: rule `b`: unrecognized action"),
+            two.starts_with("1:1: expected `@id") && two.contains(" | 2:39: rule `b`: unrecognized action"),
             "{two}"
         );
         let stranger = refused("@id(\"a\")\npermit (principal == Identity::\"coder\", action, resource);");
