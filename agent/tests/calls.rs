@@ -5,7 +5,7 @@ use coffer_agent::frames::start::{Cause, Exit};
 use coffer_agent::init::calls::{Calls, Place, Report, Times};
 use coffer_agent::init::cgroup::Hierarchy;
 use coffer_agent::init::jail::room::Site;
-use coffer_agent::init::jail::{Access, Grant, Jails};
+use coffer_agent::init::jail::{Access, Grant, Jails, Reach};
 use coffer_agent::init::reap::{Who, reap};
 use coffer_agent::init::spawn::{Command, Directory, Stage};
 use std::ffi::CString;
@@ -51,8 +51,8 @@ impl Bench {
         std::os::unix::fs::chown(workspace.path(), Some(UID), Some(UID)).unwrap();
         let everything = Access::READ.and(Access::WRITE).and(Access::DELETE).and(Access::EXECUTE);
         let grants = vec![
-            Grant { path: workspace.path().into(), access: everything },
-            Grant { path: "/usr".into(), access: Access::EXECUTE },
+            Grant { path: workspace.path().into(), access: everything, reach: Reach::Beneath },
+            Grant { path: "/usr".into(), access: Access::EXECUTE, reach: Reach::Beneath },
         ];
         let site = Site { workspace: workspace.path().into(), tmp_bytes: 1 << 20, landlock: landlock::ABI::V6 };
         let jails = Some(Jails::new(&site, &[(UID, grants)]).unwrap());

@@ -15,6 +15,7 @@ mod policy;
 mod quote;
 mod run;
 mod session;
+mod session_policy;
 mod signals;
 mod stdin;
 mod time;

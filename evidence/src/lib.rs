@@ -59,4 +59,4 @@ extern crate self as coffer_evidence;
 #[cfg(all(test, feature = "verifier"))]
 use fixtures::{boot_log, der, platform};
 
-pub use config::{admit, boot_disk, policy_text};
+pub use config::{admit, boot_disk};

@@ -19,8 +19,8 @@ use coffer_evidence::intent::{
 };
 use coffer_evidence::link::{Frame, Mirror, ToGuest, ToHost};
 use coffer_evidence::manifest::ImageManifest;
-use coffer_evidence::policy_text::PERMIT_ALL;
 use coffer_evidence::sign::PublicKey;
+use coffer_policy::texts::DEFAULT;
 use ed25519_dalek::SigningKey;
 
 use crate::host::binaries;
@@ -50,7 +50,7 @@ impl Plan {
     /// Nothing unusual.
     #[must_use]
     pub fn plain(image: PathBuf) -> Self {
-        let (policy, identities) = (PERMIT_ALL, &["default"][..]);
+        let (policy, identities) = (DEFAULT, &["default"][..]);
         Self { image, limits: Limits::default(), policy, identities, tamper: |_| {} }
     }
 }

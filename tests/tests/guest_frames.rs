@@ -36,6 +36,7 @@ fn call() -> Call {
         request: b"request".to_vec(),
         program: Some("/usr/bin/git".to_owned()),
         paths: vec!["/workspace".to_owned()],
+        rules: vec!["run-installed".to_owned()],
     }
 }
 

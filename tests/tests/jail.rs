@@ -200,7 +200,7 @@ async fn exec(
         match message.response {
             Some(Response::Stdout(output) | Response::Stderr(output)) => {
                 out.extend_from_slice(&output.data);
-                drop(ready.take().map(|ready| ready.send(())));
+                let _ = ready.take().map(|ready| ready.send(()));
             }
             Some(Response::Exited(last)) => exited = Some(last),
             _ => {}

@@ -21,6 +21,8 @@ pub enum Reason {
     PathEscape,
     /// The identity is not one of the session.
     IdentityUnknown,
+    /// The session's policy does not allow it.
+    PolicyDenied,
     /// The call id was used before.
     CallIdReused,
     /// Too many calls run at once.
@@ -61,6 +63,7 @@ impl Reason {
             Reason::LimitExceeded => (Code::InvalidArgument, "LIMIT_EXCEEDED"),
             Reason::PathEscape => (Code::PermissionDenied, "PATH_ESCAPE"),
             Reason::IdentityUnknown => (Code::PermissionDenied, "IDENTITY_UNKNOWN"),
+            Reason::PolicyDenied => (Code::PermissionDenied, "POLICY_DENIED"),
             Reason::CallIdReused => (Code::AlreadyExists, "CALL_ID_REUSED"),
             Reason::TooManyCalls => (Code::ResourceExhausted, "TOO_MANY_CALLS"),
             Reason::SessionFull => (Code::ResourceExhausted, "SESSION_FULL"),

@@ -12,6 +12,7 @@ pub mod call;
 pub mod errors;
 pub mod exec;
 pub mod files;
+mod judge;
 pub mod life;
 pub mod limits;
 pub mod link;

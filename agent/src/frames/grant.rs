@@ -2,14 +2,17 @@
 
 use super::{Builder, Fields, Frame, FrameError};
 
+/// Part of a grant that holds for one file and for nothing beneath it.
+pub const EXACT: u64 = 16;
+
 /// The grants of one identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Granted {
     /// Name of the identity.
     pub identity: String,
-    /// Absolute paths; each grant holds for what is at and beneath one.
+    /// Absolute paths; each grant holds for what is at and beneath one, or for that one file.
     pub paths: Vec<String>,
-    /// For each path what is allowed: the sum of 1 read, 2 write, 4 delete, 8 execute.
+    /// For each path what is allowed: the sum of 1 read, 2 write, 4 delete, 8 execute, and [`EXACT`].
     pub access: Vec<[u64; 1]>,
 }
 

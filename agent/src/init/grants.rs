@@ -1,11 +1,11 @@
 //! Asks the process `grants` what the policy lets each identity do with files.
 
 use super::error::{BootError, Context as _};
-use super::jail::{Access, Grant};
+use super::jail::{Access, Grant, Reach};
 use super::reap::{self, Who};
 use super::spawn::{self, Class, Command, Directory, Launch};
 use crate::fixed;
-use crate::frames::grant::Granted;
+use crate::frames::grant::{EXACT, Granted};
 use crate::frames::{FRAME_MAX, Frame as _};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
@@ -111,9 +111,12 @@ fn parse(mut bytes: &[u8], identities: &[String]) -> Result<Vec<Vec<Grant>>, Boo
         }
         let grants = granted.paths.iter().zip(&granted.access).map(|(path, [access])| {
             let plain = Path::new(path).components().collect::<PathBuf>();
-            let access =
-                Access::from_number(*access).filter(|_| path.starts_with('/') && plain.as_os_str() == path.as_str());
-            access.map(|access| Grant { path: plain, access }).ok_or_else(|| unexpected("a plain absolute path", path))
+            let reach = if access & EXACT == 0 { Reach::Beneath } else { Reach::File };
+            let access = Access::from_number(access & !EXACT)
+                .filter(|_| path.starts_with('/') && plain.as_os_str() == path.as_str());
+            access
+                .map(|access| Grant { path: plain, access, reach })
+                .ok_or_else(|| unexpected("a plain absolute path", path))
         });
         all.push(grants.collect::<Result<_, _>>()?);
     }
@@ -153,7 +156,9 @@ mod tests {
         for path in ["", "a", "/a/../b", "/a/./b", "//a", "/a/", "/a//b"] {
             assert_eq!(grants(&frame("a", &[path], &[1]), &["a"]), None, "{path}");
         }
-        assert_eq!(grants(&frame("a", &["/a"], &[16]), &["a"]), None);
+        assert_eq!(grants(&frame("a", &["/a"], &[32]), &["a"]), None);
         assert_eq!(grants(&frame("a", &["/a"], &[]), &["a"]), None);
+        let exact = grants(&frame("a", &["/a"], &[17]), &["a"]).unwrap();
+        assert_eq!((exact[0][0].reach, exact[0][0].access), (Reach::File, Access::READ));
     }
 }

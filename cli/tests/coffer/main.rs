@@ -7,6 +7,7 @@ mod evidence;
 mod execution;
 mod fake;
 mod hostile;
+mod policy;
 mod quote;
 mod running;
 mod sessions;

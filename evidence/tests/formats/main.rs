@@ -16,7 +16,6 @@ use coffer_evidence::call_header::HeaderType;
 use coffer_evidence::cbor::{Key, Value, encode};
 use coffer_evidence::fields::Canonical as _;
 use coffer_evidence::leaf::{CauseClass, LeafKind, LimitKind, Method, Rejection, Reporter, ScrubStep, StepResult};
-use coffer_evidence::policy_text::PERMIT_ALL;
 use coffer_evidence::seal::{ClosedBy, Reason};
 
 use examples::{block, compare_or_bless, hex_lines};
@@ -92,7 +91,7 @@ fn the_page_of_examples_shows_what_the_code_writes() {
     let samples = samples::samples();
     let shown = samples.iter().filter(|sample| !sample.form.ends_with("-signed") && !INSIDE.contains(&sample.form));
     let mut blocks: Vec<(String, String)> = shown.map(|sample| (sample.form.to_owned(), block(sample))).collect();
-    let disk = boot_disk::write(&samples::config().to_bytes(), PERMIT_ALL.as_bytes());
+    let disk = boot_disk::write(&samples::config().to_bytes(), samples::PERMIT_ALL.as_bytes());
     assert!(boot_disk::read(&disk).is_ok());
     let json = |envelope: Vec<u8>| format!("{}\n", String::from_utf8(envelope).expect("JSON"));
     blocks.push(("boot disk".to_owned(), hex_lines(&disk[..112])));

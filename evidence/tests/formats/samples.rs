@@ -20,7 +20,6 @@ use coffer_evidence::link::{Frame, Mirror, ToGuest, ToHost};
 use coffer_evidence::manifest::ImageManifest;
 use coffer_evidence::note::{Checkpoint, sign_note};
 use coffer_evidence::open::OpenMap;
-use coffer_evidence::policy_text::PERMIT_ALL;
 use coffer_evidence::private::{EncryptedPart, read_private, write_private};
 use coffer_evidence::receipt::{Receipt, open_receipt, sign_receipt};
 use coffer_evidence::rtmr::{Rtmr, Rtmr3Event, event_bytes, parse_event};
@@ -28,6 +27,9 @@ use coffer_evidence::seal::{ClosedBy, Reason, SealMap};
 use coffer_evidence::sign::PublicKey;
 use coffer_evidence::statement::{Subjects, sign_statement};
 use ed25519_dalek::SigningKey;
+
+/// The policy of the samples; what it says is nothing that this crate looks at.
+pub(crate) const PERMIT_ALL: &str = "permit (principal, action, resource);\n";
 
 use crate::grammar::Sample;
 use crate::samples_of_channels;

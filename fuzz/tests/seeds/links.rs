@@ -95,6 +95,7 @@ fn processes() -> Vec<Seed> {
         request: vec![3; 8],
         program: Some("/usr/bin/true".into()),
         paths: vec!["a/b".into()],
+        rules: vec!["run-installed".into()],
     };
     let exit = start::Exit {
         cause: start::Cause::Ended,

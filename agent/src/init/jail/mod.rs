@@ -69,13 +69,24 @@ impl Access {
     }
 }
 
-/// One way into the files: everything at and beneath a path, by the policy's own words.
+/// How far a grant goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// To everything at and beneath its path.
+    Beneath,
+    /// To the one file, if there is one when the session begins.
+    File,
+}
+
+/// One way into the files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
     /// Absolute, without `.`, `..` and doubled slashes.
     pub path: PathBuf,
     /// For what.
     pub access: Access,
+    /// How far.
+    pub reach: Reach,
 }
 
 /// Why a call has no jail.
@@ -237,7 +248,7 @@ fn owners(inside: u32, outside: u32) -> Result<Owners, BootError> {
 
 /// Makes the directories of the workspace that grants name, so that there is something for them to hold for.
 fn make_places(workspace: &Path, owner: u32, grants: &[Grant]) -> Result<(), BootError> {
-    for grant in grants {
+    for grant in grants.iter().filter(|grant| grant.reach == Reach::Beneath) {
         let Ok(beneath) = grant.path.strip_prefix(workspace) else { continue };
         let mut path = workspace.to_owned();
         for part in beneath.components() {

@@ -12,7 +12,7 @@
 
 use super::mapped::{self, Owners, Writing};
 use super::rules::{self, Rules};
-use super::{Access, Grant};
+use super::{Access, Grant, Reach};
 use crate::fixed;
 use crate::init::error::{BootError, Context as _};
 use crate::init::grants::GRANTS_MAX;
@@ -222,7 +222,11 @@ fn workspace(place: &Path, owners: Option<&Owners>, grants: &[Grant]) -> Result<
     let changes = |access: Access| access.has(Access::WRITE) || access.has(Access::DELETE);
     // In the order of their paths, so that what contains comes before what is contained.
     let mut parts: BTreeMap<&Path, Writing> = BTreeMap::new();
-    for grant in grants.iter().filter(|grant| grant.path.starts_with(place) || place.starts_with(&grant.path)) {
+    let concerns = |grant: &&Grant| {
+        let above = grant.reach == Reach::Beneath && place.starts_with(&grant.path);
+        above || (grant.path.starts_with(place) && (grant.reach == Reach::Beneath || grant.path != place))
+    };
+    for grant in grants.iter().filter(concerns) {
         let path = if grant.path.starts_with(place) { grant.path.as_path() } else { place };
         let writing = parts.entry(path).or_insert(Writing::Never);
         if changes(grant.access) {
@@ -301,7 +305,10 @@ fn allow(rules: &mut Rules, exe: OwnedFd, grants: &[Grant]) -> Result<(), rules:
                 access |= rights;
             }
         }
-        rules.allow_path(&grant.path, access)?;
+        // A rule on a directory would hold for what is beneath it.
+        if grant.reach == Reach::Beneath || grant.path.is_file() {
+            rules.allow_path(&grant.path, access)?;
+        }
     }
     if grants.iter().any(|grant| grant.access.has(Access::EXECUTE)) {
         rules.allow_path(Path::new(LOADER), rules::execute())?;
