@@ -58,6 +58,7 @@ pub fn process_frames(data: &[u8]) {
         assert!(data.len() <= frames::FRAME_MAX + 4, "a frame of {} bytes", data.len());
         assert_eq!(frame.encode(), data, "another encoding of {frame:?} was accepted");
     }
+    frame::<frames::grant::Granted>(data);
     frame::<frames::log::ToNotary>(data);
     frame::<frames::log::ToAgent>(data);
     frame::<frames::start::ToInit>(data);

@@ -6,6 +6,7 @@ mod examples;
 mod grammar;
 
 use coffer_agent::frames::Frame;
+use coffer_agent::frames::grant::Granted;
 use coffer_agent::frames::log::{Call, Refusal, ToAgent as NotaryToAgent, ToNotary as AgentToNotary};
 use coffer_agent::frames::start::{Cause, Exit, ToAgent as InitToAgent, ToInit as AgentToInit};
 use coffer_agent::frames::tool::{Entry, Kind, Report};
@@ -102,6 +103,11 @@ fn of_init() -> Vec<Sample> {
     ]
 }
 
+fn of_grants() -> Vec<Sample> {
+    let paths = vec![text("/usr/bin/git"), text("/workspace")];
+    vec![sample("grants", "grants", &Granted { identity: text("default"), paths, access: vec![[24], [7]] })]
+}
+
 fn of_tools() -> Vec<Sample> {
     const RULE: &str = "tool-report";
     let entry = Entry {
@@ -120,7 +126,7 @@ fn of_tools() -> Vec<Sample> {
 }
 
 fn samples() -> Vec<Sample> {
-    of_notary().into_iter().chain(of_init()).chain(of_tools()).collect()
+    of_notary().into_iter().chain(of_init()).chain(of_grants()).chain(of_tools()).collect()
 }
 
 #[test]

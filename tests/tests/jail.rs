@@ -1,4 +1,4 @@
-//! What a tool can reach: every attempt of `agent/examples/attempts.rs` as each of two identities, and from one identity into the
+//! What a tool can reach: every attempt of `tests/attempts` as each of two identities, and from one identity into the
 //! other's, each with the errno that it gets; and as a control the same program as root of a bare guest, where it gets through.
 //!
 //! Needs `COFFER_TEST_IMAGE` and `COFFER_TEST_ATTEMPTS` (set by `scripts/test`); without them every test says NOT RUN. Two boots.

@@ -1,6 +1,6 @@
 //! Seeds of what processes and machines say to each other.
 
-use coffer_agent::frames::{self, Frame as _, log, start, tool, warrant};
+use coffer_agent::frames::{self, Frame as _, grant, log, start, tool, warrant};
 use coffer_evidence::ids::SessionId;
 use coffer_evidence::link::{Frame as _, Mirror, ToGuest, ToHost};
 use coffer_evidence::seal::{ClosedBy, Reason};
@@ -128,6 +128,7 @@ fn processes() -> Vec<Seed> {
         start::ToAgent::Exited { intent: 1, exit }.encode(),
         tool::Report::Entry(entry).encode(),
         tool::Report::Done { files: 1, bytes: 2, left_out: 3 }.encode(),
+        grant::Granted { identity: "default".into(), paths: vec!["/workspace".into()], access: vec![[7]] }.encode(),
         warrant::ToInit::Admitted { identities: vec!["default".into()] }.encode(),
         warrant::ToInit::Permit { intent: 1, identity: "default".into(), call: [1; 16], request: [2; 32] }.encode(),
         warrant::ToInit::Open { file: warrant::ReportFile::Outblob }.encode(),

@@ -286,6 +286,8 @@ fn empty_tree<'p>(place: &Path, source: &OwnedFd, parts: impl Iterator<Item = &'
 fn allow(rules: &mut Rules, exe: OwnedFd, grants: &[Grant]) -> Result<(), rules::RulesError> {
     // For the built-in tools, which are this program; no path leads a tool to it.
     rules.allow(exe, rules::read() | rules::execute());
+    // Programs look around; there is nothing to see in a room that is not public or granted.
+    rules.allow_path(Path::new("/"), rules::list())?;
     for path in PUBLIC {
         rules.allow_path(Path::new(path), rules::read())?;
     }

@@ -41,6 +41,11 @@ pub(super) fn read() -> BitFlags<AccessFs> {
     AccessFs::ReadFile | AccessFs::ReadDir
 }
 
+/// Listing directories alone.
+pub(super) fn list() -> BitFlags<AccessFs> {
+    AccessFs::ReadDir.into()
+}
+
 /// Making and changing files, and talking to whoever listens at one. Replacing a file is part of it: one that may be written
 /// can be emptied, too.
 pub(super) fn write() -> BitFlags<AccessFs> {
