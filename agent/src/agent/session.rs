@@ -1,5 +1,6 @@
 //! What every call shares: who may call, how many at once, when something last happened, and whether it is over.
 
+use super::exec::known::Known;
 use super::limits;
 use super::log::Log;
 use super::starter::Starter;
@@ -17,6 +18,7 @@ pub struct Session {
     pub(super) starter: Starter,
     pub(super) identities: Vec<Identity>,
     pub(super) places: Arc<Semaphore>,
+    pub(super) execs: Known,
     /// Cancelled once no call is accepted any more.
     pub(super) closing: CancellationToken,
     activity: watch::Sender<Activity>,
@@ -48,7 +50,10 @@ impl Session {
         let activity = watch::Sender::new(Activity { running: 0, last: Instant::now() });
         let places = Arc::new(Semaphore::new(limits::CALLS_AT_ONCE));
         let closing = CancellationToken::new();
-        (Arc::new(Self { log, starter, identities, places, closing, activity, trouble }), troubles)
+        (
+            Arc::new(Self { log, starter, identities, places, execs: Known::default(), closing, activity, trouble }),
+            troubles,
+        )
     }
 
     /// Tells the keeper. Once it knows of one trouble, further ones add nothing.

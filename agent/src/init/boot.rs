@@ -142,6 +142,7 @@ fn start_own(
         descriptors,
         cgroup: Some(hierarchy.own(name)?),
         class: Class::Own,
+        terminal: None,
     };
     spawn::spawn(launch).map_err(|error| start_failed(name, error))
 }

@@ -16,6 +16,7 @@
 use super::cgroup::{self, CallGroup};
 use super::reap::Reaped;
 use super::spawn::{self, Launch, Stage, StartError, Verdict};
+use super::wires;
 use crate::frames::start::Cause;
 use crate::frames::start::Exit;
 use rustix::event::PollFlags;
@@ -37,8 +38,8 @@ pub struct Times {
 /// What the agent is to be told.
 #[derive(Debug)]
 pub enum Report {
-    /// The program runs; stdin to write, stdout and stderr to read.
-    Started(u64, [OwnedFd; 3]),
+    /// The program runs; stdin to write, stdout and stderr to read, or the master of its terminal.
+    Started(u64, Vec<OwnedFd>),
     /// Nothing ran.
     NotStarted(u64, StartError),
     /// Every process of the call is gone.
@@ -62,7 +63,7 @@ struct Call {
     cause: Option<Cause>,
     began: Instant,
     times: Times,
-    pipes: Option<[OwnedFd; 3]>,
+    pipes: Option<Vec<OwnedFd>>,
     ended: Option<(Reaped, Instant)>,
 }
 
@@ -82,7 +83,7 @@ impl Calls {
         Self { running: BTreeMap::new(), reports: Vec::new(), over: Vec::new() }
     }
 
-    /// Starts a process in a cgroup of its own, with three fresh pipes. `launch` lacks only those.
+    /// Starts a process in a cgroup of its own, with three fresh pipes or a fresh terminal. `launch` lacks only those.
     pub fn start(&mut self, intent: u64, group: CallGroup, launch: Launch, times: Times) {
         if let Err(error) = self.try_start(intent, group, launch, times) {
             self.reports.push(Report::NotStarted(intent, error));
@@ -91,12 +92,12 @@ impl Calls {
 
     fn try_start(&mut self, intent: u64, group: CallGroup, mut launch: Launch, times: Times) -> Result<(), StartError> {
         launch.cgroup = Some(group.open().map_err(StartError::at(Stage::Cgroup))?);
-        let pipe = || {
-            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-                .map_err(|errno| StartError::at(Stage::Credentials)(errno.into()))
+        let wires = match launch.terminal {
+            None => wires::pipes(),
+            Some(size) => wires::terminal(size, launch.uid),
         };
-        let ((stdin, stdin_write), (stdout_read, stdout), (stderr_read, stderr)) = (pipe()?, pipe()?, pipe()?);
-        launch.descriptors = vec![(0, stdin), (1, stdout), (2, stderr)];
+        let wires = wires.map_err(|errno| StartError::at(Stage::Credentials)(errno.into()))?;
+        launch.descriptors = wires.theirs;
         let born = spawn::spawn(launch)?;
         self.running.insert(
             intent,
@@ -107,7 +108,7 @@ impl Calls {
                 cause: None,
                 began: Instant::now(),
                 times,
-                pipes: Some([stdin_write, stdout_read, stderr_read]),
+                pipes: Some(wires.ours),
                 ended: None,
             },
         );
@@ -123,6 +124,18 @@ impl Calls {
     pub fn end(&mut self, intent: u64, cause: Cause, now: Instant) {
         if let Some(call) = self.running.get_mut(&intent) {
             call.terminate(cause, now);
+        }
+    }
+
+    /// Sends a signal to the program's process group. A call whose program does not run, or is over, is left alone.
+    pub fn signal(&mut self, intent: u64, signal: Signal) {
+        if let Some(call) = self.running.get(&intent)
+            && matches!(call.phase, Phase::Running | Phase::Terminating { .. })
+            && call.ended.is_none()
+            && let Some(pid) = Pid::from_raw(call.pid)
+        {
+            // A program that has left its own group gets none, and has asked for that.
+            let _ = kill_process_group(pid, signal);
         }
     }
 

@@ -16,6 +16,9 @@ use std::time::Duration;
 /// Time that a file operation may take.
 const FILE_TIMES: Times = Times { timeout: Duration::from_secs(600), grace: Duration::from_secs(2) };
 
+/// What a terminal is called when the client does not say.
+const TERM: &str = "xterm-256color";
+
 /// The identities of the session and their uids.
 #[derive(Debug, Default)]
 pub struct Identities(BTreeMap<String, u32>);
@@ -60,12 +63,18 @@ pub fn command(request: &[u8], uid: u32, workspace: OwnedFd, own: &CStr) -> Resu
         let arguments = all.map(|word| text(word)).collect::<Result<Vec<_>, _>>()?;
         Ok((own.to_owned(), arguments, Vec::new(), String::new(), FILE_TIMES))
     };
+    let terminal = match &request {
+        Request::Exec { terminal, .. } => *terminal,
+        _ => None,
+    };
     let (program, arguments, variables, directory, times) = match &request {
         Request::Exec { argv, cwd, env, timeout_ms, grace_ms, .. } => {
             let first = argv.first().ok_or(CommandError::NotARequest)?;
             let program = resolve(first).map_err(CommandError::Start)?;
             let arguments = argv.iter().map(|argument| text(argument)).collect::<Result<Vec<_>, _>>()?;
-            let variables = env.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+            let kind = terminal.map(|_| ("TERM".to_owned(), TERM.to_owned()));
+            let asked = env.iter().map(|(key, value)| (key.clone(), value.clone()));
+            let variables = kind.into_iter().chain(asked).collect();
             let times = Times { timeout: Duration::from_millis(*timeout_ms), grace: Duration::from_millis(*grace_ms) };
             Ok((text(&program)?, arguments, variables, cwd.clone(), times))
         }
@@ -85,6 +94,7 @@ pub fn command(request: &[u8], uid: u32, workspace: OwnedFd, own: &CStr) -> Resu
         descriptors: Vec::new(),
         cgroup: None,
         class: Class::Tool,
+        terminal,
     };
     Ok((launch, times))
 }
@@ -123,12 +133,21 @@ fn text(text: &str) -> Result<CString, CommandError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use coffer_evidence::call::TerminalSize;
 
     fn workspace() -> OwnedFd {
         std::fs::File::open("/").unwrap().into()
     }
 
     fn exec(argv: &[&str], env: &[(&str, &str)]) -> Result<(Launch, Times), CommandError> {
+        exec_on(None, argv, env)
+    }
+
+    fn exec_on(
+        terminal: Option<TerminalSize>,
+        argv: &[&str],
+        env: &[(&str, &str)],
+    ) -> Result<(Launch, Times), CommandError> {
         let owned = |text: &&str| (*text).to_owned();
         let request = Request::Exec {
             argv: argv.iter().map(owned).collect(),
@@ -137,6 +156,7 @@ mod tests {
             timeout_ms: 5,
             grace_ms: 7,
             output_bytes_max: 9,
+            terminal,
         };
         command(&request.to_bytes(), 10_000, workspace(), c"/own")
     }
@@ -151,6 +171,22 @@ mod tests {
         assert_eq!(environment, ["HOME=/workspace", "LANG=de_DE", path.as_str(), "X=1"]);
         assert_eq!(times, Times { timeout: Duration::from_millis(5), grace: Duration::from_millis(7) });
         assert!(matches!(launch.directory, Directory::Beneath(_, path) if path.to_str() == Ok("a/b")));
+    }
+
+    #[test]
+    fn a_terminal_has_a_name_in_the_environment_and_the_clients_goes_before_ours() {
+        let size = TerminalSize::new(24, 80);
+        for (asked, expected) in [(None, "TERM=xterm-256color"), (Some(("TERM", "dumb")), "TERM=dumb")] {
+            let (launch, _) = exec_on(size, &["sh"], asked.as_slice()).unwrap();
+            assert_eq!(launch.terminal, size);
+            let named: Vec<_> =
+                launch.environment.iter().filter(|text| text.to_bytes().starts_with(b"TERM=")).collect();
+            assert_eq!(named.iter().map(|text| text.to_str().unwrap()).collect::<Vec<_>>(), [expected]);
+        }
+        let (launch, _) = exec(&["sh"], &[]).unwrap();
+        assert!(
+            launch.terminal.is_none() && !launch.environment.iter().any(|text| text.to_bytes().starts_with(b"TERM="))
+        );
     }
 
     #[test]

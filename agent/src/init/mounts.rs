@@ -58,19 +58,32 @@ pub fn device_extras() -> Result<(), BootError> {
         ("/dev/stdout", "/proc/self/fd/1"),
         ("/dev/stderr", "/proc/self/fd/2"),
     ] {
-        match std::os::unix::fs::symlink(target, link) {
-            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-                return Err(error).context(STAGE, || format!("link {link}"));
-            }
-            _ => {}
-        }
+        self::link(target, link)?;
     }
+    // Terminals: each belongs to the identity that it was opened for. The kernel's own /dev/ptmx, where there is one, finds
+    // the mount beside it; the link is for a /dev without.
+    mount_one(&Kernel {
+        kind: "devpts",
+        target: "/dev/pts",
+        flags: MsFlags::MS_NOSUID.union(MsFlags::MS_NOEXEC),
+        options: Some("newinstance,ptmxmode=0666,mode=0600"),
+    })?;
+    link("pts/ptmx", "/dev/ptmx")?;
     mount_one(&Kernel {
         kind: "tmpfs",
         target: "/dev/shm",
         flags: NO_EXEC,
         options: Some("mode=1777,size=64m,nr_inodes=4096"),
     })
+}
+
+fn link(target: &str, link: &str) -> Result<(), BootError> {
+    match std::os::unix::fs::symlink(target, link) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(error).context(STAGE, || format!("link {link}"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn mount_one(entry: &Kernel) -> Result<(), BootError> {

@@ -9,6 +9,7 @@
 //! ```
 #![allow(unsafe_code, reason = "the child of a clone may only make bare system calls")]
 
+use coffer_evidence::call::TerminalSize;
 use std::arch::asm;
 use std::ffi::{CStr, CString};
 use std::fs::File;
@@ -35,6 +36,8 @@ pub struct Launch {
     pub cgroup: Option<OwnedFd>,
     /// Whether the process is one of the guest's own or a tool.
     pub class: Class,
+    /// With a size, descriptor 0 is a terminal and becomes the controlling one.
+    pub terminal: Option<TerminalSize>,
 }
 
 /// Where a process starts.
@@ -336,6 +339,9 @@ fn prepare(plan: &Plan) -> Result<(), Failure> {
         call(libc::SYS_close_range, [3, to_the_end, libc::CLOSE_RANGE_CLOEXEC as usize, 0, 0]).map_err(own)?;
         for (target, source) in &plan.sources {
             call(libc::SYS_dup2, [word(*source), word(*target), 0, 0, 0]).map_err(own)?;
+        }
+        if plan.launch.terminal.is_some() {
+            call(libc::SYS_ioctl, [0, libc::TIOCSCTTY as usize, 0, 0, 0]).map_err(own)?;
         }
         let _ = call(libc::SYS_umask, [0o022, 0, 0, 0, 0]);
         credentials(plan.launch.uid).map_err(own)?;
