@@ -18,15 +18,15 @@ async fn a_start_that_comes_again_runs_nothing_and_gets_the_same_end() {
     let guest = Guest::new().await;
     let script = format!("echo ran >>{0}; echo out; echo err >&2; exit 7", file(&guest, "ran"));
     let start = start(&["sh", "-c", &script]);
-    let (first, told) = guest.attach(&start).await.to_the_end().await;
+    let (first, told) = guest.attach(&start).await.exits().await;
     assert_eq!((first.code, told.out.as_slice(), told.err.as_slice()), (7, &b"out\n"[..], &b"err\n"[..]));
     for _ in 0..2 {
-        let (again, told) = guest.attach(&start).await.to_the_end().await;
+        let (again, told) = guest.attach(&start).await.exits().await;
         assert_eq!((again, told.out, told.err), (first.clone(), b"out\n".to_vec(), b"err\n".to_vec()));
     }
     // Who has some of it gets the rest.
     let resumed = guest::resuming(&start, 2, 4);
-    let (_, told) = guest.attach(&resumed).await.to_the_end().await;
+    let (_, told) = guest.attach(&resumed).await.exits().await;
     assert_eq!((told.out.as_slice(), told.err.as_slice()), (&b"t\n"[..], &b""[..]));
     assert_eq!(std::fs::read_to_string(file(&guest, "ran")).unwrap(), "ran\n");
     assert_eq!(guest.intents(), 1);
@@ -41,7 +41,7 @@ async fn starts_that_come_at_once_are_one_call() {
     let attached = futures_util::future::join_all((0..8).map(|_| guest.attach(&start))).await;
     let mut ended = 0;
     for attached in attached {
-        match attached.to_the_last().await {
+        match attached.ends().await {
             (Ok(exited), _) => ended += u32::from(exited.code == 0),
             (Err(status), _) => assert_eq!(guest::word(&status), "ATTACHED_ELSEWHERE"),
         }
@@ -63,14 +63,14 @@ async fn another_request_or_salt_under_the_same_id_is_refused_and_changes_nothin
     let mut sized = start.clone();
     sized.terminal = Some(pb::TerminalSize { rows: 1, columns: 1 });
     for other in [&other, &salted, &sized] {
-        let (status, _) = guest.attach(other).await.to_the_last().await;
+        let (status, _) = guest.attach(other).await.ends().await;
         assert_eq!(guest::word(&status.unwrap_err()), "CALL_ID_REUSED");
     }
     running.say(Request::Stdin("here\n".into())).await;
     running.say(Request::StdinEof(pb::StdinEof {})).await;
-    let (exited, told) = running.to_the_end().await;
+    let (exited, told) = running.exits().await;
     assert_eq!((exited.code, told.out.as_slice()), (0, &b"here\n"[..]));
-    let (status, _) = guest.attach(&other).await.to_the_last().await;
+    let (status, _) = guest.attach(&other).await.ends().await;
     assert_eq!(guest::word(&status.unwrap_err()), "CALL_ID_REUSED");
     assert_eq!(guest.intents(), 1);
 }
@@ -88,7 +88,7 @@ async fn a_lost_connection_ends_nothing_and_input_and_output_go_on_where_they_we
     assert_eq!(started.stdin_offset, 3, "`b` has come, and waits for the rest of its line");
     second.say(Request::Stdin("c\n".into())).await;
     second.say(Request::StdinEof(pb::StdinEof {})).await;
-    let (exited, rest) = second.to_the_end().await;
+    let (exited, rest) = second.exits().await;
     assert_eq!(exited.cause(), pb::ExitCause::Exited);
     assert_eq!([told.out, rest.out].concat(), b"one\ngot a\ngot bc\nend\n");
     assert_eq!(exited.stdout.unwrap().bytes_total, 4 + 6 + 7 + 4);
@@ -107,7 +107,7 @@ async fn the_end_of_the_requests_is_not_the_end_of_input() {
     let mut second = guest.attach(&start).await;
     second.started().await;
     second.say(Request::StdinEof(pb::StdinEof {})).await;
-    let (exited, told) = second.to_the_end().await;
+    let (exited, told) = second.exits().await;
     assert_eq!((exited.code, told.out.as_slice()), (0, &b"x"[..]));
 }
 
@@ -120,12 +120,12 @@ async fn a_client_that_attaches_takes_over_and_the_one_before_is_told() {
     first.until(|told| told.out == b"1").await;
     let mut second = guest.attach(&guest::resuming(&start, 1, 0)).await;
     second.started().await;
-    let (status, _) = first.to_the_last().await;
+    let (status, _) = first.ends().await;
     let status = status.unwrap_err();
     assert_eq!((guest::word(&status), status.code()), ("ATTACHED_ELSEWHERE", tonic::Code::Aborted));
     second.say(Request::Stdin("2".into())).await;
     second.say(Request::StdinEof(pb::StdinEof {})).await;
-    assert_eq!(second.to_the_end().await.1.out, b"2");
+    assert_eq!(second.exits().await.1.out, b"2");
 }
 
 #[tokio::test]
@@ -138,7 +138,7 @@ async fn a_call_to_which_nobody_comes_back_in_time_is_cancelled_and_its_end_is_k
     drop(first);
     guest.until_outcomes(1).await;
     assert_eq!(guest.outcomes(), [CauseClass::Cancelled]);
-    let (exited, told) = guest.attach(&start).await.to_the_end().await;
+    let (exited, told) = guest.attach(&start).await.exits().await;
     assert_eq!((exited.cause(), exited.signal, told.out.as_slice()), (pb::ExitCause::Cancelled, 15, &b"up\n"[..]));
 }
 
@@ -153,7 +153,7 @@ async fn a_client_that_comes_back_in_time_keeps_the_call_alive() {
     // Longer than the call would wait for nobody.
     tokio::time::sleep(Duration::from_millis(2 * BRIEF as u64)).await;
     second.say(Request::StdinEof(pb::StdinEof {})).await;
-    assert_eq!(second.to_the_end().await.0.cause(), pb::ExitCause::Exited);
+    assert_eq!(second.exits().await.0.cause(), pb::ExitCause::Exited);
 }
 
 #[tokio::test]
@@ -166,7 +166,7 @@ async fn a_program_without_a_client_fills_the_window_and_waits() {
     guest.attach(&start).await.started().await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(!std::path::Path::new(&done).exists(), "the program waits");
-    let (exited, told) = guest.attach(&start).await.acknowledging().to_the_end().await;
+    let (exited, told) = guest.attach(&start).await.acknowledging().exits().await;
     assert_eq!((exited.code, told.out.len() as u64), (0, total));
     let stdout = exited.stdout.unwrap();
     assert_eq!((stdout.bytes_total, stdout.bytes_delivered), (total, total));
@@ -202,23 +202,23 @@ async fn a_silent_client_is_told_what_is_gone_and_can_have_the_rest() {
     let guest = Guest::new().await;
     let total = 2 * WINDOW as u64;
     let start = start(&["head", "-c", &total.to_string(), "/dev/zero"]);
-    let (_, told) = guest.attach(&start).await.to_the_end().await;
+    let (_, told) = guest.attach(&start).await.exits().await;
     assert_eq!(told.out.len() as u64, total);
-    let (status, _) = guest.attach(&start).await.to_the_last().await;
+    let (status, _) = guest.attach(&start).await.ends().await;
     let status = status.unwrap_err();
     assert_eq!((guest::word(&status), status.code()), ("OUTPUT_GONE", tonic::Code::OutOfRange));
     let from = total - WINDOW as u64;
     assert!(status.message().contains(&format!("stdout from {from} ")), "{status:?}");
-    let (exited, told) = guest.attach(&guest::resuming(&start, from, 0)).await.to_the_end().await;
+    let (exited, told) = guest.attach(&guest::resuming(&start, from, 0)).await.exits().await;
     assert_eq!((exited.code, told.out.len()), (0, WINDOW));
-    let (status, _) = guest.attach(&guest::resuming(&start, total + 1, 0)).await.to_the_last().await;
+    let (status, _) = guest.attach(&guest::resuming(&start, total + 1, 0)).await.ends().await;
     assert_eq!(guest::word(&status.unwrap_err()), "INVALID_ARGUMENT");
 }
 
 #[tokio::test]
 async fn a_client_that_has_something_of_a_call_nobody_knows_starts_none() {
     let guest = Guest::new().await;
-    let (status, _) = guest.attach(&guest::resuming(&start(&["true"]), 0, 0)).await.to_the_last().await;
+    let (status, _) = guest.attach(&guest::resuming(&start(&["true"]), 0, 0)).await.ends().await;
     let status = status.unwrap_err();
     assert_eq!((guest::word(&status), status.code()), ("CALL_UNKNOWN", tonic::Code::NotFound));
     assert_eq!(guest.intents(), 0);
@@ -235,7 +235,7 @@ async fn a_terminal_has_its_size_is_resized_and_ends_input_when_asked() {
     attached.say(Request::Stdin("go\n".into())).await;
     attached.until(|told| told.out.ends_with(b"33 44\r\n")).await;
     attached.say(Request::StdinEof(pb::StdinEof {})).await;
-    let (exited, told) = attached.to_the_end().await;
+    let (exited, told) = attached.exits().await;
     assert_eq!((exited.code, told.err.len()), (0, 0));
     assert!(told.out.ends_with(b"over\r\n"), "{}", String::from_utf8_lossy(&told.out));
 }
@@ -253,13 +253,13 @@ async fn a_signal_reaches_the_program_and_one_that_may_not_be_sent_changes_nothi
         Request::Resize(pb::TerminalSize { rows: 0, columns: 1 }),
     ] {
         attached.say(request).await;
-        let (status, _) = attached.to_the_last().await;
+        let (status, _) = attached.ends().await;
         assert_eq!(guest::word(&status.unwrap_err()), "INVALID_ARGUMENT");
         attached = guest.attach(&guest::resuming(&start, 3, 0)).await;
         attached.started().await;
     }
     attached.say(Request::Signal(pb::Signal { number: 2 })).await;
-    let (exited, _) = attached.to_the_end().await;
+    let (exited, _) = attached.exits().await;
     assert_eq!((exited.cause(), exited.signal), (pb::ExitCause::Signalled, 2));
     assert_eq!(guest.outcomes(), [CauseClass::Signalled]);
 }
@@ -269,18 +269,18 @@ async fn stdin_beyond_its_limit_and_receipts_beyond_what_was_sent_end_the_call()
     let guest = Guest::new().await;
     let mut sleeping = start(&["sleep", "1000"]);
     sleeping.acknowledges = true;
-    let mut attached = guest.attach(&sleeping).await;
+    let attached = guest.attach(&sleeping).await;
     // The limit, and what the pipe takes; then one more.
     for _ in 0..9 {
         attached.say(Request::Stdin(vec![0; 65_536].into())).await;
     }
-    let (status, _) = attached.to_the_last().await;
+    let (status, _) = attached.ends().await;
     assert_eq!(guest::word(&status.unwrap_err()), "LIMIT_EXCEEDED");
     let mut sleeping = start(&["sleep", "1000"]);
     sleeping.acknowledges = true;
-    let mut attached = guest.attach(&sleeping).await;
+    let attached = guest.attach(&sleeping).await;
     attached.say(Request::Received(pb::Offsets { stdout: 1, stderr: 0 })).await;
-    let (status, _) = attached.to_the_last().await;
+    let (status, _) = attached.ends().await;
     assert_eq!(guest::word(&status.unwrap_err()), "INVALID_ARGUMENT");
     assert_eq!(guest.outcomes(), [CauseClass::Cancelled, CauseClass::Cancelled]);
 }
@@ -290,10 +290,10 @@ async fn a_cancel_gets_through_though_the_program_reads_nothing() {
     let guest = Guest::new().await;
     let mut start = start(&["sleep", "1000"]);
     start.acknowledges = true;
-    let mut attached: Attached = guest.attach(&start).await;
+    let attached: Attached = guest.attach(&start).await;
     for _ in 0..4 {
         attached.say(Request::Stdin(vec![0; 65_536].into())).await;
     }
     attached.say(Request::Cancel(pb::Cancel {})).await;
-    assert_eq!(attached.to_the_end().await.0.cause(), pb::ExitCause::Cancelled);
+    assert_eq!(attached.exits().await.0.cause(), pb::ExitCause::Cancelled);
 }

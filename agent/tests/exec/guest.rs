@@ -289,7 +289,7 @@ impl Attached {
     }
 
     /// To the exit, or to the status.
-    pub(crate) async fn to_the_last(mut self) -> (Result<pb::Exited, Status>, Told) {
+    pub(crate) async fn ends(mut self) -> (Result<pb::Exited, Status>, Told) {
         loop {
             match self.hear().await {
                 Ok(true) => {}
@@ -299,8 +299,8 @@ impl Attached {
         }
     }
 
-    pub(crate) async fn to_the_end(self) -> (pb::Exited, Told) {
-        let (result, told) = self.to_the_last().await;
+    pub(crate) async fn exits(self) -> (pb::Exited, Told) {
+        let (result, told) = self.ends().await;
         (result.unwrap(), told)
     }
 

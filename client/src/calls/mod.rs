@@ -1,7 +1,8 @@
 //! Tool calls. In delegated sessions they go to `cofferd`, which relays them to the session named in the metadata
 //! `coffer-session`. What they have in common is here; each kind has its file.
 
-mod exec;
+pub mod exec;
+pub mod run;
 mod transfer;
 
 use coffer_evidence::ids::SessionId;
@@ -9,7 +10,8 @@ use coffer_proto::guest::v1 as guest;
 use tonic::Code;
 use tonic::metadata::MetadataValue;
 
-pub use exec::{Command, Streams};
+pub use exec::{Command, Event, Exec, Order, TerminalSize};
+pub use run::{Notice, Streams};
 pub use transfer::{Downloaded, Uploaded};
 
 use crate::connection::Client;
