@@ -17,6 +17,7 @@ mod run;
 mod session;
 mod signals;
 mod stdin;
+mod terminal;
 mod time;
 
 use std::process::ExitCode;

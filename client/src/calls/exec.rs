@@ -246,6 +246,12 @@ impl Exec {
         header.call_id.as_ref().try_into().ok().map(CallId::new)
     }
 
+    /// Whether the program has a terminal.
+    #[must_use]
+    pub const fn has_terminal(&self) -> bool {
+        self.start.terminal.is_some()
+    }
+
     /// Bytes of output that [`Exec::next`] has given.
     #[must_use]
     pub const fn offsets(&self) -> guest::Offsets {
