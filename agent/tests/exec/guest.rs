@@ -102,6 +102,11 @@ impl Guest {
         Self { client, logged, place }
     }
 
+    /// Where its service listens.
+    pub(crate) fn socket(&self) -> std::path::PathBuf {
+        self.place.path().join("tools.sock")
+    }
+
     pub(crate) fn intents(&self) -> usize {
         self.logged.borrow().calls.len()
     }

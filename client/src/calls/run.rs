@@ -113,9 +113,14 @@ impl Exec {
                         None => Ok(*exited),
                     };
                 }
-                Happened::Event(Ok(Event::Stdout(data))) => outputs.stdout.give(data, outputs.failed.as_ref()),
-                Happened::Event(Ok(Event::Stderr(data))) => outputs.stderr.give(data, outputs.failed.as_ref()),
-                Happened::Event(Ok(Event::Started(_) | Event::InputTaken)) => {}
+                Happened::Event(Ok(event)) => {
+                    line.works();
+                    match event {
+                        Event::Stdout(data) => outputs.stdout.give(data, outputs.failed.as_ref()),
+                        Event::Stderr(data) => outputs.stderr.give(data, outputs.failed.as_ref()),
+                        Event::Started(_) | Event::InputTaken | Event::Exited(_) => {}
+                    }
+                }
                 Happened::Event(Err(error)) | Happened::Tried(Err(error)) => {
                     let now = Instant::now();
                     if let Some(missing) = self.skip(&error) {
@@ -172,6 +177,12 @@ impl Line {
     fn there(&mut self, now: Instant) {
         self.next = None;
         self.made = now;
+    }
+
+    /// Something came: whatever was the matter is over.
+    const fn works(&mut self) {
+        self.trouble = None;
+        self.pause = PAUSE_MIN;
     }
 
     /// It is lost; false when it has been so for too long. A connection that held for a while begins anew.
