@@ -128,7 +128,9 @@ impl Exec {
                         line.next = Some(now);
                     } else {
                         let was_there = line.next.is_none() || line.trouble.is_none();
+                        let trouble = line.trouble.is_some();
                         if !error.is_lost() || !line.lost(now) {
+                            let error = if trouble { after_loss(error) } else { error };
                             return Err(outputs.failed.unwrap_or(error));
                         }
                         if was_there {
@@ -147,6 +149,16 @@ impl Exec {
                 }
             }
         }
+    }
+}
+
+/// What the call cannot be found again for. Only the guest can say that it did not run.
+fn after_loss(error: ClientError) -> ClientError {
+    const OF_THE_GUEST: [&str; 5] =
+        ["CALL_UNKNOWN", "CALL_ID_REUSED", "ATTACHED_ELSEWHERE", "OUTCOME_FORGOTTEN", "OUTCOME_UNKNOWN"];
+    match error.reason() {
+        Some(reason) if OF_THE_GUEST.contains(&reason) => error,
+        _ => ClientError::OutcomeUnknown { why: format!("the connection was lost, and then: {error}") },
     }
 }
 
