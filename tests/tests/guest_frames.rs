@@ -151,7 +151,7 @@ fn closed_lists_of_frames_have_the_numbers_of_the_code() {
         assert_eq!((u64::from(body(&NotaryToInit::Open { file })[4]), file.name()), (number, word.as_str()));
     }
     assert_eq!(closed_list("entry-kind").len(), 4);
-    let signals: Vec<u64> = closed_list("call-signal").into_iter().map(|(number, _)| number).collect();
+    let signals: Vec<u64> = closed_list("call-signal").into_keys().collect();
     assert_eq!(signals, SIGNALS.map(|signal| u64::from(signal.unsigned_abs())));
     for signal in SIGNALS {
         assert!(grammar_accepts("signal-call", &body(&AgentToInit::Signal { intent: 1, signal })));

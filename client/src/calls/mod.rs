@@ -1,6 +1,7 @@
 //! Tool calls. In delegated sessions they go to `cofferd`, which relays them to the session named in the metadata
 //! `coffer-session`. What they have in common is here; each kind has its file.
 
+pub mod command;
 pub mod exec;
 pub mod run;
 mod transfer;
@@ -10,7 +11,8 @@ use coffer_proto::guest::v1 as guest;
 use tonic::Code;
 use tonic::metadata::MetadataValue;
 
-pub use exec::{Command, Event, Exec, Order, TerminalSize};
+pub use command::{Command, Event, Order, TerminalSize};
+pub use exec::Exec;
 pub use run::{Notice, Streams};
 pub use transfer::{Downloaded, Uploaded};
 

@@ -17,7 +17,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::CHUNK;
-use super::exec::{Event, Exec, Order};
+use super::command::{Event, Order};
+use super::exec::Exec;
 use crate::error::ClientError;
 
 /// How long a cancelled call may take to tell its outcome: the guest's grace, and the time to drain its output.
@@ -152,12 +153,11 @@ impl Exec {
     }
 }
 
-/// What the call cannot be found again for. Only the guest can say that it did not run.
+/// A session that is over, or gone, says nothing of a call that ran in it.
 fn after_loss(error: ClientError) -> ClientError {
-    const OF_THE_GUEST: [&str; 5] =
-        ["CALL_UNKNOWN", "CALL_ID_REUSED", "ATTACHED_ELSEWHERE", "OUTCOME_FORGOTTEN", "OUTCOME_UNKNOWN"];
+    const OF_THE_SESSION: [&str; 3] = ["SESSION_CLOSED", "SESSION_CLOSING", "SESSION_NOT_FOUND"];
     match error.reason() {
-        Some(reason) if OF_THE_GUEST.contains(&reason) => error,
+        Some(reason) if !OF_THE_SESSION.contains(&reason) => error,
         _ => ClientError::OutcomeUnknown { why: format!("the connection was lost, and then: {error}") },
     }
 }

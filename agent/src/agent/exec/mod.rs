@@ -10,7 +10,7 @@
 //! |---|---|
 //! | who is attached, and what may be dropped | `attachment.rs` over `window.rs`: pure |
 //! | which calls there are | `known.rs` |
-//! | the task of a call that runs | `live.rs`, with `input.rs` |
+//! | the task of a call that runs | `live.rs`, with `input.rs` and `outcome.rs` |
 //! | the answers to one client | `answers.rs`, `ended.rs` |
 
 pub mod answers;
@@ -19,6 +19,7 @@ mod ended;
 mod input;
 pub mod known;
 mod live;
+mod outcome;
 pub mod window;
 
 use super::call::{self, Call, Header};
