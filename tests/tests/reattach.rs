@@ -14,6 +14,7 @@ use anyhow::{Context as _, ensure};
 use coffer_client::calls::{Command, Event, Exec, Notice, Order, Streams, TerminalSize};
 use coffer_client::{Client, ClientError};
 use coffer_evidence::ids::SessionId;
+use coffer_evidence::leaf::CauseClass;
 use coffer_proto::guest::v1::{ExitCause, Offsets};
 use guest::Guest;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -222,5 +223,33 @@ async fn a_cancellation_survives_the_connection_that_it_was_said_on() -> anyhow:
     exec.reattach().await?;
     let event = next(&mut exec).await?;
     ensure!(matches!(&event, Event::Exited(exited) if exited.cause() == ExitCause::Cancelled), "{event:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_order_is_given_though_nobody_takes_the_output() -> anyhow::Result<()> {
+    let guest = Guest::new().await;
+    let client = client(&guest.socket()).await?;
+    let mut exec = Exec::new(&client, &session(), command(&["yes"]))?;
+    let (orders, mut given) = mpsc::channel(1);
+    // Takes a little, and then nothing any more.
+    let (stdout, mut out) = tokio::io::duplex(1000);
+    let held = tokio::spawn(async move {
+        out.read_exact(&mut [0; 1000]).await?;
+        orders.send(Order::Cancel).await?;
+        anyhow::Ok((out, orders))
+    });
+    let streams = Streams { stdin: tokio::io::empty(), stdout, stderr: tokio::io::sink() };
+    let run = exec.run(streams, &mut given, |_| {});
+    let ended = async {
+        guest.until_outcomes(1).await;
+        guest.outcomes()
+    };
+    let outcomes = tokio::select! {
+        result = run => anyhow::bail!("expected it to wait for its output, found {result:?}"),
+        outcomes = ended => outcomes,
+    };
+    ensure!(outcomes == [CauseClass::Cancelled], "{outcomes:?}");
+    drop(held.await??);
     Ok(())
 }

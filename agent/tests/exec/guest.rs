@@ -103,6 +103,7 @@ impl Guest {
     }
 
     /// Where its service listens.
+    #[allow(dead_code, reason = "for the tests of the client library")]
     pub(crate) fn socket(&self) -> std::path::PathBuf {
         self.place.path().join("tools.sock")
     }

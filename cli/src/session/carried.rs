@@ -179,7 +179,10 @@ fn orders(
             let (next, order) = said.then((number, came), Instant::now(), on_signal, console);
             said = next;
             let Some(order) = order else {
-                let _ = leave.send(number);
+                // Who cancels by the first signal has its own way out.
+                if on_signal == OnSignal::PassOn {
+                    let _ = leave.send(number);
+                }
                 return;
             };
             if sender.send(order).await.is_err() {

@@ -337,6 +337,21 @@ impl Exec {
         }
     }
 
+    /// Sends what is to be sent, while the caller has no use for the next event.
+    pub async fn flush(&mut self) {
+        while self.is_due() {
+            let Some(connection) = &mut self.connection else { return };
+            match connection.requests.reserve().await {
+                Ok(permit) => drop(permit),
+                Err(_) => {
+                    connection.listens = Listens::No;
+                    return;
+                }
+            }
+            self.send_one();
+        }
+    }
+
     fn drop_connection(&mut self, error: ClientError) -> ClientError {
         self.connection = None;
         error

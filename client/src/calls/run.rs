@@ -79,12 +79,12 @@ impl Exec {
         let mut patience = None;
         loop {
             let room = self.input_room().min(buffer.len());
-            let (busy, away) = (outputs.is_busy(), line.next);
+            let (busy, away) = (outputs.busy(), line.next);
             let happened = tokio::select! {
                 order = order(&mut orders) => Happened::Order(order),
-                () = outputs.write(), if busy => Happened::Written,
+                () = outputs.write(), if busy == Busy::Yes => Happened::Written,
                 read = read(&mut input, &mut buffer[..room]), if room > 0 => Happened::Read(read),
-                happened = go_on(self, away), if away.is_some() || !busy => happened,
+                happened = go_on(self, away, busy) => happened,
                 () = until(patience), if patience.is_some() => Happened::OutOfPatience,
             };
             match happened {
@@ -225,13 +225,20 @@ async fn read<I: AsyncRead + Unpin>(input: &mut Option<&mut I>, buffer: &mut [u8
     }
 }
 
-/// The next event of the connection that is there, or the next try to make one.
-async fn go_on(exec: &mut Exec, away: Option<Instant>) -> Happened {
-    if away.is_some() {
-        until(away).await;
-        return Happened::Tried(exec.reattach().await);
+/// The next event of the connection that is there, or the next try to make one. While an output has yet to take what came,
+/// nothing is heard, and orders are given all the same.
+async fn go_on(exec: &mut Exec, away: Option<Instant>, outputs: Busy) -> Happened {
+    match (away, outputs) {
+        (Some(_), _) => {
+            until(away).await;
+            Happened::Tried(exec.reattach().await)
+        }
+        (None, Busy::No) => Happened::Event(exec.next().await),
+        (None, Busy::Yes) => {
+            exec.flush().await;
+            std::future::pending().await
+        }
     }
-    Happened::Event(exec.next().await)
 }
 
 async fn until(at: Option<Instant>) {
@@ -291,6 +298,13 @@ impl<W: AsyncWrite + Unpin> Output<W> {
     }
 }
 
+/// Whether something waits to be written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Busy {
+    Yes,
+    No,
+}
+
 /// Both. The first failure is kept and told; after it output is dropped, while the outcome is still awaited.
 struct Outputs<O, E> {
     stdout: Output<O>,
@@ -299,8 +313,8 @@ struct Outputs<O, E> {
 }
 
 impl<O: AsyncWrite + Unpin, E: AsyncWrite + Unpin> Outputs<O, E> {
-    fn is_busy(&self) -> bool {
-        self.stdout.is_busy() || self.stderr.is_busy()
+    fn busy(&self) -> Busy {
+        if self.stdout.is_busy() || self.stderr.is_busy() { Busy::Yes } else { Busy::No }
     }
 
     async fn write(&mut self) {
