@@ -174,7 +174,6 @@ impl Shared {
                         _ => {}
                     }
                 }
-                self.ask("terminal over");
             }
             // Neither reads nor answers.
             "deaf" => std::future::pending().await,
