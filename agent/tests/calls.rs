@@ -8,6 +8,9 @@ use coffer_agent::init::jail::room::Site;
 use coffer_agent::init::jail::{Access, Grant, Jails, Reach};
 use coffer_agent::init::reap::{Who, reap};
 use coffer_agent::init::spawn::{Command, Directory, Stage};
+use coffer_agent::init::wires::winsize;
+use coffer_evidence::call::TerminalSize;
+use rustix::process::Signal;
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{BufRead as _, Read as _, Write as _};
@@ -67,18 +70,37 @@ impl Bench {
             arguments: argv.iter().map(text).collect(),
             environment: vec![c"PATH=/usr/bin:/bin".into()],
             directory: Directory::Beneath(workspace, text(&directory)),
+            terminal: None,
         }
     }
 
-    fn begin(&mut self, argv: &[&str], directory: &str, times: Times) {
-        let command = self.command(argv, directory);
+    fn begin(&mut self, command: Command, times: Times) {
         let group = self.hierarchy.call("default", "call").unwrap();
         let jail = self.jails.as_mut().unwrap().take(UID).unwrap();
         self.calls.start(1, Place { uid: UID, group, jail }, command, times);
     }
 
+    /// Starts a script on a terminal; answers the master.
+    fn on_a_terminal(&mut self, script: &str, size: (u64, u64), times: Times) -> File {
+        let mut command = self.command(&["/bin/sh", "-c", script], ".");
+        command.terminal = TerminalSize::new(size.0, size.1);
+        self.begin(command, times);
+        match self.next(Duration::from_secs(10)) {
+            Report::Started(1, mut master) if master.len() == 1 => File::from(master.remove(0)),
+            report => panic!("{report:?}"),
+        }
+    }
+
+    fn exited(&mut self) -> Exit {
+        match self.next(Duration::from_secs(20)) {
+            Report::Exited(1, exit) => exit,
+            report => panic!("{report:?}"),
+        }
+    }
+
     fn start(&mut self, argv: &[&str], directory: &str, times: Times) -> Report {
-        self.begin(argv, directory, times);
+        let command = self.command(argv, directory);
+        self.begin(command, times);
         self.next(Duration::from_secs(10))
     }
 
@@ -117,7 +139,7 @@ impl Bench {
     /// Starts, closes stdin, and answers the exit and what was put out.
     fn run(&mut self, script: &str, times: Times) -> (Exit, String) {
         let report = self.start(&["/bin/sh", "-c", script], ".", times);
-        let Report::Started(1, [stdin, stdout, _stderr]) = report else { panic!("{report:?}") };
+        let [stdin, stdout, _stderr] = pipes(report);
         drop(stdin);
         let reader = std::thread::spawn(move || {
             let mut text = String::new();
@@ -127,6 +149,35 @@ impl Bench {
         let report = self.next(Duration::from_secs(20));
         let Report::Exited(1, exit) = report else { panic!("{report:?}") };
         (exit, reader.join().unwrap())
+    }
+}
+
+fn pipes(report: Report) -> [OwnedFd; 3] {
+    let Report::Started(1, pipes) = report else { panic!("{report:?}") };
+    pipes.try_into().unwrap()
+}
+
+/// What is shown on a terminal until this is among it.
+fn shown_until(master: &mut File, wanted: &str) -> String {
+    let mut shown = String::new();
+    let mut buffer = [0; 4096];
+    while !shown.contains(wanted) {
+        let count = master.read(&mut buffer).unwrap_or(0);
+        assert!(count > 0, "expected {wanted:?}, found the end after {shown:?}");
+        shown.push_str(&String::from_utf8_lossy(&buffer[..count]));
+    }
+    shown
+}
+
+/// The rest of what is shown: a terminal that nobody has open any more ends with an error.
+fn shown_to_the_end(mut master: File) -> String {
+    let (mut shown, mut buffer) = (Vec::new(), [0; 4096]);
+    loop {
+        match master.read(&mut buffer) {
+            Ok(count) if count > 0 => shown.extend_from_slice(&buffer[..count]),
+            Err(error) if error.raw_os_error() != Some(libc::EIO) => panic!("{error}"),
+            Ok(_) | Err(_) => return String::from_utf8_lossy(&shown).into_owned(),
+        }
     }
 }
 
@@ -189,7 +240,8 @@ fn a_program_runs_as_its_identity_with_nothing_of_roots() {
 #[test]
 fn a_call_that_is_ended_before_its_program_is_known_to_run_is_killed_at_once() {
     let mut bench = bench!();
-    bench.begin(&["/bin/sleep", "1000"], ".", LONG);
+    let command = bench.command(&["/bin/sleep", "1000"], ".");
+    bench.begin(command, LONG);
     bench.calls.end(1, Cause::Cancelled, Instant::now());
     let exit = loop {
         if let Report::Exited(1, exit) = bench.next(Duration::from_secs(10)) {
@@ -267,7 +319,7 @@ fn the_first_cause_stands_and_a_signal_is_told() {
 fn stdin_reaches_the_program_and_its_end_is_seen() {
     let mut bench = bench!();
     let report = bench.start(&["/bin/cat"], ".", LONG);
-    let Report::Started(_, [stdin, stdout, _]) = report else { panic!("{report:?}") };
+    let [stdin, stdout, _stderr] = pipes(report);
     File::from(stdin).write_all(b"hello").unwrap();
     let mut text = String::new();
     File::from(stdout).read_to_string(&mut text).unwrap();
@@ -313,4 +365,97 @@ for family in (40, 1):
         return;
     }
     assert_eq!(text, format!("{}\nopen\n", libc::EAFNOSUPPORT));
+}
+
+#[test]
+fn a_program_on_a_terminal_has_it_for_all_three_streams_and_for_its_session() {
+    let mut bench = bench!();
+    let script = "tty; stty size; tty <&1; tty <&2; stat -c '%u %a' $(tty); ls /proc/self/fd | wc -l; \
+                  echo typed: $(head -n 1 </dev/tty); echo over >&2; exit 4";
+    let mut master = bench.on_a_terminal(script, (33, 101), LONG);
+    // What is typed ahead is there when the program looks.
+    master.write_all(b"a line\n").unwrap();
+    let exit = bench.exited();
+    let shown = shown_to_the_end(master).replace("\r\n", "\n");
+    assert_eq!((exit.cause, exit.code), (Cause::Ended, Some(4)), "{shown}");
+    // The terminal itself shows what is typed, somewhere.
+    let lines: Vec<&str> = shown.lines().filter(|line| *line != "a line").collect();
+    assert!(lines[0].starts_with("/dev/pts/"), "{shown}");
+    assert_eq!(lines[1], "33 101");
+    assert_eq!((lines[2], lines[3]), (lines[0], lines[0]));
+    assert!(lines[4].starts_with("10000 "), "it belongs to the identity: {shown}");
+    // 0, 1, 2, and the directory that `ls` reads.
+    assert_eq!(lines[5], "4");
+    assert_eq!(&lines[6..], ["typed: a line", "over"]);
+}
+
+#[test]
+fn a_terminal_that_is_resized_tells_the_program() {
+    let mut bench = bench!();
+    let script = "trap 'stty size; exit 0' WINCH; echo up; while :; do sleep 0.1; done";
+    let mut master = bench.on_a_terminal(script, (24, 80), LONG);
+    shown_until(&mut master, "up");
+    rustix::termios::tcsetwinsize(&master, winsize(TerminalSize::new(50, 132).unwrap())).unwrap();
+    assert_eq!(bench.exited().code, Some(0));
+    assert!(shown_to_the_end(master).contains("50 132"));
+}
+
+#[test]
+fn typed_control_characters_interrupt_and_end_input_as_on_any_terminal() {
+    let mut bench = bench!();
+    let mut master = bench.on_a_terminal("echo up; exec sleep 1000", (24, 80), LONG);
+    shown_until(&mut master, "up");
+    master.write_all(b"\x03").unwrap();
+    let exit = bench.exited();
+    assert_eq!((exit.cause, exit.signal), (Cause::Ended, Some(libc::SIGINT as u64)));
+    let mut master = bench.on_a_terminal("echo up; cat; echo after", (24, 80), LONG);
+    shown_until(&mut master, "up");
+    master.write_all(b"x\n\x04").unwrap();
+    assert_eq!(bench.exited().code, Some(0));
+    assert!(shown_to_the_end(master).ends_with("x\r\nafter\r\n"));
+}
+
+#[test]
+fn a_terminal_nobody_reads_holds_its_program_up_and_keeps_nobody_from_ending_it() {
+    let mut bench = bench!();
+    let times = Times { timeout: Duration::from_millis(500), grace: Duration::from_millis(200) };
+    let master = bench.on_a_terminal("yes", (24, 80), times);
+    let exit = bench.exited();
+    assert_eq!(exit.cause, Cause::TimedOut);
+    let shown = shown_to_the_end(master);
+    assert!(shown.starts_with("y\r\n") && shown.len() < 1 << 20, "{} bytes", shown.len());
+}
+
+#[test]
+fn a_signal_reaches_the_whole_process_group_and_is_told_as_the_end() {
+    let mut bench = bench!();
+    for (signal, number) in [(Signal::INT, 2), (Signal::KILL, 9), (Signal::USR1, 10)] {
+        let report = bench.start(&["/bin/sh", "-c", "sleep 1000; :"], ".", LONG);
+        let _pipes = pipes(report);
+        bench.calls.signal(1, signal);
+        let exit = bench.exited();
+        assert_eq!((exit.cause, exit.code, exit.signal), (Cause::Ended, None, Some(number)), "{signal:?}");
+    }
+}
+
+#[test]
+fn a_program_that_is_stopped_goes_on_when_it_is_told_to_and_its_time_runs() {
+    let mut bench = bench!();
+    let report = bench.start(&["/bin/sh", "-c", "trap 'echo heard' USR1; echo up; read x; echo $x"], ".", LONG);
+    let [stdin, stdout, _stderr] = pipes(report);
+    let mut stdout = File::from(stdout);
+    shown_until(&mut stdout, "up\n");
+    bench.calls.signal(1, Signal::STOP);
+    File::from(stdin).write_all(b"on\n").unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(bench.calls.reports().is_empty(), "it is stopped");
+    bench.calls.signal(1, Signal::CONT);
+    assert_eq!(bench.exited().code, Some(0));
+    assert_eq!(shown_until(&mut stdout, "on\n"), "on\n");
+    let times = Times { timeout: Duration::from_millis(300), grace: Duration::from_millis(200) };
+    let _pipes = pipes(bench.start(&["/bin/sleep", "1000"], ".", times));
+    bench.calls.signal(1, Signal::STOP);
+    assert_eq!(bench.exited().cause, Cause::TimedOut);
+    // One that is over hears nothing.
+    bench.calls.signal(1, Signal::KILL);
 }

@@ -18,6 +18,7 @@ mod session;
 mod session_policy;
 mod signals;
 mod stdin;
+mod terminal;
 mod time;
 
 use std::process::ExitCode;

@@ -11,6 +11,36 @@ use crate::numbers::{CauseClass, Method};
 /// The longest path or argument in bytes; arguments and environment together are limited elsewhere.
 pub const TEXT_MAX: usize = 128 * 1024;
 
+/// The size of a terminal, each at least 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TerminalSize {
+    /// Lines.
+    pub rows: u16,
+    /// Characters in a line.
+    pub columns: u16,
+}
+
+impl TerminalSize {
+    const EXPECTED: &'static str = "[rows, columns], each from 1 to 65535";
+
+    /// From numbers as a client gives them; none when one is out of range.
+    #[must_use]
+    pub fn new(rows: u64, columns: u64) -> Option<Self> {
+        let (rows, columns) = (u16::try_from(rows).ok()?, u16::try_from(columns).ok()?);
+        (rows > 0 && columns > 0).then_some(Self { rows, columns })
+    }
+
+    fn to_value(self) -> Value {
+        Value::Array([self.rows, self.columns].map(|n| Value::Unsigned(n.into())).to_vec())
+    }
+
+    fn from_value(value: Value) -> Option<Self> {
+        let Value::Array(items) = value else { return None };
+        let Ok([Value::Unsigned(rows), Value::Unsigned(columns)]) = <[Value; 2]>::try_from(items) else { return None };
+        Self::new(rows, columns)
+    }
+}
+
 /// A request in canonical form. Paths are as the client gave them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "fields are those of the gRPC messages, in milliseconds and bytes")]
@@ -23,6 +53,7 @@ pub enum Request {
         timeout_ms: u64,
         grace_ms: u64,
         output_bytes_max: u64,
+        terminal: Option<TerminalSize>,
     },
     /// Write one file; the content follows as input.
     WriteFile { path: String, mode: u64 },
@@ -60,7 +91,7 @@ impl Canonical for Request {
     fn to_value(&self) -> Value {
         let map = MapBuilder::new().unsigned(1, self.method().number());
         match self {
-            Self::Exec { argv, cwd, env, timeout_ms, grace_ms, output_bytes_max } => {
+            Self::Exec { argv, cwd, env, timeout_ms, grace_ms, output_bytes_max, terminal } => {
                 let env = env.iter().map(|(k, v)| (Key::Text(k.clone()), Value::Text(v.clone()))).collect();
                 map.texts(2, argv)
                     .text(3, cwd)
@@ -68,6 +99,7 @@ impl Canonical for Request {
                     .unsigned(5, *timeout_ms)
                     .unsigned(6, *grace_ms)
                     .unsigned(7, *output_bytes_max)
+                    .maybe(20, terminal.map(TerminalSize::to_value))
             }
             Self::WriteFile { path, mode } => map.text(8, path).unsigned(9, *mode),
             Self::ReadFile { path, offset, length } => map.text(8, path).unsigned(10, *offset).unsigned(11, *length),
@@ -88,14 +120,14 @@ impl Canonical for Request {
                     let Value::Text(value) = value else { return Err(f.error(4, "a table of text")) };
                     env.insert(name, value);
                 }
-                Self::Exec {
-                    argv,
-                    cwd,
-                    env,
-                    timeout_ms: f.unsigned(5)?,
-                    grace_ms: f.unsigned(6)?,
-                    output_bytes_max: f.unsigned(7)?,
-                }
+                let (timeout_ms, grace_ms, output_bytes_max) = (f.unsigned(5)?, f.unsigned(6)?, f.unsigned(7)?);
+                let terminal = match f.optional(20) {
+                    None => None,
+                    Some(value) => {
+                        Some(TerminalSize::from_value(value).ok_or_else(|| f.error(20, TerminalSize::EXPECTED))?)
+                    }
+                };
+                Self::Exec { argv, cwd, env, timeout_ms, grace_ms, output_bytes_max, terminal }
             }
             Method::WriteFile => Self::WriteFile { path: f.text(8, TEXT_MAX)?, mode: f.unsigned(9)? },
             Method::ReadFile => {

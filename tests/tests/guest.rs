@@ -134,7 +134,7 @@ async fn exec_telling(
             Some(Response::Stderr(output)) => err.extend_from_slice(&output.data),
             Some(Response::Exited(last)) => exited = Some(last),
             Some(Response::Started(_)) => drop(begun.as_ref().map(|begun| begun.send(()))),
-            None => {}
+            Some(Response::StdinTaken(_)) | None => {}
         }
     }
     Ok((exited.context("an exit at the end of the call")?, String::from_utf8(out)?, String::from_utf8(err)?))

@@ -8,7 +8,7 @@ mod grammar;
 use coffer_agent::frames::Frame;
 use coffer_agent::frames::grant::Granted;
 use coffer_agent::frames::log::{Call, Refusal, ToAgent as NotaryToAgent, ToNotary as AgentToNotary};
-use coffer_agent::frames::start::{Cause, Exit, ToAgent as InitToAgent, ToInit as AgentToInit};
+use coffer_agent::frames::start::{Cause, Exit, SIGNALS, ToAgent as InitToAgent, ToInit as AgentToInit};
 use coffer_agent::frames::tool::{Entry, Kind, Report};
 use coffer_agent::frames::warrant::{ReportFile, ToInit as NotaryToInit, ToNotary as InitToNotary};
 
@@ -93,6 +93,7 @@ fn of_init() -> Vec<Sample> {
         sample("cancel-call", UP, &AgentToInit::Cancel { intent: 1 }),
         sample("end-calls", UP, &AgentToInit::EndCalls),
         sample("power-off", UP, &AgentToInit::PowerOff),
+        sample("signal-call", UP, &AgentToInit::Signal { intent: 1, signal: 15 }),
         sample("started", DOWN, &InitToAgent::Started { intent: 1 }),
         sample("not-started", DOWN, &not_started),
         sample("exited", DOWN, &InitToAgent::Exited { intent: 1, exit: exit(Cause::TimedOut) }),
@@ -133,7 +134,7 @@ fn samples() -> Vec<Sample> {
 fn code_and_grammar_agree_on_every_frame_and_on_every_change_of_it() {
     let samples = samples();
     let refused: usize = samples.iter().map(judge).sum();
-    assert!(samples.len() >= 29 && refused > 1_000, "{} samples, {refused} refusals", samples.len());
+    assert!(samples.len() >= 30 && refused > 1_000, "{} samples, {refused} refusals", samples.len());
 }
 
 /// Each frame of a list, so that the number of each member is seen to be in the grammar's list, and one more is not.
@@ -157,6 +158,11 @@ fn closed_lists_of_frames_have_the_numbers_of_the_code() {
         assert_eq!((u64::from(body(&NotaryToInit::Open { file })[4]), file.name()), (number, word.as_str()));
     }
     assert_eq!(closed_list("entry-kind").len(), 4);
+    let signals: Vec<u64> = closed_list("call-signal").into_keys().collect();
+    assert_eq!(signals, SIGNALS.map(|signal| u64::from(signal.unsigned_abs())));
+    for signal in SIGNALS {
+        assert!(grammar_accepts("signal-call", &body(&AgentToInit::Signal { intent: 1, signal })));
+    }
 }
 
 #[test]

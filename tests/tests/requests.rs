@@ -17,6 +17,8 @@ mod execs;
 mod files;
 #[path = "requests/races.rs"]
 mod races;
+#[path = "requests/reattach.rs"]
+mod reattach;
 #[path = "requests/record.rs"]
 mod record;
 #[path = "requests/session.rs"]
@@ -53,6 +55,8 @@ fn each_bad_request_has_one_clear_error_and_nothing_is_lost() -> anyhow::Result<
         told("wire");
         execs::limits(&session).await.context("execs")?;
         told("execs");
+        reattach::calls(&session).await.context("reattach")?;
+        told("reattach");
         files::paths(&session).await.context("files")?;
         told("files");
         archives::uploads(&session).await.context("archives")?;

@@ -73,8 +73,9 @@ fn a_session_works_seals_and_verifies_offline() -> anyhow::Result<()> {
     let left = exec(&["sh", "-c", "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -c 'sleep 765[4]'"])?;
     assert_eq!(String::from_utf8(left.stdout)?.trim(), "0", "a process of the timed-out call is still there");
 
-    // A client that is killed takes its call with it, though the program reads nothing of what it is sent.
-    let mut killed = host.running(&session, "echo up; exec sleep 8765", Stdio::piped())?;
+    // A client that is killed takes its call with it when it does not come back in time, though the program reads nothing
+    // of what it is sent.
+    let mut killed = host.running_with(&session, &["--reattach", "1s"], "echo up; exec sleep 8765", Stdio::piped())?;
     let mut input = killed.stdin.take().context("stdin")?;
     let flood = std::thread::spawn(move || while input.write_all(&[b'x'; 65_536]).is_ok() {});
     // Until every window on the way is full: that nothing moves any more is no event.

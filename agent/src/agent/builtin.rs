@@ -4,7 +4,7 @@ use super::call::{self, Call};
 use super::errors::{self, Reason};
 use super::limits;
 use super::pump::{self, Budget, Counter};
-use super::starter::Process;
+use super::starter::{Process, Wires};
 use crate::frames::start::{Cause, Exit};
 use crate::frames::tool::{Entry, Report};
 use crate::frames::{FRAME_MAX, Frame as _};
@@ -119,7 +119,10 @@ where
     D: Future<Output = bool>,
 {
     let (over, abandon) = (CancellationToken::new(), CancellationToken::new());
-    let Process { stdin, stdout, stderr, exit } = process;
+    let Process { wires, exit } = process;
+    let Wires::Pipes { stdin, stdout, stderr } = wires else {
+        return Err(Reason::Internal.status("a built-in tool on a terminal"));
+    };
     let budget = Budget::new(u64::MAX);
     let output = pump::drain(stdout, &budget, &abandon, |_, chunk| deliver(chunk));
     let reports = reports(stderr, entry, &abandon);

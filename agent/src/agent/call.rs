@@ -29,9 +29,9 @@ use tonic::Status;
 /// Who calls, as the header says after it was checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
-    call: CallId,
-    identity: Identity,
-    salt: [u8; 32],
+    pub(super) call: CallId,
+    pub(super) identity: Identity,
+    pub(super) salt: [u8; 32],
 }
 
 /// A call whose intent is logged.
@@ -131,6 +131,12 @@ impl Call {
     pub async fn cancel(&self) {
         // If init is gone, so is the program.
         drop(self.session.starter.cancel(self.intent).await);
+    }
+
+    /// Sends the program a signal that a client may send.
+    pub async fn signal(&self, signal: i32) {
+        // As for the end of it.
+        drop(self.session.starter.signal(self.intent, signal).await);
     }
 
     /// Feeds the program until that is done or the program is over. When the client's stream is at fault, the program is ended

@@ -25,6 +25,14 @@ pub enum Reason {
     PolicyDenied,
     /// The call id was used before.
     CallIdReused,
+    /// The call that the client has something of is not known.
+    CallUnknown,
+    /// Another client attached to the call.
+    AttachedElsewhere,
+    /// Output from that offset is kept no longer.
+    OutputGone,
+    /// The call ran; how it ended is kept in the action log alone.
+    OutcomeForgotten,
     /// Too many calls run at once.
     TooManyCalls,
     /// The session has used up its calls or its log.
@@ -65,6 +73,10 @@ impl Reason {
             Reason::IdentityUnknown => (Code::PermissionDenied, "IDENTITY_UNKNOWN"),
             Reason::PolicyDenied => (Code::PermissionDenied, "POLICY_DENIED"),
             Reason::CallIdReused => (Code::AlreadyExists, "CALL_ID_REUSED"),
+            Reason::CallUnknown => (Code::NotFound, "CALL_UNKNOWN"),
+            Reason::AttachedElsewhere => (Code::Aborted, "ATTACHED_ELSEWHERE"),
+            Reason::OutputGone => (Code::OutOfRange, "OUTPUT_GONE"),
+            Reason::OutcomeForgotten => (Code::FailedPrecondition, "OUTCOME_FORGOTTEN"),
             Reason::TooManyCalls => (Code::ResourceExhausted, "TOO_MANY_CALLS"),
             Reason::SessionFull => (Code::ResourceExhausted, "SESSION_FULL"),
             Reason::SessionClosing => (Code::FailedPrecondition, "SESSION_CLOSING"),
@@ -82,9 +94,15 @@ impl Reason {
 
     /// The status, with its reason in the details.
     pub fn status(self, text: impl Into<String>) -> Status {
+        self.status_with(text, &[])
+    }
+
+    /// The status, with its reason and these numbers in the details.
+    pub fn status_with(self, text: impl Into<String>, numbers: &[(&str, u64)]) -> Status {
         let (code, word) = self.row();
         let message = format!("{word}: {}", text.into());
-        let info = ErrorInfo { reason: word.into(), domain: DOMAIN.into() };
+        let metadata = numbers.iter().map(|(name, number)| ((*name).to_owned(), number.to_string())).collect();
+        let info = ErrorInfo { reason: word.into(), domain: DOMAIN.into(), metadata };
         let any = Any { type_url: "type.googleapis.com/google.rpc.ErrorInfo".into(), value: info.encode_to_vec() };
         let details = RpcStatus { code: code as i32, message: message.clone(), details: vec![any] };
         Status::with_details(code, message, details.encode_to_vec().into())
@@ -182,6 +200,8 @@ struct ErrorInfo {
     reason: String,
     #[prost(string, tag = "2")]
     domain: String,
+    #[prost(map = "string, string", tag = "3")]
+    metadata: std::collections::HashMap<String, String>,
 }
 
 #[cfg(test)]
@@ -196,6 +216,14 @@ mod tests {
         let details = RpcStatus::decode(status.details()).unwrap();
         let info = ErrorInfo::decode(details.details[0].value.as_slice()).unwrap();
         assert_eq!((info.reason.as_str(), info.domain.as_str()), ("PATH_ESCAPE", "coffer.dev"));
+    }
+
+    #[test]
+    fn numbers_that_a_client_goes_on_with_are_in_the_details() {
+        let status = Reason::OutputGone.status_with("gone", &[("stdout", 7)]);
+        let details = RpcStatus::decode(status.details()).unwrap();
+        let info = ErrorInfo::decode(details.details[0].value.as_slice()).unwrap();
+        assert_eq!((status.code(), info.metadata["stdout"].as_str()), (Code::OutOfRange, "7"));
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! What a request may contain: DESIGN §14's limits, checked before anything is logged or started.
 
 use super::errors::Reason;
+use crate::frames::start::SIGNALS;
+use coffer_evidence::call::TerminalSize;
+use coffer_proto::guest::v1 as pb;
 use tonic::Status;
 
 /// Arguments of one exec.
@@ -27,6 +30,13 @@ pub const TIMEOUT_MAX_MS: u64 = 24 * 60 * 60 * 1000;
 pub const GRACE_DEFAULT_MS: u64 = 2000;
 /// Longest grace, milliseconds: the end of a session waits for it.
 pub const GRACE_MAX_MS: u64 = 30_000;
+
+/// Default and longest time that a call runs on without a client, milliseconds.
+pub const REATTACH_DEFAULT_MS: u64 = 60 * 1000;
+/// See [`REATTACH_DEFAULT_MS`].
+pub const REATTACH_MAX_MS: u64 = 24 * 60 * 60 * 1000;
+/// Bytes of stdin that wait in the guest for the program of a client that acknowledges.
+pub const STDIN_WAITING_MAX: usize = 256 * 1024;
 
 /// A path as the API takes it: relative to the workspace, no `..`, no NUL. Returns it without `.` and doubled
 /// slashes. Links are not looked at here: the kernel refuses those that lead out when the path is opened.
@@ -93,6 +103,25 @@ pub fn bounded(name: &str, value: i64, default: u64, most: u64) -> Result<u64, S
         Ok(value) if value <= most => Ok(value),
         _ => Err(Reason::LimitExceeded.status(format!("expected {name} between 0 and {most}, found {value}"))),
     }
+}
+
+/// The size of a terminal.
+pub fn terminal(size: pb::TerminalSize) -> Result<TerminalSize, Status> {
+    TerminalSize::new(size.rows.into(), size.columns.into()).ok_or_else(|| {
+        let pb::TerminalSize { rows, columns } = size;
+        Reason::InvalidArgument
+            .status(format!("expected rows and columns of a terminal from 1 to 65535, found {rows} and {columns}"))
+    })
+}
+
+/// A signal that a client may send.
+pub fn signal(number: i32) -> Result<i32, Status> {
+    if SIGNALS.contains(&number) {
+        return Ok(number);
+    }
+    Err(Reason::InvalidArgument.status(format!(
+        "expected HUP, INT, QUIT, KILL, USR1, USR2, TERM, CONT, STOP, TSTP or WINCH, found signal {number}"
+    )))
 }
 
 /// What a transfer may grow to: `sent` bytes and another chunk.
@@ -173,6 +202,17 @@ mod tests {
         assert!(bounded("x", -1, 7, 9).is_err());
         assert!(bounded("x", i64::MIN, 7, u64::MAX).is_err());
         assert!(bounded("x", i64::MAX, 7, 9).is_err());
+    }
+
+    #[test]
+    fn a_terminal_has_lines_and_columns_and_a_signal_is_one_of_the_list() {
+        for (rows, columns, good) in
+            [(1, 1, true), (65_535, 65_535, true), (0, 80, false), (24, 0, false), (65_536, 80, false)]
+        {
+            assert_eq!(terminal(pb::TerminalSize { rows, columns }).is_ok(), good, "{rows} {columns}");
+        }
+        let allowed: Vec<i32> = (-1..=64).filter(|number| signal(*number).is_ok()).collect();
+        assert_eq!(allowed, SIGNALS);
     }
 
     #[test]

@@ -56,15 +56,14 @@ async fn once<T: Send + 'static>(
 
 #[tonic::async_trait]
 impl ToolService for Tools {
-    type ExecStream = Answers<pb::ExecResponse>;
+    type ExecStream = exec::answers::Answers;
     type ReadFileStream = Answers<pb::ReadFileResponse>;
     type DownloadStream = Answers<pb::DownloadResponse>;
 
     async fn exec(&self, request: Request<Streaming<pb::ExecRequest>>) -> Result<Response<Self::ExecStream>, Status> {
-        let (reply, receiver) = mpsc::channel(WAITING);
-        let (_presence, _) = presence();
+        let (reply, answers) = exec::answers::answers();
         tokio::spawn(exec::run(self.0.clone(), request.into_inner(), reply));
-        Ok(Response::new(Answers { receiver, _presence }))
+        Ok(Response::new(answers))
     }
 
     async fn write_file(

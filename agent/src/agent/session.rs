@@ -1,5 +1,6 @@
 //! What every call shares: who may call, how many at once, when something last happened, and whether it is over.
 
+use super::exec::known::Known;
 use super::limits;
 use super::log::Log;
 use super::starter::Starter;
@@ -21,6 +22,7 @@ pub struct Session {
     /// What the policy's budgets are over. Locked for as long as one decision or one sum takes, never across a wait.
     counters: Mutex<Counters>,
     pub(super) places: Arc<Semaphore>,
+    pub(super) execs: Known,
     /// Cancelled once no call is accepted any more.
     pub(super) closing: CancellationToken,
     activity: watch::Sender<Activity>,
@@ -60,7 +62,9 @@ impl Session {
         // The names of the intent have the form of the policy's.
         let names = identities.iter().filter_map(|identity| identity.to_string().parse().ok());
         let counters = Mutex::new(Counters::new(names));
-        (Arc::new(Self { log, starter, identities, policy, counters, places, closing, activity, trouble }), troubles)
+        let execs = Known::default();
+        let session = Self { log, starter, identities, policy, counters, places, execs, closing, activity, trouble };
+        (Arc::new(session), troubles)
     }
 
     /// Tells the keeper. Once it knows of one trouble, further ones add nothing.

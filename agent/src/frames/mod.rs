@@ -8,7 +8,7 @@
 //!               started, exited                permit, open, scrub
 //!       agent <───────────────── init <───────────────────────── notary
 //!         │ ─────────────────────> │ ─────────────────────────────> │
-//!         │   start, cancel        │        scrubbed, opened        │
+//!         │ start, cancel, signal  │        scrubbed, opened        │
 //!         │                                                         │
 //!         └────────── intent, outcome, seal ───────────────────────>│
 //!          <───────── appended, record, sealed ─────────────────────┘

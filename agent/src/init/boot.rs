@@ -141,6 +141,7 @@ fn start_own(
         arguments: [c"coffer-agent".into(), CString::new(name).unwrap_or_default()].into_iter().chain(words).collect(),
         environment: Vec::new(),
         directory: Directory::Root,
+        terminal: None,
     };
     let launch = Launch { command, uid, descriptors, cgroup: Some(hierarchy.own(name)?), class: Class::Own };
     spawn::spawn(launch).map_err(|error| start_failed(name, error))

@@ -17,6 +17,7 @@ use super::cgroup::{self, CallGroup};
 use super::jail::Jail;
 use super::reap::Reaped;
 use super::spawn::{self, Class, Command, Launch, Stage, StartError, Verdict};
+use super::wires;
 use crate::frames::start::Cause;
 use crate::frames::start::Exit;
 use rustix::event::PollFlags;
@@ -49,8 +50,8 @@ pub struct Place {
 /// What the agent is to be told.
 #[derive(Debug)]
 pub enum Report {
-    /// The program runs; stdin to write, stdout and stderr to read.
-    Started(u64, [OwnedFd; 3]),
+    /// The program runs; stdin to write, stdout and stderr to read, or the master of its terminal.
+    Started(u64, Vec<OwnedFd>),
     /// Nothing ran.
     NotStarted(u64, StartError),
     /// Every process of the call is gone.
@@ -76,7 +77,7 @@ struct Call {
     cause: Option<Cause>,
     began: Instant,
     times: Times,
-    pipes: Option<[OwnedFd; 3]>,
+    pipes: Option<Vec<OwnedFd>>,
     ended: Option<(Reaped, Instant)>,
 }
 
@@ -96,7 +97,7 @@ impl Calls {
         Self { running: BTreeMap::new(), reports: Vec::new(), over: Vec::new() }
     }
 
-    /// Starts a process in a cgroup and a jail of its own, with three fresh pipes.
+    /// Starts a process in a cgroup and a jail of its own, with three fresh pipes or a fresh terminal.
     pub fn start(&mut self, intent: u64, place: Place, command: Command, times: Times) {
         if let Err(error) = self.try_start(intent, place, command, times) {
             self.reports.push(Report::NotStarted(intent, error));
@@ -107,12 +108,12 @@ impl Calls {
         let Place { uid, group, jail } = place;
         let cgroup = Some(group.open().map_err(StartError::at(Stage::Cgroup))?);
         let class = Class::Tool(jail.entry().map_err(StartError::at(Stage::Jail))?);
-        let pipe = || {
-            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-                .map_err(|errno| StartError::at(Stage::Credentials)(errno.into()))
+        let wires = match command.terminal {
+            None => wires::pipes(),
+            Some(size) => wires::terminal(size, uid, jail.terminals()),
         };
-        let ((stdin, stdin_write), (stdout_read, stdout), (stderr_read, stderr)) = (pipe()?, pipe()?, pipe()?);
-        let descriptors = vec![(0, stdin), (1, stdout), (2, stderr)];
+        let wires = wires.map_err(|errno| StartError::at(Stage::Credentials)(errno.into()))?;
+        let descriptors = wires.theirs;
         let born = spawn::spawn(Launch { command, uid, descriptors, cgroup, class })?;
         self.running.insert(
             intent,
@@ -125,7 +126,7 @@ impl Calls {
                 cause: None,
                 began: Instant::now(),
                 times,
-                pipes: Some([stdin_write, stdout_read, stderr_read]),
+                pipes: Some(wires.ours),
                 ended: None,
             },
         );
@@ -141,6 +142,18 @@ impl Calls {
     pub fn end(&mut self, intent: u64, cause: Cause, now: Instant) {
         if let Some(call) = self.running.get_mut(&intent) {
             call.terminate(cause, now);
+        }
+    }
+
+    /// Sends a signal to the program's process group. A call whose program does not run, or is over, is left alone.
+    pub fn signal(&mut self, intent: u64, signal: Signal) {
+        if let Some(call) = self.running.get(&intent)
+            && matches!(call.phase, Phase::Running | Phase::Terminating { .. })
+            && call.ended.is_none()
+            && let Some(pid) = Pid::from_raw(call.pid)
+        {
+            // A program that has left its own group gets none, and has asked for that.
+            let _ = kill_process_group(pid, signal);
         }
     }
 

@@ -15,6 +15,9 @@ use std::time::Duration;
 /// Time that a file operation may take.
 const FILE_TIMES: Times = Times { timeout: Duration::from_secs(600), grace: Duration::from_secs(2) };
 
+/// What a terminal is called when the client does not say.
+const TERM: &str = "xterm-256color";
+
 /// The identities of the session and their uids.
 #[derive(Debug, Default)]
 pub struct Identities(BTreeMap<String, u32>);
@@ -59,12 +62,18 @@ pub fn command(request: &[u8], own: &CStr) -> Result<(Command, Times), CommandEr
         let arguments = all.map(|word| text(word)).collect::<Result<Vec<_>, _>>()?;
         Ok((own.to_owned(), arguments, Vec::new(), String::new(), FILE_TIMES))
     };
+    let terminal = match &request {
+        Request::Exec { terminal, .. } => *terminal,
+        _ => None,
+    };
     let (program, arguments, variables, directory, times) = match &request {
         Request::Exec { argv, cwd, env, timeout_ms, grace_ms, .. } => {
             let first = argv.first().ok_or(CommandError::NotARequest)?;
             let program = resolve(first).map_err(CommandError::Start)?;
             let arguments = argv.iter().map(|argument| text(argument)).collect::<Result<Vec<_>, _>>()?;
-            let variables = env.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+            let kind = terminal.map(|_| ("TERM".to_owned(), TERM.to_owned()));
+            let asked = env.iter().map(|(key, value)| (key.clone(), value.clone()));
+            let variables = kind.into_iter().chain(asked).collect();
             let times = Times { timeout: Duration::from_millis(*timeout_ms), grace: Duration::from_millis(*grace_ms) };
             Ok((text(&program)?, arguments, variables, cwd.clone(), times))
         }
@@ -77,7 +86,7 @@ pub fn command(request: &[u8], own: &CStr) -> Result<(Command, Times), CommandEr
     }?;
     let directory = text(if directory.is_empty() { "." } else { &directory })?;
     let directory = Directory::Beneath(text(fixed::WORKSPACE)?, directory);
-    Ok((Command { program, arguments, environment: environment(variables)?, directory }, times))
+    Ok((Command { program, arguments, environment: environment(variables)?, directory, terminal }, times))
 }
 
 /// The file that a program name stands for: as it is when it holds a slash, else the first executable of that name
@@ -114,8 +123,17 @@ fn text(text: &str) -> Result<CString, CommandError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use coffer_evidence::call::TerminalSize;
 
     fn exec(argv: &[&str], env: &[(&str, &str)]) -> Result<(Command, Times), CommandError> {
+        exec_on(None, argv, env)
+    }
+
+    fn exec_on(
+        terminal: Option<TerminalSize>,
+        argv: &[&str],
+        env: &[(&str, &str)],
+    ) -> Result<(Command, Times), CommandError> {
         let owned = |text: &&str| (*text).to_owned();
         let request = Request::Exec {
             argv: argv.iter().map(owned).collect(),
@@ -124,6 +142,7 @@ mod tests {
             timeout_ms: 5,
             grace_ms: 7,
             output_bytes_max: 9,
+            terminal,
         };
         command(&request.to_bytes(), c"/own")
     }
@@ -138,6 +157,22 @@ mod tests {
         assert_eq!(environment, ["HOME=/workspace", "LANG=de_DE", path.as_str(), "X=1"]);
         assert_eq!(times, Times { timeout: Duration::from_millis(5), grace: Duration::from_millis(7) });
         assert!(matches!(command.directory, Directory::Beneath(_, path) if path.to_str() == Ok("a/b")));
+    }
+
+    #[test]
+    fn a_terminal_has_a_name_in_the_environment_and_the_clients_goes_before_ours() {
+        let size = TerminalSize::new(24, 80);
+        for (asked, expected) in [(None, "TERM=xterm-256color"), (Some(("TERM", "dumb")), "TERM=dumb")] {
+            let (command, _) = exec_on(size, &["sh"], asked.as_slice()).unwrap();
+            assert_eq!(command.terminal, size);
+            let named: Vec<_> =
+                command.environment.iter().filter(|text| text.to_bytes().starts_with(b"TERM=")).collect();
+            assert_eq!(named.iter().map(|text| text.to_str().unwrap()).collect::<Vec<_>>(), [expected]);
+        }
+        let (command, _) = exec(&["sh"], &[]).unwrap();
+        assert!(
+            command.terminal.is_none() && !command.environment.iter().any(|text| text.to_bytes().starts_with(b"TERM="))
+        );
     }
 
     #[test]

@@ -40,6 +40,7 @@ pub(super) fn ask(cgroup: OwnedFd, policy: OwnedFd, identities: &[String]) -> Re
             .collect(),
         environment: Vec::new(),
         directory: Directory::Root,
+        terminal: None,
     };
     let descriptors = vec![(0, policy), (1, to_answer), (2, console.into())];
     let launch = Launch { command, uid: fixed::UID_GRANTS, descriptors, cgroup: Some(cgroup), class: Class::Own };

@@ -24,6 +24,7 @@ pub mod scrub;
 pub mod spawn;
 pub mod supervise;
 pub mod verity;
+pub mod wires;
 
 /// Runs as PID 1. Every way out is power-off.
 pub fn run() -> ! {

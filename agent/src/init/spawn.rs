@@ -12,6 +12,7 @@
 use super::jail::Entry;
 use super::jail::warden::own_processes;
 use super::raw::{self, Birth, Stack, call, word};
+use coffer_evidence::call::TerminalSize;
 use nix::sched::{CloneFlags, setns};
 use std::ffi::{CStr, CString};
 use std::fs::File;
@@ -30,6 +31,8 @@ pub struct Command {
     pub environment: Vec<CString>,
     /// Where to start.
     pub directory: Directory,
+    /// With a size, descriptor 0 is a terminal and becomes the controlling one.
+    pub terminal: Option<TerminalSize>,
 }
 
 /// What to start, and as whom.
@@ -303,6 +306,9 @@ fn prepare(plan: &Plan) -> Result<(), Failure> {
         call(libc::SYS_close_range, [3, to_the_end, libc::CLOSE_RANGE_CLOEXEC as usize, 0, 0]).map_err(own)?;
         for (target, source) in &plan.sources {
             call(libc::SYS_dup2, [word(*source), word(*target), 0, 0, 0]).map_err(own)?;
+        }
+        if plan.launch.command.terminal.is_some() {
+            call(libc::SYS_ioctl, [0, libc::TIOCSCTTY as usize, 0, 0, 0]).map_err(own)?;
         }
         let _ = call(libc::SYS_umask, [0o022, 0, 0, 0, 0]);
         let jail = |errno| (Stage::Jail, errno);

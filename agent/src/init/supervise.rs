@@ -213,7 +213,7 @@ impl Supervisor {
         for report in self.calls.reports() {
             match report {
                 Report::Started(intent, pipes) => {
-                    let fds = [pipes[0].as_fd(), pipes[1].as_fd(), pipes[2].as_fd()];
+                    let fds: Vec<_> = pipes.iter().map(OwnedFd::as_fd).collect();
                     self.agent.link.send(&start::ToAgent::Started { intent }, &fds, Wait::Never)?;
                 }
                 Report::NotStarted(intent, error) => {
@@ -336,6 +336,11 @@ impl Supervisor {
                     }
                 }
                 start::ToInit::Cancel { intent } => self.calls.end(intent, Cause::Cancelled, Instant::now()),
+                start::ToInit::Signal { intent, signal } => {
+                    if let Some(signal) = rustix::process::Signal::from_named_raw(signal) {
+                        self.calls.signal(intent, signal);
+                    }
+                }
                 start::ToInit::EndCalls => self.calls.end_all(Cause::SessionClosing, Instant::now()),
                 start::ToInit::PowerOff => {
                     let ending = self.ending.take().map(|(_, why)| why);

@@ -1,8 +1,10 @@
 //! `coffer session`: the commands on one session after another, and the words for what `cofferd` says about them.
 
+mod carried;
 mod cp;
 mod exec;
 mod shown;
+mod tickets;
 mod watch;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -48,6 +50,9 @@ pub(crate) enum SessionCommand {
     /// Run a command in a session
     #[command(after_help = exec::EXIT_HELP)]
     Exec(exec::ExecArgs),
+    /// Open a terminal in a session, or come back to a call
+    #[command(after_help = exec::ATTACH_HELP)]
+    Attach(exec::AttachArgs),
     /// Copy files and trees into a session and out of it
     #[command(after_help = cp::COPY_HELP)]
     Cp(cp::CopyArgs),
@@ -100,6 +105,7 @@ pub(crate) async fn carry_out(context: &Context, command: SessionCommand) -> any
         SessionCommand::Watch { id } => watch::watch(context, id).await,
         SessionCommand::Wait { id, phase } => wait_for(context, &id, phase).await,
         SessionCommand::Exec(args) => exec::exec(context, args).await,
+        SessionCommand::Attach(args) => exec::attach(context, args).await,
         SessionCommand::Cp(args) => cp::copy(context, args).await,
         SessionCommand::Close { one, no_wait } => {
             close(context, &one.id, if no_wait { Until::Begun } else { Until::Closed }).await

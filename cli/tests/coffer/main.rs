@@ -11,6 +11,7 @@ mod policy;
 mod quote;
 mod running;
 mod sessions;
+mod terminal;
 mod usage;
 
 // Bundles that are right everywhere, and lies where a test wants one: the verifier's own fixtures.
@@ -33,6 +34,7 @@ fn coffer(home: &Path) -> Command {
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
         .env("HOME", home)
         .env("XDG_CONFIG_HOME", home.join("config"))
+        .env("XDG_STATE_HOME", home.join("state"))
         .env("COFFER_SOCKET", home.join("cofferd.sock"))
         .env("TMPDIR", home)
         .current_dir(home)

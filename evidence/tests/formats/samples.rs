@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use coffer_evidence::bundle::{self, Parts};
 use coffer_evidence::call::{
-    Disclosed, IntentPrivate, OutcomePrivate, Request, StreamDigest, Usage, read_disclosed, write_disclosed,
+    Disclosed, IntentPrivate, OutcomePrivate, Request, StreamDigest, TerminalSize, Usage, read_disclosed,
+    write_disclosed,
 };
 use coffer_evidence::cbor::{Value, decode, encode};
 use coffer_evidence::collateral::Collateral;
@@ -110,6 +111,7 @@ pub(crate) fn request() -> Request {
         timeout_ms: 600_000,
         grace_ms: 2_000,
         output_bytes_max: 67_108_864,
+        terminal: Some(TerminalSize { rows: 24, columns: 80 }),
     }
 }
 

@@ -256,6 +256,7 @@ fn private_intent(n: u32) -> Opened {
         timeout_ms: 1000,
         grace_ms: 100,
         output_bytes_max: 4096,
+        terminal: None,
     };
     let private = IntentPrivate {
         client_salt: salt(n, 0),

@@ -184,7 +184,7 @@ const SLEEPS: [(&str, &str); 8] = [
     ("orchestrator/src/session/driver.rs", "the deadline of a phase is itself the event"),
     ("orchestrator/src/link/mod.rs", "the kernel gives no event for descriptors that are free again"),
     ("agent/src/agent/session.rs", "time to live and idle time are themselves the events"),
-    ("agent/src/agent/exec.rs", "an upper bound beside the event that is waited for"),
+    ("agent/src/agent/exec/live.rs", "an upper bound beside the event that is waited for"),
     ("agent/src/agent/builtin.rs", "an upper bound beside the event that is waited for"),
     ("agent/src/agent/outlet.rs", "a vsock host that went away gives no event when it is back"),
     ("agent/src/notary/quotes.rs", "configfs-tsm answers EBUSY and tells nobody when that is over"),

@@ -63,10 +63,11 @@ async fn arguments(session: &Session) {
 
 async fn numbers(session: &Session) -> anyhow::Result<()> {
     type Set = fn(&mut pb::ExecStart, i64);
-    let fields: [(&str, Set, i64); 3] = [
+    let fields: [(&str, Set, i64); 4] = [
         ("timeout_ms", |start, value| start.timeout_ms = value, 86_400_000),
         ("grace_ms", |start, value| start.grace_ms = value, 30_000),
         ("output_bytes_max", |start, value| start.output_bytes_max = value, OUTPUT),
+        ("reattach_ms", |start, value| start.reattach_ms = value, 86_400_000),
     ];
     for (field, set, most) in fields {
         for value in [0, most] {

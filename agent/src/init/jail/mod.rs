@@ -22,7 +22,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use thiserror::Error;
@@ -101,6 +101,9 @@ pub enum JailError {
     /// The view of its processes.
     #[error("the call's /proc could not be opened")]
     Proc(#[source] io::Error),
+    /// Where its terminals are.
+    #[error("the identity's terminals could not be had")]
+    Terminals(#[source] io::Error),
     /// Landlock.
     #[error("the rules for files could not be made")]
     Rules(#[from] rules::RulesError),
@@ -112,7 +115,7 @@ impl JailError {
     pub fn errno(&self) -> i32 {
         match self {
             Self::NoRoom => libc::ENOENT,
-            Self::Warden(error) | Self::Proc(error) => error.raw_os_error().unwrap_or(libc::EIO),
+            Self::Warden(error) | Self::Proc(error) | Self::Terminals(error) => error.raw_os_error().unwrap_or(libc::EIO),
             Self::Rules(rules::RulesError::Open { source, .. }) => source.raw_os_error().unwrap_or(libc::EIO),
             Self::Rules(rules::RulesError::Landlock(_)) => libc::EOPNOTSUPP,
         }
@@ -126,6 +129,7 @@ pub struct Jail {
     processes: OwnedFd,
     ruleset: OwnedFd,
     filters: Arc<Filters>,
+    terminals: OwnedFd,
 }
 
 /// What a tool needs to enter a jail.
@@ -141,7 +145,6 @@ pub struct Entry {
 
 impl Jail {
     fn new(room: &Room, filters: &Arc<Filters>) -> Result<Self, JailError> {
-        use std::os::fd::AsFd as _;
         let warden = Warden::new(room.mounts.as_fd(), room.network.as_fd()).map_err(JailError::Warden)?;
         let open = |name: &str, flags: OFlags| {
             let path = format!("/proc/{}/{name}", warden.pid());
@@ -150,7 +153,13 @@ impl Jail {
         };
         let processes = open("ns/pid", OFlags::RDONLY)?;
         let ruleset = room.rules.ruleset(&open("root/proc", OFlags::PATH)?)?;
-        Ok(Self { warden, processes, ruleset, filters: filters.clone() })
+        let terminals = room.terminals.try_clone().map_err(JailError::Terminals)?;
+        Ok(Self { warden, processes, ruleset, filters: filters.clone(), terminals })
+    }
+
+    /// Where its terminals are opened.
+    pub fn terminals(&self) -> BorrowedFd<'_> {
+        self.terminals.as_fd()
     }
 
     /// What its tool is given.

@@ -61,6 +61,7 @@ pub struct Room {
     pub(super) mounts: OwnedFd,
     pub(super) network: OwnedFd,
     pub(super) rules: Rules,
+    pub(super) terminals: OwnedFd,
     workspace: PathBuf,
 }
 
@@ -100,14 +101,16 @@ impl Room {
             expected: "rules for files".into(),
             found: error.to_string(),
         })?;
-        Ok(Self { mounts, network, rules, workspace: site.workspace.clone() })
+        let pts = Path::new("/dev/pts");
+        let terminals = open(pts, OFlags::PATH | OFlags::DIRECTORY).context(STAGE, || "open /dev/pts".into())?;
+        Ok(Self { mounts, network, rules, terminals, workspace: site.workspace.clone() })
     }
 
     /// Unmounts what tools could write to, from inside; true when nobody kept any of it busy. Every call is over by then.
     pub fn close(self) -> bool {
-        let Self { mounts, network, rules, workspace } = self;
+        let Self { mounts, network, rules, terminals, workspace } = self;
         // An open file keeps its mount.
-        drop((rules, network));
+        drop((rules, network, terminals));
         let unmounting = || {
             let table = open(Path::new("/proc"), OFlags::PATH | OFlags::DIRECTORY)?;
             nix::sched::unshare(CloneFlags::CLONE_FS)?;

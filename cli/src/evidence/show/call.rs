@@ -167,13 +167,16 @@ fn opened(public: &Public, bytes: &[u8], put: &mut impl FnMut(&str, Value)) {
 
 fn request(private: &IntentPrivate, put: &mut impl FnMut(&str, Value)) {
     match Request::parse(&private.request) {
-        Ok(Request::Exec { argv, cwd, env, timeout_ms, grace_ms, output_bytes_max }) => {
+        Ok(Request::Exec { argv, cwd, env, timeout_ms, grace_ms, output_bytes_max, terminal }) => {
             put("argv", json!(argv));
             put("cwd", json!(if cwd.is_empty() { "." } else { &cwd }));
             put("env", json!(env.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>()));
             put("timeout_ms", json!(timeout_ms));
             put("grace_ms", json!(grace_ms));
             put("output_bytes_max", json!(output_bytes_max));
+            if let Some(size) = terminal {
+                put("terminal", json!(format!("{} rows, {} columns", size.rows, size.columns)));
+            }
         }
         Ok(Request::WriteFile { path, mode }) => {
             put("path", json!(path));
