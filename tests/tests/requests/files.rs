@@ -44,11 +44,15 @@ impl Session {
         match operation {
             Read => self.read(pb::ReadFileRequest { header, path, offset: 0, length: 0 }).await,
             Write => {
-                let start = pb::WriteFileStart { header, path, mode: 0 };
+                let start = pb::WriteFileStart { header, path, mode: 0, precondition: None };
                 self.write(start, vec![b"written"[..].into()]).await.map(|_| Answer::default())
             }
             List => {
-                let listed = self.tools().list_directory(pb::ListDirectoryRequest { header, path }).await?.into_inner();
+                let listed = self
+                    .tools()
+                    .list_directory(pb::ListDirectoryRequest { header, path, ..Default::default() })
+                    .await?
+                    .into_inner();
                 Ok(Answer { names: listed.entries.iter().map(|e| text(&e.name)).collect(), ..Answer::default() })
             }
             Stat => {
@@ -331,8 +335,12 @@ async fn leased(session: &Session) -> anyhow::Result<()> {
 
 /// The pieces that content comes in, and what is no content.
 async fn chunks(session: &Session) {
-    let write =
-        |what: &str, leaves, mode| pb::WriteFileStart { header: session.header(what, leaves), path: "w".into(), mode };
+    let write = |what: &str, leaves, mode| pb::WriteFileStart {
+        header: session.header(what, leaves),
+        path: "w".into(),
+        mode,
+        precondition: None,
+    };
     let whole = session.write(write("64 KiB", DONE, 0o777), vec![vec![7; 65_536]; 2]).await;
     assert_eq!(done("64 KiB", whole).size, 131_072);
     let cancelled = Leaves::Ended(coffer_evidence::leaf::CauseClass::Cancelled);
