@@ -2,6 +2,7 @@
 //! `coffer-session`. What they have in common is here; each kind has its file.
 
 mod exec;
+mod files;
 mod transfer;
 
 use coffer_evidence::ids::SessionId;
@@ -10,6 +11,7 @@ use tonic::Code;
 use tonic::metadata::MetadataValue;
 
 pub use exec::{Command, Streams};
+pub use files::{Above, IfMatch, LISTED_MAX, Listed, Reach, Taken};
 pub use transfer::{Downloaded, Uploaded};
 
 use crate::connection::Client;
