@@ -155,8 +155,8 @@ fn a_watch_ends_at_its_time_when_nothing_changes_and_with_its_directory() {
     ended(Watching::begin(&place, "w", "one", MINUTE, "150"), WatchEnd::Idle, 0);
     assert!((Duration::from_millis(300)..Duration::from_secs(20)).contains(&began.elapsed()));
     // A change is a new beginning for the one, and nothing to the other.
-    let watching = Watching::begin(&place, "w", "one", "700", "400");
-    std::thread::sleep(Duration::from_millis(300));
+    let watching = Watching::begin(&place, "w", "one", "2500", "2000");
+    std::thread::sleep(Duration::from_millis(700));
     fs::create_dir(place.at("w/e")).unwrap();
     ended(watching, WatchEnd::Timeout, 1);
     let watching = Watching::begin(&place, "w/d", "tree", MINUTE, MINUTE);

@@ -161,15 +161,14 @@ impl Watch<'_> {
         if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
             let steps = self.moves.flush();
             self.steps(steps)?;
-            self.lagged()?;
-            // Directories may be among what was missed.
-            if self.reach == Reach::One {
-                return Ok(());
+            // Directories may be among what was missed. They are watched before it is said: who then lists anew misses nothing.
+            if self.reach == Reach::Tree {
+                self.enter_beneath(Vec::new(), Found::Before).or_else(|error| match error.stage {
+                    "watch" => Ok(()),
+                    _ => Err(error),
+                })?;
             }
-            return self.enter_beneath(Vec::new(), Found::Before).or_else(|error| match error.stage {
-                "watch" => Ok(()),
-                _ => Err(error),
-            });
+            return self.lagged();
         }
         let ends = ReadFlags::IGNORED | ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF | ReadFlags::UNMOUNT;
         if flags.intersects(ends) {

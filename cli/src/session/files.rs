@@ -111,7 +111,7 @@ pub(super) async fn list(context: &Context, args: &LsArgs) -> anyhow::Result<Sta
             stream.end()?;
             if listed.unreadable > 0 {
                 output.note(format_args!(
-                    "{} directories may not be read: what is in them is not listed",
+                    "directories that may not be read: {}; what is in them is not listed",
                     listed.unreadable
                 ));
             }
@@ -225,7 +225,7 @@ pub(super) async fn watch(context: &Context, id: &SessionId, path: &str, args: &
                 if form == Form::Json {
                     output.json(&NewsShown::Ended { end, changes: ended.changes })?;
                 } else {
-                    output.note(format_args!("{} changes; ended: {end}", ended.changes));
+                    output.note(format_args!("changes told: {}; ended: {end}", ended.changes));
                 }
                 return Ok(Status::DONE);
             }

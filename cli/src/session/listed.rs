@@ -95,7 +95,7 @@ mod tests {
         let file = line(entry(EntryKind::File, 0o640, b"a\x1b[2J\n", b""));
         assert!(file.starts_with("-rw-r-----             7  ") && file.ends_with("  a\\u{1b}[2J\\n"), "{file}");
         let link = line(entry(EntryKind::Symlink, 0o777, b"l", b"\xff\r"));
-        assert!(link.starts_with("lrwxrwxrwx") && link.ends_with("  l -> \u{fffd}\\r"), "{link}");
+        assert!(link.starts_with("lrwxrwxrwx") && link.ends_with("  l -> \\u{fffd}\\r"), "{link}");
         assert!(line(entry(EntryKind::Directory, 0o1755, b"d", b"")).starts_with("drwxr-xr-x"));
         assert!(line(entry(EntryKind::Other, 0, b"p", b"")).starts_with("?---------"));
         let shown = serde_json::to_value(EntryShown::new(&entry(EntryKind::File, 0o640, b"\xff", b""))).expect("JSON");
