@@ -385,3 +385,90 @@ fn outcome(verdict: &Result<(), Failure>, told: &Told, input: &StreamDigest, out
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frames::tool::{ChangeKind, Of};
+
+    fn frames(reports: &[Report]) -> Vec<u8> {
+        reports.iter().flat_map(|report| report.encode()).collect()
+    }
+
+    fn change() -> Report {
+        Report::Change(Change { kind: ChangeKind::Created, path: b"a".to_vec(), from: Vec::new(), of: Of::Leaf })
+    }
+
+    /// A tool's last word on how much it told is its own; the record has what its client took.
+    #[tokio::test]
+    async fn a_watch_is_counted_by_what_its_client_took() {
+        let done = Report::Done { files: 1_000_000, bytes: 0, left_out: 0 };
+        let said = frames(&[change(), Report::Lagged, change(), change(), Report::WatchEnd(WatchEnd::Idle), done]);
+        let told = Told { files: Some(0), most: CHANGES_MAX, ..Told::new() };
+        let mut left = 2;
+        let hear = |report| {
+            let taken = matches!(report, Report::Change(_)) && left > 0;
+            left -= i32::from(taken);
+            std::future::ready(if taken { Heard::Counted } else { Heard::Passed })
+        };
+        let told = reports(&said[..], told, hear, &CancellationToken::new()).await;
+        assert_eq!((told.files, told.watch_end), (Some(2), Some(WatchEnd::Idle)));
+        let cancelled = Err(Failure {
+            cause: CauseClass::Cancelled,
+            errno: None,
+            stage: None,
+            status: Reason::Ended.status("cancelled"),
+        });
+        let nothing = Counter::default().finish();
+        let private = outcome(&cancelled, &told, &nothing, &nothing);
+        assert_eq!((private.cause, private.files), (CauseClass::Cancelled, Some(2)));
+    }
+
+    #[tokio::test]
+    async fn what_was_removed_before_a_failure_is_counted_and_the_failure_stands() {
+        let said = frames(&[
+            Report::Done { files: 12, bytes: 0, left_out: 0 },
+            Report::Failed { stage: "path".into(), errno: 13 },
+        ]);
+        let told = Told { most: REPORTS_MAX, ..Told::new() };
+        let hear = |_| std::future::ready(Heard::Passed);
+        let told = reports(&said[..], told, hear, &CancellationToken::new()).await;
+        let exit = Exit {
+            cause: Cause::Ended,
+            code: Some(1),
+            signal: None,
+            wall_ms: 0,
+            user_us: 0,
+            system_us: 0,
+            max_rss_kib: 0,
+        };
+        let failed = verdict(&exit, &told, Ok(()));
+        let nothing = Counter::default().finish();
+        let private = outcome(&failed, &told, &nothing, &nothing);
+        assert_eq!((private.cause, private.files, private.errno), (CauseClass::Failed, Some(12), Some(13)));
+        assert!(failed.is_err_and(|failure| failure.status.message().starts_with("ACCESS_DENIED: ")));
+    }
+
+    /// A watch may go on for a day; what a listing says has an end.
+    #[tokio::test]
+    async fn reports_that_are_kept_have_an_end() {
+        let entry = Report::Entry(Entry {
+            name: vec![b'a'; 4000],
+            kind: crate::frames::tool::Kind::File,
+            size: 0,
+            mode: 0,
+            modified_ms: 0,
+            target: Vec::new(),
+        });
+        let said = frames(&vec![entry; 3000]);
+        let told = Told { most: REPORTS_MAX, ..Told::new() };
+        let hear = |report| {
+            std::future::ready(match report {
+                Report::Entry(entry) => Heard::Kept(entry),
+                _ => Heard::Passed,
+            })
+        };
+        let told = reports(&said[..], told, hear, &CancellationToken::new()).await;
+        assert!(told.entries.len() < 1600 && matches!(told.end, End::Silent), "{}", told.entries.len());
+    }
+}
