@@ -11,9 +11,10 @@
 //!                                                      └── undo <───┘ no: until what came out is the older
 //! ```
 //! What others give the name to meanwhile is not lost: what came out unfit goes back, and what came out of that too, if it is
-//! newer. Lost can be only what a process writes into the old file, which it still has open, after the second look at it.
-//! Until an undo, readers of the name find the new content. Who ends the tool in between leaves the old file beside, under
-//! the name `.coffer-...`. Nothing is synced: the workspace is memory.
+//! newer. Two things the kernel leaves open. What a process writes into the old file, which it still has open, after the second
+//! look at it, is lost with that file. And until an undo, readers of the name find the new content: who names that content as
+//! what it writes over is let through, and what was put back is lost to it. Who ends the tool in between leaves the old file
+//! beside, under the name `.coffer-...`. Nothing is synced: the workspace is memory.
 
 use super::beneath::{Beneath, Links};
 use super::files::{copy, regular};

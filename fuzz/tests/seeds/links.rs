@@ -143,5 +143,7 @@ fn processes() -> Vec<Seed> {
         tool::Report::WatchEnd(tool::WatchEnd::Gone).encode(),
     ];
     assert!(all.iter().all(|frame| frame.len() <= frames::FRAME_MAX));
-    all.into_iter().enumerate().map(|(n, frame)| seed("process_frames", &format!("frame-{n:02}"), frame)).collect()
+    let token = coffer_agent::tool::page::token(b"a/b", 3, b"c/d").into_bytes();
+    let frames = all.into_iter().enumerate().map(|(n, frame)| seed("process_frames", &format!("frame-{n:02}"), frame));
+    frames.chain([seed("process_frames", "page-token", token)]).collect()
 }
