@@ -33,6 +33,9 @@ fn a_guest_that_turns_its_pages_for_ever_is_told_and_left() {
     let listed = host.run(&["session", "ls", &id, "endless"]);
     assert_eq!(code(&listed), Some(1));
     assert!(stderr(&listed).contains("expected the next page of a listing"), "{}", stderr(&listed));
+    let listed = host.run(&["session", "ls", &id, "ever-new"]);
+    assert_eq!(code(&listed), Some(1));
+    assert!(stderr(&listed).contains("expected at most 256 pages"), "{}", stderr(&listed));
     for depth in ["0", "65"] {
         assert_eq!(code(&host.run(&["session", "ls", &id, "-d", depth])), Some(64), "{depth}");
     }

@@ -16,6 +16,8 @@ use crate::error::ClientError;
 
 /// Entries of one whole listing: a session has no more files.
 pub const LISTED_MAX: usize = 200_000;
+/// Pages of one whole listing, of at most 4 MiB each: a guest might turn empty ones for ever.
+const PAGES_MAX: u64 = 256;
 
 /// A whole listing.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -30,11 +32,11 @@ impl Client {
     /// Lists a directory to a depth, page by page, each of its own moment. A depth of 1 is its own entries.
     ///
     /// # Errors
-    /// [`ClientError`]; [`ClientError::TooLarge`] over [`LISTED_MAX`] entries.
+    /// [`ClientError`]; [`ClientError::TooLarge`] over [`LISTED_MAX`] entries or 256 pages.
     pub async fn list_directory(&self, session: &SessionId, path: &str, depth: u32) -> Result<Listed, ClientError> {
         let mut listed = Listed::default();
         let mut page_token = String::new();
-        loop {
+        for _ in 0..PAGES_MAX {
             let request = guest::ListDirectoryRequest {
                 header: Some(header()?),
                 path: path.to_owned(),
@@ -57,6 +59,7 @@ impl Client {
             }
             page_token = page.next_page_token;
         }
+        Err(ClientError::TooLarge { most: PAGES_MAX, unit: "pages" })
     }
 
     /// Writes one file, whole or not at all. A mode of 0 is 0644.

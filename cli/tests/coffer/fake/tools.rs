@@ -247,6 +247,10 @@ impl ToolService for Shared {
             symlink_target: target.to_vec().into(),
         };
         let first = request.page_token.is_empty();
+        if request.path == "ever-new" {
+            let next_page_token = format!("{}x", request.page_token);
+            return Ok(Response::new(pb::ListDirectoryResponse { next_page_token, ..Default::default() }));
+        }
         let entries = match first {
             true => vec![entry(b"a\x1b[2J", pb::EntryKind::File, b""), entry(b"b", pb::EntryKind::Directory, b"")],
             false => vec![entry(b"b/\xff", pb::EntryKind::Symlink, b"/etc\n")],
