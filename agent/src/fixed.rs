@@ -46,6 +46,8 @@ pub const FD_AGENT_CCEL: i32 = 5;
 pub const WORKSPACE: &str = "/workspace";
 /// Inodes of the workspace.
 pub const WORKSPACE_INODES: u64 = 200_000;
+/// Milliseconds without a change after which a watch ends: a watch that is forgotten holds its session open no longer.
+pub const WATCH_IDLE_MS: u64 = 15 * 60 * 1000;
 /// Where tools may put temporary files.
 pub const TMP: &str = "/tmp";
 /// The search path of tools; also the one a bare program name is resolved with, whatever the call's own PATH says.

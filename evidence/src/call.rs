@@ -6,6 +6,7 @@ use crate::cbor::{Key, Value, decode_list, encode};
 use crate::fields::{Canonical, Fields, MapBuilder, ParseError, bytes};
 use crate::ids::Digest256;
 use crate::leaf::{Leaf, commitment};
+pub use crate::numbers::RequestFlag;
 use crate::numbers::{CauseClass, Method};
 
 /// The longest path or argument in bytes; arguments and environment together are limited elsewhere.
@@ -56,17 +57,123 @@ pub enum Request {
         terminal: Option<TerminalSize>,
     },
     /// Write one file; the content follows as input.
-    WriteFile { path: String, mode: u64 },
+    WriteFile { path: String, mode: u64, if_match: Option<IfMatch> },
     /// Read a range of one file; length 0 is to the end.
     ReadFile { path: String, offset: u64, length: u64 },
-    /// List a directory.
-    ListDirectory { path: String },
+    /// List a directory; without a depth its own entries, without a token from the first, without a size as many as there may be.
+    ListDirectory { path: String, depth: Option<u64>, page_token: Option<String>, page_size: Option<u64> },
     /// Stat one path.
     Stat { path: String },
     /// Unpack a tar stream; it follows as input.
     Upload { path: String },
     /// Pack a tar stream.
     Download { path: String },
+    /// Remove a file, or a tree.
+    Remove { path: String, reach: Reach },
+    /// Rename.
+    Move { path: String, destination: String, taken: Taken },
+    /// Make a directory.
+    MakeDirectory { path: String, mode: u64, above: Above },
+    /// Tell what changes beneath a directory.
+    Watch { path: String, reach: Reach, timeout_ms: u64 },
+}
+
+/// What must have a file's name for it to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IfMatch {
+    /// A file with this content.
+    Content(Digest256),
+    /// Nothing.
+    Nothing,
+}
+
+/// How much of a directory is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// What is named, alone.
+    One,
+    /// All that is beneath it, too.
+    Tree,
+}
+
+/// What happens when the name is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// Nothing is done.
+    Refuse,
+    /// What has it is replaced.
+    Replace,
+}
+
+/// The directories above the one that is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Above {
+    /// They must be there.
+    Expected,
+    /// Those that are missing are made.
+    Made,
+}
+
+impl IfMatch {
+    fn to_value(self) -> Value {
+        match self {
+            Self::Content(digest) => bytes(digest),
+            Self::Nothing => Value::Unsigned(0),
+        }
+    }
+
+    fn from_value(value: Value) -> Option<Self> {
+        match value {
+            Value::Bytes(digest) => digest.try_into().ok().map(|digest| Self::Content(Digest256::new(digest))),
+            Value::Unsigned(0) => Some(Self::Nothing),
+            _ => None,
+        }
+    }
+}
+
+/// Whether the one flag that a method knows is set.
+fn flag(f: &mut Fields, known: RequestFlag) -> Result<Option<RequestFlag>, ParseError> {
+    match f.optional_unsigned(17)? {
+        None => Ok(None),
+        Some(number) if RequestFlag::from_number(number) == Some(known) => Ok(Some(known)),
+        Some(_) => Err(f.error(17, "the flag of its method")),
+    }
+}
+
+impl Reach {
+    /// The flag that says so in a request.
+    #[must_use]
+    pub fn flag(self) -> Option<RequestFlag> {
+        (self == Self::Tree).then_some(RequestFlag::Recursive)
+    }
+
+    fn read(f: &mut Fields) -> Result<Self, ParseError> {
+        Ok(flag(f, RequestFlag::Recursive)?.map_or(Self::One, |_| Self::Tree))
+    }
+}
+
+impl Taken {
+    /// The flag that says so in a request.
+    #[must_use]
+    pub fn flag(self) -> Option<RequestFlag> {
+        (self == Self::Replace).then_some(RequestFlag::Replace)
+    }
+
+    fn read(f: &mut Fields) -> Result<Self, ParseError> {
+        Ok(flag(f, RequestFlag::Replace)?.map_or(Self::Refuse, |_| Self::Replace))
+    }
+}
+
+impl Above {
+    /// The flag that says so in a request.
+    #[must_use]
+    pub fn flag(self) -> Option<RequestFlag> {
+        (self == Self::Made).then_some(RequestFlag::Parents)
+    }
+
+    fn read(f: &mut Fields) -> Result<Self, ParseError> {
+        Ok(flag(f, RequestFlag::Parents)?.map_or(Self::Expected, |_| Self::Made))
+    }
 }
 
 impl Request {
@@ -81,6 +188,10 @@ impl Request {
             Self::Stat { .. } => Method::Stat,
             Self::Upload { .. } => Method::Upload,
             Self::Download { .. } => Method::Download,
+            Self::Remove { .. } => Method::Remove,
+            Self::Move { .. } => Method::Move,
+            Self::MakeDirectory { .. } => Method::MakeDirectory,
+            Self::Watch { .. } => Method::Watch,
         }
     }
 }
@@ -90,6 +201,7 @@ impl Canonical for Request {
 
     fn to_value(&self) -> Value {
         let map = MapBuilder::new().unsigned(1, self.method().number());
+        let number = |flag: Option<RequestFlag>| flag.map(|flag| Value::Unsigned(flag.number()));
         match self {
             Self::Exec { argv, cwd, env, timeout_ms, grace_ms, output_bytes_max, terminal } => {
                 let env = env.iter().map(|(k, v)| (Key::Text(k.clone()), Value::Text(v.clone()))).collect();
@@ -101,10 +213,25 @@ impl Canonical for Request {
                     .unsigned(7, *output_bytes_max)
                     .maybe(20, terminal.map(TerminalSize::to_value))
             }
-            Self::WriteFile { path, mode } => map.text(8, path).unsigned(9, *mode),
+            Self::WriteFile { path, mode, if_match } => {
+                map.text(8, path).unsigned(9, *mode).maybe(15, if_match.map(IfMatch::to_value))
+            }
             Self::ReadFile { path, offset, length } => map.text(8, path).unsigned(10, *offset).unsigned(11, *length),
-            Self::ListDirectory { path } | Self::Stat { path } | Self::Upload { path } | Self::Download { path } => {
-                map.text(8, path)
+            Self::ListDirectory { path, depth, page_token, page_size } => map
+                .text(8, path)
+                .maybe(12, depth.map(Value::Unsigned))
+                .maybe(13, page_token.clone().map(Value::Text))
+                .maybe(14, page_size.map(Value::Unsigned)),
+            Self::Stat { path } | Self::Upload { path } | Self::Download { path } => map.text(8, path),
+            Self::Remove { path, reach } => map.text(8, path).maybe(17, number(reach.flag())),
+            Self::Move { path, destination, taken } => {
+                map.text(8, path).text(16, destination).maybe(17, number(taken.flag()))
+            }
+            Self::MakeDirectory { path, mode, above } => {
+                map.text(8, path).unsigned(9, *mode).maybe(17, number(above.flag()))
+            }
+            Self::Watch { path, reach, timeout_ms } => {
+                map.text(8, path).maybe(17, number(reach.flag())).unsigned(18, *timeout_ms)
             }
         }
         .build()
@@ -129,14 +256,36 @@ impl Canonical for Request {
                 };
                 Self::Exec { argv, cwd, env, timeout_ms, grace_ms, output_bytes_max, terminal }
             }
-            Method::WriteFile => Self::WriteFile { path: f.text(8, TEXT_MAX)?, mode: f.unsigned(9)? },
+            Method::WriteFile => {
+                let (path, mode) = (f.text(8, TEXT_MAX)?, f.unsigned(9)?);
+                let wrong = |f: &Fields| f.error(15, "a SHA-256, or 0");
+                let if_match = f.optional(15).map(|value| IfMatch::from_value(value).ok_or_else(|| wrong(&f)));
+                Self::WriteFile { path, mode, if_match: if_match.transpose()? }
+            }
             Method::ReadFile => {
                 Self::ReadFile { path: f.text(8, TEXT_MAX)?, offset: f.unsigned(10)?, length: f.unsigned(11)? }
             }
-            Method::ListDirectory => Self::ListDirectory { path: f.text(8, TEXT_MAX)? },
+            Method::ListDirectory => Self::ListDirectory {
+                path: f.text(8, TEXT_MAX)?,
+                depth: f.optional_unsigned(12)?,
+                page_token: f.optional_text(13, TEXT_MAX)?,
+                page_size: f.optional_unsigned(14)?,
+            },
             Method::Stat => Self::Stat { path: f.text(8, TEXT_MAX)? },
             Method::Upload => Self::Upload { path: f.text(8, TEXT_MAX)? },
             Method::Download => Self::Download { path: f.text(8, TEXT_MAX)? },
+            Method::Remove => Self::Remove { path: f.text(8, TEXT_MAX)?, reach: Reach::read(&mut f)? },
+            Method::Move => Self::Move {
+                path: f.text(8, TEXT_MAX)?,
+                destination: f.text(16, TEXT_MAX)?,
+                taken: Taken::read(&mut f)?,
+            },
+            Method::MakeDirectory => {
+                Self::MakeDirectory { path: f.text(8, TEXT_MAX)?, mode: f.unsigned(9)?, above: Above::read(&mut f)? }
+            }
+            Method::Watch => {
+                Self::Watch { path: f.text(8, TEXT_MAX)?, reach: Reach::read(&mut f)?, timeout_ms: f.unsigned(18)? }
+            }
         };
         f.finish()?;
         Ok(request)
@@ -227,7 +376,7 @@ pub struct OutcomePrivate {
     pub digest: Option<Digest256>,
     /// Its size in bytes.
     pub size: Option<u64>,
-    /// Files in a tree.
+    /// Files, directories and links in a tree; those that a removal took; changes that a watch told.
     pub files: Option<u64>,
 }
 

@@ -20,6 +20,7 @@ mod seeds {
 }
 
 /// One file of a corpus: target, name, bytes.
+#[derive(Clone)]
 pub(crate) struct Seed(pub(crate) &'static str, pub(crate) String, pub(crate) Vec<u8>);
 
 pub(crate) fn seed(target: &'static str, name: &str, bytes: Vec<u8>) -> Seed {

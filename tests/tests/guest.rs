@@ -274,7 +274,7 @@ async fn greed(tools: &Tools) -> anyhow::Result<()> {
 async fn files(tools: &mut Tools) -> anyhow::Result<()> {
     let data: Vec<u8> = (0..200_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
     sh(tools, "mkdir deep").await?;
-    let start = pb::WriteFileStart { header: header()?, path: "deep/file".into(), mode: 0o600 };
+    let start = pb::WriteFileStart { header: header()?, path: "deep/file".into(), mode: 0o600, precondition: None };
     let mut requests = vec![pb::write_file_request::Request::Start(start)];
     requests.extend(data.chunks(60_000).map(|chunk| pb::write_file_request::Request::Data(chunk.to_vec().into())));
     let requests: Vec<_> =
@@ -298,7 +298,7 @@ async fn files(tools: &mut Tools) -> anyhow::Result<()> {
     let stat = pb::StatRequest { header: header()?, path: "deep/file".into() };
     let entry = tools.stat(stat).await?.into_inner().entry.context("an entry")?;
     assert_eq!((entry.size, entry.mode & 0o777), (data.len() as u64, 0o600));
-    let list = pb::ListDirectoryRequest { header: header()?, path: String::new() };
+    let list = pb::ListDirectoryRequest { header: header()?, ..Default::default() };
     let entries = tools.list_directory(list).await?.into_inner().entries;
     assert_eq!(entries.iter().map(|entry| &entry.name[..]).collect::<Vec<_>>(), [&b"deep"[..]]);
     for path in ["../etc/passwd", "/etc/passwd"] {

@@ -9,7 +9,7 @@ use coffer_agent::frames::Frame;
 use coffer_agent::frames::grant::Granted;
 use coffer_agent::frames::log::{Call, Refusal, ToAgent as NotaryToAgent, ToNotary as AgentToNotary};
 use coffer_agent::frames::start::{Cause, Exit, SIGNALS, ToAgent as InitToAgent, ToInit as AgentToInit};
-use coffer_agent::frames::tool::{Entry, Kind, Report};
+use coffer_agent::frames::tool::{Change, ChangeKind, Entry, Kind, Of, Report, WatchEnd};
 use coffer_agent::frames::warrant::{ReportFile, ToInit as NotaryToInit, ToNotary as InitToNotary};
 
 use examples::{block, compare_or_bless};
@@ -109,6 +109,10 @@ fn of_grants() -> Vec<Sample> {
     vec![sample("grants", "grants", &Granted { identity: text("default"), paths, access: vec![[24], [7]] })]
 }
 
+fn change(kind: ChangeKind, of: Of) -> Change {
+    Change { kind, path: bytes("notes.txt"), from: bytes("draft.txt"), of }
+}
+
 fn of_tools() -> Vec<Sample> {
     const RULE: &str = "tool-report";
     let entry = Entry {
@@ -123,6 +127,10 @@ fn of_tools() -> Vec<Sample> {
         sample("tool-entry", RULE, &Report::Entry(entry)),
         sample("tool-done", RULE, &Report::Done { files: 2, bytes: 9, left_out: 1 }),
         sample("tool-failed", RULE, &Report::Failed { stage: text("open"), errno: 2 }),
+        sample("tool-more", RULE, &Report::More { after: bytes("src/main.rs") }),
+        sample("tool-change", RULE, &Report::Change(change(ChangeKind::Moved, Of::Leaf))),
+        sample("tool-lagged", RULE, &Report::Lagged),
+        sample("tool-watch-end", RULE, &Report::WatchEnd(WatchEnd::Idle)),
     ]
 }
 
@@ -134,7 +142,7 @@ fn samples() -> Vec<Sample> {
 fn code_and_grammar_agree_on_every_frame_and_on_every_change_of_it() {
     let samples = samples();
     let refused: usize = samples.iter().map(judge).sum();
-    assert!(samples.len() >= 30 && refused > 1_000, "{} samples, {refused} refusals", samples.len());
+    assert!(samples.len() >= 36 && refused > 1_000, "{} samples, {refused} refusals", samples.len());
 }
 
 /// Each frame of a list, so that the number of each member is seen to be in the grammar's list, and one more is not.
@@ -162,6 +170,24 @@ fn closed_lists_of_frames_have_the_numbers_of_the_code() {
     assert_eq!(signals, SIGNALS.map(|signal| u64::from(signal.unsigned_abs())));
     for signal in SIGNALS {
         assert!(grammar_accepts("signal-call", &body(&AgentToInit::Signal { intent: 1, signal })));
+    }
+    let kinds = [ChangeKind::Created, ChangeKind::Modified, ChangeKind::Deleted, ChangeKind::Moved];
+    assert_eq!(closed_list("change-kind").len(), kinds.len());
+    for (number, kind) in kinds.into_iter().enumerate() {
+        // Kind of the frame, kind of the change: the second value of a map of small numbers.
+        assert_eq!(usize::from(body(&Report::Change(change(kind, Of::Leaf)))[4]), number, "{kind:?}");
+    }
+    assert_eq!(closed_list("change-of").len(), 2);
+    for (number, of) in [Of::Leaf, Of::Directory].into_iter().enumerate() {
+        assert_eq!(
+            body(&Report::Change(change(ChangeKind::Created, of))).last().copied().map(usize::from),
+            Some(number)
+        );
+    }
+    let ends = [WatchEnd::Timeout, WatchEnd::Idle, WatchEnd::Gone];
+    assert_eq!(closed_list("watch-end").len(), ends.len());
+    for (number, end) in ends.into_iter().enumerate() {
+        assert_eq!(usize::from(body(&Report::WatchEnd(end))[4]), number, "{end:?}");
     }
 }
 

@@ -15,6 +15,8 @@ mod control;
 mod execs;
 #[path = "requests/files.rs"]
 mod files;
+#[path = "requests/names.rs"]
+mod names;
 #[path = "requests/races.rs"]
 mod races;
 #[path = "requests/reattach.rs"]
@@ -59,6 +61,8 @@ fn each_bad_request_has_one_clear_error_and_nothing_is_lost() -> anyhow::Result<
         told("reattach");
         files::paths(&session).await.context("files")?;
         told("files");
+        names::changes(&session).await.context("names")?;
+        told("names");
         archives::uploads(&session).await.context("archives")?;
         told("archives");
         races::swaps(&session).await.context("races")?;

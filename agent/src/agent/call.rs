@@ -84,7 +84,7 @@ impl Call {
             let most = super::limits::CALLS_AT_ONCE;
             Reason::TooManyCalls.status(format!("{most} calls run already; wait for one of them"))
         })?;
-        let judged = judge::resource(request)?;
+        let judged = judge::resources(request)?;
         let request = request.to_bytes();
         let mut logged = LoggedCall {
             identity: header.identity.to_string(),

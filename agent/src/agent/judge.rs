@@ -7,6 +7,7 @@ use crate::fixed;
 use crate::init::command;
 use coffer_evidence::call::Request;
 use coffer_evidence::ids::Identity;
+use coffer_evidence::leaf::RULES_MAX;
 use coffer_policy::{AbsolutePath, Action, Ask, Decision, IdentityName, Policy, Resource, RuleId, Why};
 use std::sync::Arc;
 use tonic::Status;
@@ -26,18 +27,29 @@ pub(super) fn policy(text: &[u8]) -> Result<Policy, String> {
     })
 }
 
-/// What a request asks for, and of what.
-pub(super) fn resource(request: &Request) -> Result<(Action, Resource), Status> {
+/// What a request asks for, and of what: one thing, but for a move, which is two.
+pub(super) fn resources(request: &Request) -> Result<Vec<(Action, Resource)>, Status> {
+    if let Request::Move { path, destination, .. } = request {
+        return Ok(vec![file(Action::FileDelete, path)?, file(Action::FileWrite, destination)?]);
+    }
+    Ok(vec![resource(request)?])
+}
+
+fn resource(request: &Request) -> Result<(Action, Resource), Status> {
     match request {
         Request::Exec { argv, cwd, .. } => {
             let name = argv.first().map_or("", String::as_str);
             Ok((Action::Exec, Resource::Program(program(name, cwd)?, argv.clone())))
         }
-        Request::WriteFile { path, .. } | Request::Upload { path } => file(Action::FileWrite, path),
+        Request::WriteFile { path, .. } | Request::Upload { path } | Request::MakeDirectory { path, .. } => {
+            file(Action::FileWrite, path)
+        }
         Request::ReadFile { path, .. }
-        | Request::ListDirectory { path }
+        | Request::ListDirectory { path, .. }
         | Request::Stat { path }
-        | Request::Download { path } => file(Action::FileRead, path),
+        | Request::Download { path }
+        | Request::Watch { path, .. } => file(Action::FileRead, path),
+        Request::Remove { path, .. } | Request::Move { path, .. } => file(Action::FileDelete, path),
     }
 }
 
@@ -81,21 +93,26 @@ pub(super) struct Denied {
 pub(super) fn decide(
     session: &Arc<Session>,
     identity: &Identity,
-    (action, resource): (Action, Resource),
+    judged: Vec<(Action, Resource)>,
 ) -> Result<(Allowed, Vec<String>), Denied> {
     let inside = |error: String| Denied { rules: Vec::new(), status: Reason::Internal.status(error) };
     let name: IdentityName = identity.to_string().parse().map_err(|_| inside("an identity without a name".into()))?;
     let mut counters = session.counters();
-    let ask =
-        Ask::new(name.clone(), action, resource, counters.of(&name)).map_err(|error| inside(error.to_string()))?;
-    match session.policy.decide(&ask) {
-        Decision::Allowed { rules } => {
-            counters.began(&name);
-            drop(counters);
-            Ok((Allowed::new(session.clone(), name), texts(&rules)))
+    let mut allowing = Vec::new();
+    for (action, resource) in judged {
+        let ask =
+            Ask::new(name.clone(), action, resource, counters.of(&name)).map_err(|error| inside(error.to_string()))?;
+        match session.policy.decide(&ask) {
+            Decision::Allowed { rules } => allowing.extend(texts(&rules)),
+            Decision::Denied { rules, why } => return Err(denied(&name, &ask, &rules, why)),
         }
-        Decision::Denied { rules, why } => Err(denied(&name, &ask, &rules, why)),
     }
+    allowing.sort_unstable();
+    allowing.dedup();
+    allowing.truncate(RULES_MAX);
+    counters.began(&name);
+    drop(counters);
+    Ok((Allowed::new(session.clone(), name), allowing))
 }
 
 fn texts(rules: &[RuleId]) -> Vec<String> {
@@ -128,6 +145,7 @@ fn denied(identity: &IdentityName, ask: &Ask, rules: &[RuleId], why: Why) -> Den
 #[cfg(test)]
 mod tests {
     use super::*;
+    use coffer_evidence::call::{Above, Reach, Taken};
     use coffer_policy::Usage;
     use std::collections::BTreeMap;
 
@@ -139,6 +157,7 @@ mod tests {
             timeout_ms: 1,
             grace_ms: 1,
             output_bytes_max: 1,
+            terminal: None,
         };
         resource(&request).unwrap()
     }
@@ -167,15 +186,22 @@ mod tests {
         assert_eq!(program_of(&["/no/../such"], "a"), "/such");
     }
 
+    fn listing(path: String) -> Request {
+        Request::ListDirectory { path, depth: None, page_token: None, page_size: None }
+    }
+
     #[test]
     fn a_file_operation_is_judged_by_its_path_beneath_the_workspace() {
         let path = || "a/b".to_owned();
         let read = Request::ReadFile { path: path(), offset: 0, length: 0 };
         let rows = [
-            (Request::WriteFile { path: path(), mode: 0 }, Action::FileWrite),
+            (Request::WriteFile { path: path(), mode: 0, if_match: None }, Action::FileWrite),
             (Request::Upload { path: path() }, Action::FileWrite),
             (read, Action::FileRead),
-            (Request::ListDirectory { path: path() }, Action::FileRead),
+            (listing(path()), Action::FileRead),
+            (Request::Remove { path: path(), reach: Reach::Tree }, Action::FileDelete),
+            (Request::MakeDirectory { path: path(), mode: 0, above: Above::Made }, Action::FileWrite),
+            (Request::Watch { path: path(), reach: Reach::One, timeout_ms: 1 }, Action::FileRead),
             (Request::Stat { path: path() }, Action::FileRead),
             (Request::Download { path: path() }, Action::FileRead),
         ];
@@ -184,7 +210,11 @@ mod tests {
             assert_eq!(resource(&request).unwrap(), (expected, Resource::Path(path)));
         }
         let workspace = Resource::Path("/workspace".parse().unwrap());
-        assert_eq!(resource(&Request::ListDirectory { path: String::new() }).unwrap().1, workspace);
+        assert_eq!(resource(&listing(String::new())).unwrap().1, workspace);
+        let moved = Request::Move { path: path(), destination: "/c".into(), taken: Taken::Refuse };
+        let both = resources(&moved).unwrap();
+        assert_eq!(both[0], (Action::FileDelete, Resource::Path("/workspace/a/b".parse().unwrap())));
+        assert_eq!(both[1], (Action::FileWrite, Resource::Path("/c".parse().unwrap())));
         // The longest path that the API takes is one that can be judged.
         let longest = "x".repeat(super::super::limits::PATH_MAX - 1);
         assert!(resource(&Request::Stat { path: longest }).is_ok());

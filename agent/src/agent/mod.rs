@@ -17,6 +17,7 @@ pub mod life;
 pub mod limits;
 pub mod link;
 pub mod log;
+pub mod names;
 pub mod outlet;
 pub mod plain;
 pub mod pump;
@@ -25,6 +26,7 @@ pub mod session;
 pub mod starter;
 pub mod stream;
 pub mod vanish;
+pub mod watch;
 
 use crate::channel::Channel;
 use crate::fixed;

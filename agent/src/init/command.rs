@@ -4,7 +4,8 @@
 use super::calls::Times;
 use super::spawn::{Command, Directory, Stage, StartError};
 use crate::fixed;
-use coffer_evidence::call::Request;
+use crate::tool::LISTING_MAX;
+use coffer_evidence::call::{Above, IfMatch, Reach, Request, Taken};
 use coffer_evidence::fields::Canonical as _;
 use coffer_evidence::ids::Identity;
 use std::collections::BTreeMap;
@@ -14,6 +15,8 @@ use std::time::Duration;
 
 /// Time that a file operation may take.
 const FILE_TIMES: Times = Times { timeout: Duration::from_secs(600), grace: Duration::from_secs(2) };
+/// A watch ends itself when its time is over, and says so; it is ended when its client does not read that.
+const WATCH_SLACK: Duration = Duration::from_secs(10);
 
 /// What a terminal is called when the client does not say.
 const TERM: &str = "xterm-256color";
@@ -57,10 +60,15 @@ pub enum CommandError {
 /// The command of a request. `own` is the agent's binary.
 pub fn command(request: &[u8], own: &CStr) -> Result<(Command, Times), CommandError> {
     let request = Request::parse(request).map_err(|_| CommandError::NotARequest)?;
-    let tool = |words: &[&str]| {
+    let tool_within = |words: &[&str], times: Times| {
         let all = ["coffer-agent", "tool"].iter().chain(words);
         let arguments = all.map(|word| text(word)).collect::<Result<Vec<_>, _>>()?;
-        Ok((own.to_owned(), arguments, Vec::new(), String::new(), FILE_TIMES))
+        Ok((own.to_owned(), arguments, Vec::new(), String::new(), times))
+    };
+    let tool = |words: &[&str]| tool_within(words, FILE_TIMES);
+    let reach_word = |reach: &Reach| match reach {
+        Reach::One => "one",
+        Reach::Tree => "tree",
     };
     let terminal = match &request {
         Request::Exec { terminal, .. } => *terminal,
@@ -77,12 +85,43 @@ pub fn command(request: &[u8], own: &CStr) -> Result<(Command, Times), CommandEr
             let times = Times { timeout: Duration::from_millis(*timeout_ms), grace: Duration::from_millis(*grace_ms) };
             Ok((text(&program)?, arguments, variables, cwd.clone(), times))
         }
-        Request::WriteFile { path, mode } => tool(&["write", path, &mode.to_string()]),
+        Request::WriteFile { path, mode, if_match } => {
+            let wanted = match if_match {
+                None => "any".to_owned(),
+                Some(IfMatch::Nothing) => "nothing".to_owned(),
+                Some(IfMatch::Content(digest)) => digest.to_string(),
+            };
+            tool(&["write", path, &mode.to_string(), &wanted])
+        }
         Request::ReadFile { path, offset, length } => tool(&["read", path, &offset.to_string(), &length.to_string()]),
-        Request::ListDirectory { path } => tool(&["list", path]),
+        Request::ListDirectory { path, depth, page_token, page_size } => {
+            let depth = depth.unwrap_or(1).to_string();
+            let size = page_size.unwrap_or(LISTING_MAX as u64).to_string();
+            tool(&["list", path, &depth, &size, page_token.as_deref().unwrap_or_default()])
+        }
         Request::Stat { path } => tool(&["stat", path]),
         Request::Upload { path } => tool(&["unpack", path]),
         Request::Download { path } => tool(&["pack", path]),
+        Request::Remove { path, reach } => tool(&["remove", path, reach_word(reach)]),
+        Request::Move { path, destination, taken } => {
+            let taken = match taken {
+                Taken::Refuse => "refuse",
+                Taken::Replace => "replace",
+            };
+            tool(&["move", path, destination, taken])
+        }
+        Request::MakeDirectory { path, mode, above } => {
+            let above = match above {
+                Above::Expected => "expected",
+                Above::Made => "made",
+            };
+            tool(&["mkdir", path, &mode.to_string(), above])
+        }
+        Request::Watch { path, reach, timeout_ms } => {
+            let idle_ms = fixed::WATCH_IDLE_MS.to_string();
+            let times = Times { timeout: Duration::from_millis(*timeout_ms) + WATCH_SLACK, ..FILE_TIMES };
+            tool_within(&["watch", path, reach_word(reach), &timeout_ms.to_string(), &idle_ms], times)
+        }
     }?;
     let directory = text(if directory.is_empty() { "." } else { &directory })?;
     let directory = Directory::Beneath(text(fixed::WORKSPACE)?, directory);
@@ -188,6 +227,36 @@ mod tests {
         assert_eq!(command.program.to_str().unwrap(), "/own");
         let arguments: Vec<_> = command.arguments.iter().map(|text| text.to_str().unwrap()).collect();
         assert_eq!(arguments, ["coffer-agent", "tool", "read", "a b", "1", "2"]);
+    }
+
+    #[test]
+    fn each_file_request_has_the_words_that_its_tool_takes() {
+        let path = || "a".to_owned();
+        let digest = coffer_evidence::ids::Digest256::new([0xab; 32]);
+        let write = |if_match| Request::WriteFile { path: path(), mode: 0o644, if_match };
+        let list = |depth, page_token, page_size| Request::ListDirectory { path: path(), depth, page_token, page_size };
+        let hex = "ab".repeat(32);
+        let rows: [(Request, &str); 12] = [
+            (write(None), "write a 420 any"),
+            (write(Some(IfMatch::Nothing)), "write a 420 nothing"),
+            (write(Some(IfMatch::Content(digest))), &format!("write a 420 {hex}")),
+            (list(None, None, None), "list a 1 10000 "),
+            (list(Some(3), Some("ff".to_owned()), Some(7)), "list a 3 7 ff"),
+            (Request::Remove { path: path(), reach: Reach::One }, "remove a one"),
+            (Request::Remove { path: path(), reach: Reach::Tree }, "remove a tree"),
+            (Request::Move { path: path(), destination: "b".into(), taken: Taken::Refuse }, "move a b refuse"),
+            (Request::Move { path: path(), destination: "b".into(), taken: Taken::Replace }, "move a b replace"),
+            (Request::MakeDirectory { path: path(), mode: 0o700, above: Above::Expected }, "mkdir a 448 expected"),
+            (Request::MakeDirectory { path: path(), mode: 0o700, above: Above::Made }, "mkdir a 448 made"),
+            (Request::Watch { path: path(), reach: Reach::Tree, timeout_ms: 60_000 }, "watch a tree 60000 900000"),
+        ];
+        for (request, words) in rows {
+            let (launch, times) = command(&request.to_bytes(), 10_000, workspace(), c"/own").unwrap();
+            let arguments: Vec<_> = launch.arguments[2..].iter().map(|text| text.to_str().unwrap()).collect();
+            assert_eq!(arguments.join(" "), words);
+            let expected = if words.starts_with("watch") { 70 } else { 600 };
+            assert_eq!(times.timeout, Duration::from_secs(expected), "{words}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod encrypted;
 mod evidence;
 mod execution;
 mod fake;
+mod files;
 mod hostile;
 mod policy;
 mod quote;

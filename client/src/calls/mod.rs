@@ -3,6 +3,7 @@
 
 pub mod command;
 pub mod exec;
+mod files;
 pub mod run;
 mod transfer;
 
@@ -13,6 +14,7 @@ use tonic::metadata::MetadataValue;
 
 pub use command::{Command, Event, Order, TerminalSize};
 pub use exec::Exec;
+pub use files::{Above, IfMatch, LISTED_MAX, Listed, Reach, Taken};
 pub use run::{Notice, Streams};
 pub use transfer::{Downloaded, Uploaded};
 

@@ -6,12 +6,14 @@ mod examples;
 mod grammar;
 mod samples;
 mod samples_of_channels;
+mod samples_of_requests;
 mod strict;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use coffer_evidence::boot_disk;
+use coffer_evidence::call::RequestFlag;
 use coffer_evidence::call_header::HeaderType;
 use coffer_evidence::cbor::{Key, Value, encode};
 use coffer_evidence::fields::Canonical as _;
@@ -44,6 +46,7 @@ fn closed_lists_have_the_numbers_of_the_code() {
     check("leaf-kind", LeafKind::ALL, LeafKind::number, LeafKind::as_str);
     check("reporter", Reporter::ALL, Reporter::number, Reporter::as_str);
     check("method", Method::ALL, Method::number, Method::as_str);
+    check("request-flag", RequestFlag::ALL, RequestFlag::number, RequestFlag::as_str);
     check("cause-class", CauseClass::ALL, CauseClass::number, CauseClass::as_str);
     check("limit-kind", LimitKind::ALL, LimitKind::number, LimitKind::as_str);
     check("header-type", HeaderType::ALL, HeaderType::number, HeaderType::as_str);

@@ -33,7 +33,7 @@ use ed25519_dalek::SigningKey;
 pub(crate) const PERMIT_ALL: &str = "permit (principal, action, resource);\n";
 
 use crate::grammar::Sample;
-use crate::samples_of_channels;
+use crate::{samples_of_channels, samples_of_requests};
 
 /// Published, and worth nothing.
 pub(crate) fn key(seed: u8) -> SigningKey {
@@ -375,10 +375,8 @@ fn objects() -> Vec<Entry> {
     let checkpoint = event(1, &Rtmr3Event::Checkpoint { size, root });
     let sealed = event(2, &Rtmr3Event::Sealed { size, root });
     let events = bundle::frame_events(&[opening.clone(), checkpoint.clone(), sealed.clone()]);
-    let path = || "notes.txt".to_owned();
     let tenant = Value::Array(vec![Value::Text("local".to_owned()), Value::Text("tenant".to_owned())]);
     let committed = Value::Array(vec![Value::Bytes(private().salt.to_vec()), Value::Bytes(private().bytes)]);
-    let request_reads: fn(&[u8]) -> bool = reads::<Request>;
     let receipt_file = sign_receipt(&key(5), &receipt());
     assert!(open_receipt(&receipt_file, &public(5)).is_ok());
     vec![
@@ -396,15 +394,6 @@ fn objects() -> Vec<Entry> {
         ("events-file", "events-file", events, Some(events_file_reads)),
         ("commitment-hashed", "commitment-hashed", tagged("coffer/commit/v1", committed), None),
         ("intent-private", "intent-private", intent_private().to_bytes(), Some(intent_private_reads)),
-        ("request-exec", "request", request().to_bytes(), Some(request_reads)),
-        ("request-write", "request", Request::WriteFile { path: path(), mode: 0o644 }.to_bytes(), Some(request_reads)),
-        (
-            "request-read",
-            "request",
-            Request::ReadFile { path: path(), offset: 0, length: 9 }.to_bytes(),
-            Some(request_reads),
-        ),
-        ("request-path", "request", Request::Stat { path: path() }.to_bytes(), Some(request_reads)),
         ("outcome-private", "outcome-private", outcome_private().to_bytes(), Some(reads::<OutcomePrivate>)),
         ("seal-map", "seal-map", seal_map().0.to_bytes(), Some(reads::<SealMap>)),
         ("seal-hashed", "seal-hashed", tagged("coffer/seal/v1", seal_map().0.to_value()), None),
@@ -478,6 +467,7 @@ pub(crate) fn samples() -> Vec<Sample> {
     let plain = encode(&Value::Array(vec![Value::Bytes(vec![0x5a; 32]), Value::Bytes(vec![0xa0])]));
     objects()
         .into_iter()
+        .chain(samples_of_requests::entries())
         .chain(samples_of_channels::entries())
         .chain(leaves)
         .chain(link())

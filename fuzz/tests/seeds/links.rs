@@ -114,6 +114,12 @@ fn processes() -> Vec<Seed> {
         modified_ms: 1,
         target: b"b".to_vec(),
     };
+    let change = tool::Change {
+        kind: tool::ChangeKind::Moved,
+        path: b"a".to_vec(),
+        from: b"b".to_vec(),
+        of: tool::Of::Directory,
+    };
     let all: Vec<Vec<u8>> = vec![
         log::ToNotary::Intent(call.clone()).encode(),
         log::ToNotary::Denied(log::Call { program: None, ..call }).encode(),
@@ -133,7 +139,13 @@ fn processes() -> Vec<Seed> {
         warrant::ToInit::Permit { intent: 1, identity: "default".into(), call: [1; 16], request: [2; 32] }.encode(),
         warrant::ToInit::Open { file: warrant::ReportFile::Outblob }.encode(),
         warrant::ToNotary::Scrubbed { steps: vec![[1, 0], [2, 1]] }.encode(),
+        tool::Report::More { after: b"a/b".to_vec() }.encode(),
+        tool::Report::Change(change).encode(),
+        tool::Report::Lagged.encode(),
+        tool::Report::WatchEnd(tool::WatchEnd::Gone).encode(),
     ];
     assert!(all.iter().all(|frame| frame.len() <= frames::FRAME_MAX));
-    all.into_iter().enumerate().map(|(n, frame)| seed("process_frames", &format!("frame-{n:02}"), frame)).collect()
+    let token = coffer_agent::tool::page::token(b"a/b", 3, b"c/d").into_bytes();
+    let frames = all.into_iter().enumerate().map(|(n, frame)| seed("process_frames", &format!("frame-{n:02}"), frame));
+    frames.chain([seed("process_frames", "page-token", token)]).collect()
 }

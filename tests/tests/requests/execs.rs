@@ -137,15 +137,15 @@ async fn directories(session: &Session) -> anyhow::Result<()> {
         let start = pb::ExecStart { cwd: cwd.into(), ..exec(session, cwd, DONE, words(&["pwd", "-P"])) };
         assert_eq!(done(cwd, session.start(start).await).out.trim(), expected, "{cwd}");
     }
-    for (cwd, text) in [
-        ("..", "without `..`"),
-        ("here/../..", "without `..`"),
-        ("/", "relative to /workspace"),
-        ("/workspace", "relative to /workspace"),
-        ("a\0b", "without NUL"),
+    for (cwd, code, reason, text) in [
+        ("..", InvalidArgument, "INVALID_ARGUMENT", "without `..`"),
+        ("here/../..", InvalidArgument, "INVALID_ARGUMENT", "without `..`"),
+        ("/", PermissionDenied, "POLICY_DENIED", "relative to /workspace"),
+        ("/workspace", PermissionDenied, "POLICY_DENIED", "relative to /workspace"),
+        ("a\0b", InvalidArgument, "INVALID_ARGUMENT", "without NUL"),
     ] {
         let start = pb::ExecStart { cwd: cwd.into(), ..exec(session, cwd, Leaves::None, words(&["true"])) };
-        refused(cwd, session.start(start).await, InvalidArgument, "INVALID_ARGUMENT", text);
+        refused(cwd, session.start(start).await, code, reason, text);
     }
     // What only the kernel can know is an outcome of the call.
     let unstarted = Leaves::Ended(FailedToStart);

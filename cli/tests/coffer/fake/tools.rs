@@ -211,6 +211,7 @@ impl ToolService for Shared {
     type ExecStream = Answers<pb::ExecResponse>;
     type ReadFileStream = Answers<pb::ReadFileResponse>;
     type DownloadStream = Answers<pb::DownloadResponse>;
+    type WatchStream = Answers<pb::WatchResponse>;
 
     async fn exec(&self, request: Request<Streaming<pb::ExecRequest>>) -> Result<Response<Self::ExecStream>, Status> {
         assert!(request.metadata().contains_key("coffer-session"), "the session is named in the metadata");
@@ -244,9 +245,10 @@ impl ToolService for Shared {
         let kind = match path.as_str() {
             "directory" | "empty" => pb::EntryKind::Directory,
             "pipe" => pb::EntryKind::Other,
+            "evil\u{1b}[2J" => pb::EntryKind::File,
             _ => return Err(refusal(Code::NotFound, "FILE_NOT_FOUND", &path)),
         };
-        let entry = pb::Entry { kind: kind.into(), ..pb::Entry::default() };
+        let entry = pb::Entry { name: path.into(), kind: kind.into(), ..pb::Entry::default() };
         Ok(Response::new(pb::StatResponse { entry: Some(entry), intent_index: 1, outcome_index: 2 }))
     }
 
@@ -325,9 +327,88 @@ impl ToolService for Shared {
 
     async fn list_directory(
         &self,
-        _: Request<pb::ListDirectoryRequest>,
+        request: Request<pb::ListDirectoryRequest>,
     ) -> Result<Response<pb::ListDirectoryResponse>, Status> {
-        Err(Status::unimplemented("the command does not use it"))
+        let request = request.into_inner();
+        self.ask(format!("list {} {} {}", request.path, request.depth, request.page_token));
+        let entry = |name: &[u8], kind: pb::EntryKind, target: &[u8]| pb::Entry {
+            name: name.to_vec().into(),
+            kind: kind.into(),
+            size: 7,
+            mode: 0o644,
+            modified_at_ms: 0,
+            symlink_target: target.to_vec().into(),
+        };
+        let first = request.page_token.is_empty();
+        if request.path == "ever-new" {
+            let next_page_token = format!("{}x", request.page_token);
+            return Ok(Response::new(pb::ListDirectoryResponse { next_page_token, ..Default::default() }));
+        }
+        let entries = match first {
+            true => vec![entry(b"a\x1b[2J", pb::EntryKind::File, b""), entry(b"b", pb::EntryKind::Directory, b"")],
+            false => vec![entry(b"b/\xff", pb::EntryKind::Symlink, b"/etc\n")],
+        };
+        // One that says the same for ever.
+        let more = first || request.path == "endless";
+        Ok(Response::new(pb::ListDirectoryResponse {
+            entries,
+            truncated: more,
+            next_page_token: if more { "next".to_owned() } else { String::new() },
+            unreadable: u64::from(first),
+            intent_index: 1,
+            outcome_index: 2,
+        }))
+    }
+
+    async fn remove(&self, request: Request<pb::RemoveRequest>) -> Result<Response<pb::RemoveResponse>, Status> {
+        let pb::RemoveRequest { path, recursive, .. } = request.into_inner();
+        self.ask(format!("remove {path} {recursive}"));
+        if path == "directory" && !recursive {
+            return Err(refusal(Code::FailedPrecondition, "WRONG_KIND", "found a directory"));
+        }
+        let removed = if recursive { 12 } else { 1 };
+        Ok(Response::new(pb::RemoveResponse { removed, intent_index: 1, outcome_index: 2 }))
+    }
+
+    async fn r#move(&self, request: Request<pb::MoveRequest>) -> Result<Response<pb::MoveResponse>, Status> {
+        let pb::MoveRequest { path, destination, replace, .. } = request.into_inner();
+        self.ask(format!("move {path} {destination} {replace}"));
+        if destination == "taken" && !replace {
+            return Err(refusal(Code::FailedPrecondition, "WRONG_KIND", "found it taken"));
+        }
+        Ok(Response::new(pb::MoveResponse { intent_index: 1, outcome_index: 2 }))
+    }
+
+    async fn make_directory(
+        &self,
+        request: Request<pb::MakeDirectoryRequest>,
+    ) -> Result<Response<pb::MakeDirectoryResponse>, Status> {
+        let pb::MakeDirectoryRequest { path, parents, .. } = request.into_inner();
+        self.ask(format!("mkdir {path} {parents}"));
+        let made = if parents { 2 } else { 1 };
+        Ok(Response::new(pb::MakeDirectoryResponse { made, intent_index: 1, outcome_index: 2 }))
+    }
+
+    async fn watch(&self, request: Request<pb::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        use pb::watch_response::Response as News;
+        let pb::WatchRequest { path, recursive, timeout_ms, .. } = request.into_inner();
+        self.ask(format!("watch {path} {recursive} {timeout_ms}"));
+        let moved = pb::Change {
+            kind: pb::ChangeKind::Moved.into(),
+            path: b"b\r".to_vec().into(),
+            moved_from: b"a".to_vec().into(),
+            directory: true,
+        };
+        let ended = pb::WatchEnded { end: pb::WatchEnd::Timeout.into(), changes: 1, outcome_index: 2 };
+        let news = [
+            Some(News::Started(pb::WatchStarted { intent_index: 1 })),
+            Some(News::Change(moved)),
+            Some(News::Lagged(pb::Lagged {})),
+            (path != "cut").then_some(News::Ended(ended)),
+        ];
+        let messages: Vec<_> =
+            news.into_iter().flatten().map(|news| Ok(pb::WatchResponse { response: Some(news) })).collect();
+        Ok(Response::new(Box::pin(tokio_stream::iter(messages))))
     }
 }
 
