@@ -102,6 +102,15 @@ pub(crate) fn open(launch: Launch) -> OpenMap {
 }
 
 pub(crate) fn request() -> Request {
+    exec(None)
+}
+
+/// With every field that there is.
+fn request_on_a_terminal() -> Request {
+    exec(Some(TerminalSize { rows: 24, columns: 80 }))
+}
+
+fn exec(terminal: Option<TerminalSize>) -> Request {
     Request::Exec {
         argv: vec!["git".to_owned(), "log".to_owned()],
         cwd: ".".to_owned(),
@@ -109,7 +118,7 @@ pub(crate) fn request() -> Request {
         timeout_ms: 600_000,
         grace_ms: 2_000,
         output_bytes_max: 67_108_864,
-        terminal: Some(TerminalSize { rows: 24, columns: 80 }),
+        terminal,
     }
 }
 
@@ -394,7 +403,7 @@ fn objects() -> Vec<Entry> {
         ("events-file", "events-file", events, Some(events_file_reads)),
         ("commitment-hashed", "commitment-hashed", tagged("coffer/commit/v1", committed), None),
         ("intent-private", "intent-private", intent_private().to_bytes(), Some(intent_private_reads)),
-        ("request-exec", "request", request().to_bytes(), Some(request_reads)),
+        ("request-exec", "request", request_on_a_terminal().to_bytes(), Some(request_reads)),
         ("request-write", "request", Request::WriteFile { path: path(), mode: 0o644 }.to_bytes(), Some(request_reads)),
         (
             "request-read",
