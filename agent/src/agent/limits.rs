@@ -2,9 +2,9 @@
 
 use super::errors::Reason;
 use crate::frames::start::SIGNALS;
+use crate::tool::{LISTING_DEPTH_MAX, LISTING_MAX, page};
 use coffer_evidence::call::TerminalSize;
 use coffer_proto::guest::v1 as pb;
-use crate::tool::{LISTING_DEPTH_MAX, LISTING_MAX, page};
 use tonic::Status;
 
 /// Arguments of one exec.

@@ -14,6 +14,7 @@ use coffer_evidence::call::{OutcomePrivate, Request as Asked};
 use coffer_evidence::fields::Canonical as _;
 use coffer_evidence::ids::Identity;
 use coffer_evidence::leaf::CauseClass;
+use coffer_policy::Policy;
 use coffer_proto::guest::v1 as pb;
 use pb::exec_request::Request;
 use pb::exec_response::Response;
@@ -31,6 +32,9 @@ use tonic::{Status, Streaming};
 
 /// For everything that happens at once.
 const SOON: Duration = Duration::from_secs(20);
+
+/// Whatever a call asks for.
+const PERMIT: &str = r#"@id("all") permit (principal, action, resource);"#;
 
 /// What the notary was told.
 #[derive(Debug, Default)]
@@ -89,7 +93,8 @@ impl Guest {
         let (log, carrying) = Log::new(Link::new(agent_notary).unwrap(), Arc::new(Record::new(1 << 20)));
         tokio::spawn(carrying);
         tokio::spawn(starter.clone().listen());
-        let (session, troubles) = Session::new(log, starter, vec![Identity::new("default").unwrap()]);
+        let (session, troubles) =
+            Session::new(log, starter, vec![Identity::new("default").unwrap()], Policy::parse(PERMIT).unwrap());
         // Held for as long as the session is.
         std::mem::forget(troubles);
         let path = place.path().join("tools.sock");
@@ -194,7 +199,8 @@ fn act_start(link: &Arc<Channel<ToAgent, ToInit>>, running: &Running, intent: u6
             let mut command = Command::new("setsid");
             command.arg("--ctty").args(&argv);
             let uid = rustix::process::geteuid().as_raw();
-            (wires::terminal(size, uid).unwrap(), command)
+            let terminals = std::fs::File::open("/dev/pts").unwrap();
+            (wires::terminal(size, uid, terminals.as_fd()).unwrap(), command)
         }
     };
     let [(_, stdin), (_, stdout), (_, stderr)]: [_; 3] = wires.theirs.try_into().unwrap();

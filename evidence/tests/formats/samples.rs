@@ -104,6 +104,15 @@ pub(crate) fn open(launch: Launch) -> OpenMap {
 }
 
 pub(crate) fn request() -> Request {
+    exec(None)
+}
+
+/// With every field that there is.
+pub(crate) fn request_on_a_terminal() -> Request {
+    exec(Some(TerminalSize { rows: 24, columns: 80 }))
+}
+
+fn exec(terminal: Option<TerminalSize>) -> Request {
     Request::Exec {
         argv: vec!["git".to_owned(), "log".to_owned()],
         cwd: ".".to_owned(),
@@ -111,7 +120,7 @@ pub(crate) fn request() -> Request {
         timeout_ms: 600_000,
         grace_ms: 2_000,
         output_bytes_max: 67_108_864,
-        terminal: Some(TerminalSize { rows: 24, columns: 80 }),
+        terminal,
     }
 }
 

@@ -4,7 +4,7 @@ use coffer_evidence::call::{Above, IfMatch, Reach, Request, Taken};
 use coffer_evidence::fields::Canonical as _;
 use coffer_evidence::ids::Digest256;
 
-use crate::samples::{Entry, reads, request};
+use crate::samples::{Entry, reads, request, request_on_a_terminal};
 
 fn path() -> String {
     "notes.txt".to_owned()
@@ -14,7 +14,7 @@ pub(crate) fn entries() -> Vec<Entry> {
     let if_match = Some(IfMatch::Content(Digest256::of(b"old")));
     let (page_token, page_size) = (Some("6e6f746573".to_owned()), Some(100));
     [
-        ("request-exec", request()),
+        ("request-exec", request_on_a_terminal()),
         ("request-write", Request::WriteFile { path: path(), mode: 0o644, if_match }),
         ("request-read", Request::ReadFile { path: path(), offset: 0, length: 9 }),
         ("request-list", Request::ListDirectory { path: "src".to_owned(), depth: Some(64), page_token, page_size }),

@@ -66,3 +66,31 @@ fn stream(digest: &StreamDigest) -> pb::Stream {
         sha256: Bytes::copy_from_slice(digest.sha256.as_bytes()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use coffer_evidence::leaf::CauseClass;
+
+    #[test]
+    fn each_end_has_one_value_in_the_log_and_one_for_its_client() {
+        let table = [
+            (Cause::Ended, Some(0), None, CauseClass::Completed, pb::ExitCause::Exited),
+            (Cause::Ended, Some(3), None, CauseClass::Failed, pb::ExitCause::Exited),
+            (Cause::Ended, None, Some(9), CauseClass::Signalled, pb::ExitCause::Signalled),
+            (Cause::TimedOut, None, Some(15), CauseClass::TimedOut, pb::ExitCause::TimedOut),
+            (Cause::Cancelled, Some(0), None, CauseClass::Cancelled, pb::ExitCause::Cancelled),
+            (Cause::OutOfMemory, None, Some(9), CauseClass::OutOfMemory, pb::ExitCause::OutOfMemory),
+            (Cause::SessionClosing, None, Some(15), CauseClass::SessionClosing, pb::ExitCause::SessionClosing),
+        ];
+        for (cause, code, signal, logged, told) in table {
+            let exit = Exit { cause, code, signal, wall_ms: 1, user_us: 2, system_us: 3, max_rss_kib: 4 };
+            let exited = exited(&exit);
+            assert_eq!((call::cause(&exit), exited.cause()), (logged, told), "{exit:?}");
+            let numbers = [(exited.code, code), (exited.signal, signal)];
+            assert!(numbers.iter().all(|(told, known)| u64::try_from(*told).ok() == Some(known.unwrap_or(0))));
+        }
+        let error = NotStarted { stage: "exec".into(), errno: 13 };
+        assert_eq!(call::not_started(&error).cause, CauseClass::FailedToStart);
+    }
+}

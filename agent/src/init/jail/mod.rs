@@ -115,7 +115,9 @@ impl JailError {
     pub fn errno(&self) -> i32 {
         match self {
             Self::NoRoom => libc::ENOENT,
-            Self::Warden(error) | Self::Proc(error) | Self::Terminals(error) => error.raw_os_error().unwrap_or(libc::EIO),
+            Self::Warden(error) | Self::Proc(error) | Self::Terminals(error) => {
+                error.raw_os_error().unwrap_or(libc::EIO)
+            }
             Self::Rules(rules::RulesError::Open { source, .. }) => source.raw_os_error().unwrap_or(libc::EIO),
             Self::Rules(rules::RulesError::Landlock(_)) => libc::EOPNOTSUPP,
         }
