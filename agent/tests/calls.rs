@@ -14,6 +14,7 @@ use rustix::process::Signal;
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{BufRead as _, Read as _, Write as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -266,7 +267,7 @@ fn a_daemon_that_left_session_and_parent_is_gone_when_its_call_ends() {
     let script =
         format!("for i in 1 2 3; do setsid sh -c 'setsid sleep {seconds} & echo $!' & done; wait; cat; exit 3");
     let report = bench.start(&["/bin/sh", "-c", &script], ".", LONG);
-    let Report::Started(1, [stdin, stdout, _stderr]) = report else { panic!("{report:?}") };
+    let [stdin, stdout, _stderr] = pipes(report);
     let mut lines = std::io::BufReader::new(File::from(stdout)).lines();
     let pids: Vec<String> = (0..3).map(|_| lines.next().unwrap().unwrap()).collect();
     assert!(pids.iter().all(|pid| pid.parse::<i32>().is_ok()), "{pids:?}");

@@ -320,7 +320,7 @@ mod tests {
         let look = Request::Stat { path: "a".into() };
         let call = begin(&session, &look).await.unwrap();
         assert!(matches!(heard.recv(), Ok(ToNotary::Intent(logged)) if logged.rules == ["look"]));
-        let write = Request::WriteFile { path: "a".into(), mode: 0o644 };
+        let write = Request::WriteFile { path: "a".into(), mode: 0o644, if_match: None };
         for (request, rules, words) in [(&look, &["one"][..], "forbids it by `one`"), (&write, &["one"], "by `one`")] {
             let status = begin(&session, request).await.unwrap_err();
             assert!(status.message().starts_with("POLICY_DENIED: ") && status.message().contains(words), "{status:?}");
@@ -339,7 +339,7 @@ mod tests {
         let look = Request::Stat { path: "a".into() };
         let of = |session: &Session| session.counters().of(&name);
         for _ in 0..3 {
-            begin(&session, &Request::WriteFile { path: "a".into(), mode: 0 }).await.unwrap_err();
+            begin(&session, &Request::WriteFile { path: "a".into(), mode: 0, if_match: None }).await.unwrap_err();
         }
         assert_eq!(of(&session), coffer_policy::Usage::default());
         let call = begin(&session, &look).await.unwrap();

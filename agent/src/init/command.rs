@@ -251,8 +251,8 @@ mod tests {
             (Request::Watch { path: path(), reach: Reach::Tree, timeout_ms: 60_000 }, "watch a tree 60000 900000"),
         ];
         for (request, words) in rows {
-            let (launch, times) = command(&request.to_bytes(), 10_000, workspace(), c"/own").unwrap();
-            let arguments: Vec<_> = launch.arguments[2..].iter().map(|text| text.to_str().unwrap()).collect();
+            let (command, times) = super::command(&request.to_bytes(), c"/own").unwrap();
+            let arguments: Vec<_> = command.arguments[2..].iter().map(|text| text.to_str().unwrap()).collect();
             assert_eq!(arguments.join(" "), words);
             let expected = if words.starts_with("watch") { 70 } else { 600 };
             assert_eq!(times.timeout, Duration::from_secs(expected), "{words}");

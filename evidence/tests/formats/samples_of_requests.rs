@@ -4,7 +4,7 @@ use coffer_evidence::call::{Above, IfMatch, Reach, Request, Taken};
 use coffer_evidence::fields::Canonical as _;
 use coffer_evidence::ids::Digest256;
 
-use crate::samples::{Entry, reads, request, request_on_a_terminal};
+use crate::samples::{Entry, reads, request_on_a_terminal};
 
 fn path() -> String {
     "notes.txt".to_owned()
