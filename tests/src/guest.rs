@@ -20,11 +20,13 @@ use coffer_evidence::intent::{
 use coffer_evidence::link::{Frame, Mirror, ToGuest, ToHost};
 use coffer_evidence::manifest::ImageManifest;
 use coffer_evidence::sign::PublicKey;
-use coffer_policy::texts::DEFAULT;
 use ed25519_dalek::SigningKey;
 
 use crate::host::binaries;
 use crate::kit::{KillOnDrop, kit_directory, qemu_command};
+
+/// The policy of sessions in tests that are about something else: what is not there must be told by the kernel.
+pub const PERMIT_ALL: &str = "@id(\"all\") permit (principal, action, resource);\n";
 
 /// Ports of the host that the guest dials, and the guest's port of tools.
 const PORT_CONTROL: u32 = 1024;
@@ -85,7 +87,7 @@ impl Guest {
         let directory = tempfile::Builder::new().prefix("coffer-guest.").tempdir().context("make a directory")?;
         let path = |name: &str| directory.path().join(name);
         let (config, intent) = configure(plan)?;
-        let mut disk = boot_disk::write(&config, DEFAULT.as_bytes());
+        let mut disk = boot_disk::write(&config, PERMIT_ALL.as_bytes());
         (plan.tamper)(&mut disk);
         std::fs::write(path("boot.img"), disk)?;
 
@@ -231,7 +233,7 @@ fn configure(plan: &Plan) -> anyhow::Result<(Vec<u8>, Intent)> {
         tenant: "acme".into(),
         region: String::new(),
         image: ImageManifest::digest(envelope.unverified_payload()),
-        policy: Digest384::of(DEFAULT.as_bytes()),
+        policy: Digest384::of(PERMIT_ALL.as_bytes()),
         identities: [(Identity::default_name(), PublicKey::of(&key(2)))].into(),
         authority: Authority::Delegated,
         durability: Durability::Relaxed,
