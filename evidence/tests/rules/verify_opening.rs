@@ -10,7 +10,7 @@ use coffer_evidence::verify::{OpeningError, Platform, Rule, TrustAnchor, Verifie
 use crate::boot_log::{log, small_boot};
 use crate::booted::{booted, named};
 use crate::platform::{self, DECEMBER, Dates, Tcb};
-use crate::session::{AT, Opening, Recipe, key, log_key, opening, publisher};
+use crate::session::{AT, Opening, PERMIT_ALL, Recipe, key, log_key, opening, publisher};
 use crate::vectors::{collateral, not_run, vector};
 
 fn simulated() -> Collateral {
