@@ -1,6 +1,6 @@
 //! A question to a policy: may this identity do this, to this, now?
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use cedar_policy::{Context, Entities, Entity, Request, RestrictedExpression};
 use thiserror::Error;
@@ -111,13 +111,16 @@ impl Ask {
         }
     }
 
-    /// The question in Cedar's types. None for what the engine refuses to be asked, which nobody can bring about.
-    pub(crate) fn question(&self) -> Option<(Request, Entities)> {
+    /// The question in Cedar's types. None for what the engine refuses to be asked, which nobody can bring about. Of the
+    /// directories above the resource only those are put in that the policy names: nothing else can be asked of it, and a
+    /// path has as many as a client likes.
+    pub(crate) fn question(&self, named: &BTreeSet<String>) -> Option<(Request, Entities)> {
         let domain = domain();
         let kind = self.action.kind();
         let uid = domain.resource(kind, self.resource());
         let above = |path: &AbsolutePath| -> HashSet<_> {
-            path.ancestors().map(|above| domain.resource(Kind::Path, above)).collect()
+            let above = path.ancestors().filter(|above| named.contains(*above));
+            above.map(|above| domain.resource(Kind::Path, above)).collect()
         };
         let parents = match &self.resource {
             Resource::Path(path) => above(path),
@@ -174,7 +177,7 @@ mod tests {
         let usage = Usage { calls: most, running: most, seconds: most, input_bytes: most, output_bytes: most };
         for action in Action::ALL {
             let ask = Ask::new("coder".parse().unwrap(), *action, resource(*action), usage).unwrap();
-            assert!(ask.question().is_some(), "{action}");
+            assert!(ask.question(&["/workspace".to_owned()].into()).is_some(), "{action}");
         }
     }
 

@@ -46,7 +46,7 @@ impl Policy {
     /// cannot be judged.
     #[must_use]
     pub fn decide(&self, ask: &Ask) -> Decision {
-        let Some((request, entities)) = ask.question() else {
+        let Some((request, entities)) = ask.question(self.paths()) else {
             return Decision::Denied { rules: Vec::new(), why: Why::RuleFailed };
         };
         let response = Authorizer::new().is_authorized(&request, self.set(), &entities);

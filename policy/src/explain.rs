@@ -65,7 +65,7 @@ impl Policy {
     #[must_use]
     pub fn explain(&self, ask: &Ask) -> Explanation {
         let decision = self.decide(ask);
-        let Some(question) = ask.question() else { return Explanation { decision, rules: Vec::new() } };
+        let Some(question) = ask.question(self.paths()) else { return Explanation { decision, rules: Vec::new() } };
         let lines = Lines::new(self.text());
         let explained = |rule: &Rule| Explained {
             rule: rule.id.clone(),

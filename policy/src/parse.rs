@@ -4,7 +4,7 @@
 //!  text ─ size ─ rules cut, bounded ─ Cedar parses each ─ id, paths, names ─ schema, strict ─ what the kernel can keep
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use cedar_policy::{self as cedar, PolicyId, PolicySet, ValidationError, ValidationMode, ValidationWarning, Validator};
@@ -40,6 +40,8 @@ pub struct Policy {
     set: PolicySet,
     rules: Vec<Rule>,
     identities: BTreeMap<IdentityName, Place>,
+    /// Every `Path` that it names.
+    paths: BTreeSet<String>,
     warnings: Vec<Problem>,
 }
 
@@ -59,9 +61,8 @@ impl Policy {
             reading.rule(statement);
         }
         reading.validate();
-        let Reading { lines, mut problems, set, rules, identities, mut warnings, .. } = reading;
-        drop(lines);
-        let mut policy = Self { text: text.to_owned(), set, rules, identities, warnings: Vec::new() };
+        let Reading { mut problems, set, rules, identities, paths, mut warnings, .. } = reading;
+        let mut policy = Self { text: text.to_owned(), set, rules, identities, paths, warnings: Vec::new() };
         problems.extend(bounds::check(&policy));
         if !problems.is_empty() {
             return Err(Problems::new(problems));
@@ -95,6 +96,10 @@ impl Policy {
         &self.set
     }
 
+    pub(crate) const fn paths(&self) -> &BTreeSet<String> {
+        &self.paths
+    }
+
     pub(crate) fn text(&self) -> &str {
         &self.text
     }
@@ -107,6 +112,8 @@ struct Reading<'t> {
     set: PolicySet,
     rules: Vec<Rule>,
     identities: BTreeMap<IdentityName, Place>,
+    /// Every `Path` that it names.
+    paths: BTreeSet<String>,
     warnings: Vec<Problem>,
 }
 
@@ -119,6 +126,7 @@ impl<'t> Reading<'t> {
             set: PolicySet::new(),
             rules: Vec::new(),
             identities: BTreeMap::new(),
+            paths: BTreeSet::new(),
             warnings: Vec::new(),
         }
     }
@@ -231,11 +239,10 @@ impl<'t> Reading<'t> {
                 }
             }
             match domain().kind(uid.type_name()) {
-                Some(Kind::Path | Kind::Program) => {
-                    if let Err(error) = name.parse::<AbsolutePath>() {
-                        self.say(at, &format!("{error}; found `{name}`"));
-                    }
-                }
+                Some(Kind::Path | Kind::Program) => match name.parse::<AbsolutePath>() {
+                    Ok(path) => drop(self.paths.insert(path.as_str().to_owned())),
+                    Err(error) => self.say(at, &format!("{error}; found `{name}`")),
+                },
                 Some(Kind::Remote | Kind::Host | Kind::Model | Kind::Secret) if !is_resource_name(name) => {
                     let expected =
                         format!("a name of 1 to {NAME_LENGTH_MAX} bytes without spaces and control characters");

@@ -176,6 +176,19 @@ mod tests {
     }
 
     #[test]
+    fn a_path_as_deep_as_a_client_likes_is_decided_at_once() {
+        use crate::{Action, Ask, Decision, Policy, Resource, Usage};
+        let text = "@id(\"a\") permit (principal, action == Action::\"file.read\", resource in Path::\"/a/a\");";
+        let policy = Policy::parse(text).unwrap();
+        let deep = Resource::Path(AbsolutePath::root().join(&"a/".repeat(JOINED_MAX / 2)).unwrap());
+        let ask = Ask::new("x".parse().unwrap(), Action::FileRead, deep, Usage::default()).unwrap();
+        let (_, entities) = ask.question(policy.paths()).unwrap();
+        let uid = crate::domain::domain().resource(crate::action::Kind::Path, ask.resource());
+        assert_eq!(entities.ancestors(&uid).unwrap().count(), 1, "only what the policy names");
+        assert!(matches!(policy.decide(&ask), Decision::Allowed { .. }));
+    }
+
+    #[test]
     fn the_directories_above_end_with_the_root() {
         assert_eq!(path("/a/b/c").ancestors().collect::<Vec<_>>(), ["/a/b", "/a", "/"]);
         assert_eq!(path("/a").ancestors().collect::<Vec<_>>(), ["/"]);

@@ -18,9 +18,8 @@ use coffer_evidence::seal::{ClosedBy, Reason, SealMap};
 use coffer_evidence::verify::{
     AcceptSimulated, Accepted, AnyOwner, Options, Platform, TrustAnchor, Verdict, verify_bundle, verify_opening,
 };
-use coffer_policy::texts::DEFAULT;
 use coffer_proto::guest::v1 as pb;
-use coffer_tests::guest::{Guest, Plan, now, random};
+use coffer_tests::guest::{Guest, PERMIT_ALL, Plan, now, random};
 use coffer_tests::needs_an_image;
 use tokio_stream::StreamExt as _;
 
@@ -73,7 +72,7 @@ fn open(guest: &Guest, image: &Path) -> anyhow::Result<Opened> {
     println!("hello after {hello:.2?}, ready after {:.2?}", guest.started.elapsed());
     let collateral = coffer_tdx_sim::collateral::collateral(now() - 60)?;
     let dsse = std::fs::read(image.join("image.dsse"))?;
-    let policy = DEFAULT.as_bytes();
+    let policy = PERMIT_ALL.as_bytes();
     let anchor = TrustAnchor::Simulated;
     let verified = verify_opening(&map, &quote, &collateral, &dsse, &[], &guest.config, policy, now(), &anchor)?;
     assert_eq!(verified.platform, Platform::Simulated);
@@ -397,7 +396,7 @@ fn a_guest_says_hello_and_ready_runs_tools_seals_and_powers_off() -> anyhow::Res
     let disclosed = record.private.into_iter().map(|(index, (salt, bytes))| Disclosed { index, salt, bytes });
     let bundle = write(&Parts {
         config: guest.config.clone(),
-        policy: DEFAULT.into(),
+        policy: PERMIT_ALL.into(),
         image_dsse: std::fs::read(image.join("image.dsse"))?,
         open_map: opened.map,
         open_quote: opened.quote,

@@ -36,7 +36,7 @@ fn a_good_policy_is_summed_up_with_what_it_grants() {
     assert_eq!((code(&checked), stderr(&checked)), (Some(0), String::new()));
     let text = stdout(&checked);
     for line in [
-        "rules: 14 permit, 4 forbid",
+        "rules: 13 permit, 4 forbid",
         "identity coder: the kernel lets its processes",
         "  read, write, delete /workspace and all beneath it",
         "  execute /usr/bin/git",

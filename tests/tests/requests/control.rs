@@ -9,10 +9,9 @@ use coffer_evidence::intent::{
     Authority, Durability, Intent, Limits, PooledAllowed, RecordRequired, Shape, sign_intent,
 };
 use coffer_evidence::sign::PublicKey;
-use coffer_policy::texts::DEFAULT;
 use coffer_proto::control::v1 as pb;
 use coffer_proto::guest::v1::StatRequest;
-use coffer_tests::guest::{now, random};
+use coffer_tests::guest::{PERMIT_ALL, now, random};
 use coffer_tests::host::Host;
 use ed25519_dalek::SigningKey;
 use pb::evidence_service_client::EvidenceServiceClient;
@@ -54,7 +53,7 @@ fn intent(image: Digest256) -> anyhow::Result<Intent> {
         tenant: String::new(),
         region: String::new(),
         image,
-        policy: Digest384::of(DEFAULT.as_bytes()),
+        policy: Digest384::of(PERMIT_ALL.as_bytes()),
         identities: [(Identity::default_name(), PublicKey::of(&owner()))].into(),
         authority: Authority::Delegated,
         durability: Durability::Relaxed,
@@ -79,7 +78,7 @@ fn signed(intent: &Intent) -> anyhow::Result<pb::CreateSessionRequest> {
         request_id: uuid()?,
         intent: intent.to_bytes().into(),
         owner_sig: sign_intent(&owner(), intent).to_vec().into(),
-        policy: DEFAULT.into(),
+        policy: PERMIT_ALL.into(),
         labels: [].into(),
     })
 }
