@@ -40,6 +40,7 @@ pub mod pool;
 pub mod private;
 pub mod quote;
 pub mod receipt;
+mod request;
 pub mod rtmr;
 pub mod seal;
 pub mod sign;

@@ -69,8 +69,32 @@ pub enum Writing {
     Never,
 }
 
-/// Mounts what is at `from` at `to` as well, for other owners and with or without writing. It leads to no further mount.
-pub fn mount_again(from: BorrowedFd<'_>, to: &Path, owners: Option<&Owners>, writing: Writing) -> io::Result<()> {
+/// A mount of something that is mounted elsewhere, for other owners and with or without writing; not yet in any tree, and
+/// leading to no further mount.
+#[derive(Debug)]
+pub struct Again(OwnedFd);
+
+impl Again {
+    /// Of what is open, and mounted in this namespace.
+    pub fn of(from: BorrowedFd<'_>, owners: Option<&Owners>, writing: Writing) -> io::Result<Self> {
+        clone(from, owners, writing).map(Self)
+    }
+
+    /// Whether it is of a directory.
+    pub fn is_directory(&self) -> bool {
+        let kind = |stat: rustix::fs::Stat| rustix::fs::FileType::from_raw_mode(stat.st_mode);
+        rustix::fs::fstat(&self.0).is_ok_and(|stat| kind(stat).is_dir())
+    }
+
+    /// Puts it into the tree.
+    pub fn put(self, to: &Path) -> io::Result<()> {
+        let target = CString::new(to.as_os_str().as_encoded_bytes())?;
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        Ok(move_mount(&self.0, "", rustix::fs::CWD, target.as_c_str(), flags)?)
+    }
+}
+
+fn clone(from: BorrowedFd<'_>, owners: Option<&Owners>, writing: Writing) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     let tree = open_tree(from, "", flags)?;
     // SAFETY: `mount_attr` is plain data for which all zeros is a valid value.
@@ -98,7 +122,5 @@ pub fn mount_again(from: BorrowedFd<'_>, to: &Path, owners: Option<&Owners>, wri
     if result != 0 {
         return Err(io::Error::last_os_error());
     }
-    let target = CString::new(to.as_os_str().as_encoded_bytes())?;
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    Ok(move_mount(&tree, "", rustix::fs::CWD, target.as_c_str(), flags)?)
+    Ok(tree)
 }

@@ -10,7 +10,7 @@
 //!   /proc        none: each call gets one of its own processes
 //! ```
 
-use super::mapped::{self, Owners, Writing};
+use super::mapped::{Again, Owners, Writing};
 use super::rules::{self, Rules};
 use super::{Access, Grant, Reach};
 use crate::fixed;
@@ -221,7 +221,6 @@ fn kernel_views() -> Result<(), BootError> {
 /// What the grants name of the workspace, for its owner, writable only where one says so. The rest is not there.
 fn workspace(place: &Path, owners: Option<&Owners>, grants: &[Grant]) -> Result<(), BootError> {
     let source = open(place, OFlags::PATH | OFlags::DIRECTORY).context(STAGE, || "open the workspace".into())?;
-    away(&place.to_string_lossy())?;
     let changes = |access: Access| access.has(Access::WRITE) || access.has(Access::DELETE);
     // In the order of their paths, so that what contains comes before what is contained.
     let mut parts: BTreeMap<&Path, Writing> = BTreeMap::new();
@@ -236,21 +235,25 @@ fn workspace(place: &Path, owners: Option<&Owners>, grants: &[Grant]) -> Result<
             *writing = Writing::Possible;
         }
     }
-    if !parts.contains_key(place) {
-        empty_tree(place, &source, parts.keys().copied())?;
-    }
-    let mut mounted: Vec<(&Path, Writing)> = Vec::new();
+    let mut mounts: Vec<(&Path, Writing, Again)> = Vec::new();
     for (path, writing) in parts {
         // The nearest mount that contains it: what may be written there may be written here.
-        let above = mounted.iter().rev().find(|(above, _)| path.starts_with(above)).map(|(_, writing)| *writing);
+        let above = mounts.iter().rev().find(|(above, ..)| path.starts_with(above)).map(|(_, writing, _)| *writing);
         if above == Some(Writing::Possible) || above == Some(writing) {
             continue;
         }
         if let Some(part) = beneath(&source, place, path)? {
-            mapped::mount_again(part.as_fd(), path, owners, writing)
-                .context(STAGE, || format!("mount {}", path.display()))?;
-            mounted.push((path, writing));
+            let again = Again::of(part.as_fd(), owners, writing);
+            mounts.push((path, writing, again.context(STAGE, || format!("have {} again", path.display()))?));
         }
+    }
+    drop(source);
+    away(&place.to_string_lossy())?;
+    if mounts.first().is_none_or(|(first, ..)| *first != place) {
+        empty_tree(place, &mounts)?;
+    }
+    for (path, _, again) in mounts {
+        again.put(path).context(STAGE, || format!("mount {}", path.display()))?;
     }
     Ok(())
 }
@@ -268,17 +271,14 @@ fn beneath(source: &OwnedFd, place: &Path, path: &Path) -> Result<Option<OwnedFd
 }
 
 /// An empty workspace in which parts can be mounted.
-fn empty_tree<'p>(place: &Path, source: &OwnedFd, parts: impl Iterator<Item = &'p Path>) -> Result<(), BootError> {
+fn empty_tree(place: &Path, parts: &[(&Path, Writing, Again)]) -> Result<(), BootError> {
     let target = place.to_string_lossy();
     let inodes = 16 * GRANTS_MAX;
     tmpfs(&target, &format!("mode=0755,size=1m,nr_inodes={inodes}"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV)?;
-    for path in parts {
-        let Some(part) = beneath(source, place, path)? else { continue };
-        let is_directory =
-            rustix::fs::fstat(&part).is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir());
-        let directory = if is_directory { path } else { path.parent().unwrap_or(place) };
+    for (path, _, again) in parts {
+        let directory = if again.is_directory() { path } else { path.parent().unwrap_or(place) };
         make(&directory.to_string_lossy())?;
-        if !is_directory {
+        if !again.is_directory() {
             File::create(path).context(STAGE, || format!("make {}", path.display()))?;
         }
     }
