@@ -300,10 +300,11 @@ async fn files(tools: &mut Tools) -> anyhow::Result<()> {
     let list = pb::ListDirectoryRequest { header: header()?, ..Default::default() };
     let entries = tools.list_directory(list).await?.into_inner().entries;
     assert_eq!(entries.iter().map(|entry| &entry.name[..]).collect::<Vec<_>>(), [&b"deep"[..]]);
-    for path in ["../etc/passwd", "/etc/passwd"] {
-        let stat = pb::StatRequest { header: header()?, path: path.into() };
-        assert_eq!(tools.stat(stat).await.expect_err(path).code(), tonic::Code::InvalidArgument);
-    }
+    let stat = pb::StatRequest { header: header()?, path: "../etc/passwd".into() };
+    assert_eq!(tools.stat(stat).await.expect_err("a way up").code(), tonic::Code::InvalidArgument);
+    // The policy of this session grants everything, what is outside of the workspace too.
+    let stat = pb::StatRequest { header: header()?, path: "/etc/passwd".into() };
+    assert!(tools.stat(stat).await?.into_inner().entry.context("an entry")?.size > 0);
     trees(tools, &data).await
 }
 

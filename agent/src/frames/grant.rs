@@ -24,7 +24,13 @@ impl Frame for Granted {
 
     fn from_fields(kind: u64, fields: &mut Fields) -> Result<Self, FrameError> {
         match kind {
-            1 => Ok(Self { identity: fields.text(1)?, paths: fields.texts(2)?, access: fields.rows(3)? }),
+            1 => {
+                let (identity, paths, access) = (fields.text(1)?, fields.texts(2)?, fields.rows(3)?);
+                if access.iter().any(|[access]| *access >= 2 * EXACT) {
+                    return Err(FrameError::Unexpected("known rights"));
+                }
+                Ok(Self { identity, paths, access })
+            }
             _ => Err(FrameError::Unexpected("the grants of an identity")),
         }
     }

@@ -100,9 +100,12 @@ const PROCESSES: &[Attempt] = &[
     ("enter-root-of-first", || io(std::fs::read_dir("/proc/1/root/").map(drop))),
     ("execute-program-of-first", || execute("/proc/1/exe")),
     ("reach-into-memory-of-first", || {
-        let (mut here, there) = ([0_u8; 8], [0_u8; 8]);
-        let local = libc::iovec { iov_base: here.as_mut_ptr().cast(), iov_len: 0 };
-        let remote = libc::iovec { iov_base: there.as_ptr().cast_mut().cast(), iov_len: 0 };
+        // Where there is something, as far as one is told.
+        let maps = std::fs::read_to_string("/proc/1/maps").unwrap_or_default();
+        let start = maps.split('-').next().and_then(|start| usize::from_str_radix(start, 16).ok()).unwrap_or(0x1000);
+        let mut here = [0_u8; 8];
+        let local = libc::iovec { iov_base: here.as_mut_ptr().cast(), iov_len: here.len() };
+        let remote = libc::iovec { iov_base: std::ptr::with_exposed_provenance_mut(start), iov_len: here.len() };
         call(libc::SYS_process_vm_readv, [ONE, &raw const local as usize, 1, &raw const remote as usize, 1, 0])
     }),
     ("take-descriptor-of-first", || {
