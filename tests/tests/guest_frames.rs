@@ -142,7 +142,7 @@ fn samples() -> Vec<Sample> {
 fn code_and_grammar_agree_on_every_frame_and_on_every_change_of_it() {
     let samples = samples();
     let refused: usize = samples.iter().map(judge).sum();
-    assert!(samples.len() >= 36 && refused > 1_000, "{} samples, {refused} refusals", samples.len());
+    assert!(samples.len() >= 35 && refused > 1_000, "{} samples, {refused} refusals", samples.len());
 }
 
 /// Each frame of a list, so that the number of each member is seen to be in the grammar's list, and one more is not.
