@@ -81,7 +81,7 @@ fn explained(policy: &Policy, ask: &Ask) {
         Decision::Allowed { rules } => assert!(!rules.is_empty() && rules == matched(Effect::Permit)),
         Decision::Denied { rules, why: Why::NoRule } => assert!(rules.is_empty() && matched(Effect::Permit).is_empty()),
         Decision::Denied { rules, why: Why::Forbidden } => {
-            assert!(!rules.is_empty() && rules == matched(Effect::Forbid))
+            assert!(!rules.is_empty() && rules == matched(Effect::Forbid));
         }
         Decision::Denied { rules, why: Why::RuleFailed } => assert!(!rules.is_empty()),
     }

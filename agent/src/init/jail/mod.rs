@@ -243,7 +243,9 @@ impl Jails {
             let _ = reap_waiting(Who::Pid(pid));
         }
         let rooms = std::mem::take(&mut self.rooms);
-        rooms.into_values().map(Room::close).fold(true, |all, one| all && one)
+        // Each is closed, whatever became of the one before.
+        let closed: Vec<bool> = rooms.into_values().map(Room::close).collect();
+        closed.iter().all(|closed| *closed)
     }
 }
 
