@@ -6,7 +6,7 @@ use coffer_agent::init::calls::{Calls, Place, Report, Times};
 use coffer_agent::init::cgroup::Hierarchy;
 use coffer_agent::init::jail::room::Site;
 use coffer_agent::init::jail::{Access, Grant, Jails, Reach};
-use coffer_agent::init::reap::{Who, reap};
+use coffer_agent::init::reap::{Who, reap, reap_waiting};
 use coffer_agent::init::spawn::{Command, Directory, Stage};
 use coffer_agent::init::wires::winsize;
 use coffer_evidence::call::TerminalSize;
@@ -184,6 +184,11 @@ fn shown_to_the_end(mut master: File) -> String {
 
 impl Drop for Bench {
     fn drop(&mut self) {
+        // A test that failed leaves its call running; a warden goes only when the last of its processes was collected.
+        for pid in self.calls.pids() {
+            let _ = rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), Signal::KILL);
+            let _ = reap_waiting(Who::Pid(pid));
+        }
         self.calls = Calls::new();
         let freed = self.jails.take().is_some_and(Jails::close);
         for directory in ["calls/default", "calls", "coffer/init", "coffer/notary", "coffer/agent", "coffer", ""] {

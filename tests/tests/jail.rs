@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use coffer_evidence::fields::Canonical as _;
-use coffer_evidence::link::{ToGuest, ToHost};
+use coffer_evidence::leaf::{Leaf, Public, StepResult};
+use coffer_evidence::link::{Mirror, ToGuest, ToHost};
 use coffer_evidence::seal::{Reason, SealMap};
 use coffer_proto::guest::v1 as pb;
 use coffer_tests::guest::{Guest, Plan, random};
@@ -152,6 +153,15 @@ const INTO: &[(&str, &str, i32)] = &[
     ("talk to a port", "s = socket.create_connection(('127.0.0.1', 4242))", libc::ECONNREFUSED),
     ("make a file beside one's own", "open('/workspace/new', 'w')", EROFS),
     ("write outside of the workspace", "open('/var/x', 'w')", EROFS),
+];
+
+/// What the maker, who owns every file of the workspace on disk, tries on what is the reader's.
+const BACK: &[&str] = &[
+    "os.stat('/workspace/reader/attempts')",
+    "open('/workspace/reader/attempts', 'rb')",
+    "os.listdir('/workspace/reader')",
+    "os.link('/workspace/reader/attempts', 'h3')",
+    "os.execv('/workspace/reader/attempts', ['x', 'names'])",
 ];
 
 /// What the maker does with its own at the same time: the controls of the above.
@@ -297,6 +307,12 @@ async fn one_into_the_other(tools: &Tools) -> anyhow::Result<Vec<String>> {
             wrong.push(format!("the reader on the maker's: {what}: expected {errno}, found {found}"));
         }
     }
+    for line in BACK {
+        let found = python(tools, "maker", line).await?;
+        if found != ENOENT.to_string() {
+            wrong.push(format!("the maker on the reader's: {line}: expected {ENOENT}, found {found}"));
+        }
+    }
     ensure!(!listening.is_finished(), "the maker's listener ended early");
     listening.abort();
     Ok(wrong)
@@ -330,6 +346,17 @@ fn no_attempt_of_any_identity_gets_anywhere() -> anyhow::Result<()> {
     assert!(wrong.is_empty(), "{} rows are wrong:\n{}", wrong.len(), wrong.join("\n"));
     guest.order(ToGuest::Close { reason: Reason::UserClosed })?;
     let ToHost::Sealed { seal_map, .. } = guest.hear(SOON)? else { bail!("expected sealed") };
+    // What was mounted in the rooms went with them: no step of the scrub failed.
+    let mut scrubbed = None;
+    while scrubbed.is_none() {
+        if let Mirror::Leaf { bytes, .. } = guest.mirror.recv_timeout(SOON).context("a scrub leaf")?
+            && let Public::Scrub { steps } = Leaf::parse(&bytes)?.public
+        {
+            scrubbed = Some(steps);
+        }
+    }
+    let steps = scrubbed.context("steps")?;
+    assert!(steps.iter().all(|(_, result)| *result != StepResult::Failed), "{steps:?}; {}", guest.console());
     // Each attempt left an intent and an outcome.
     assert!(SealMap::parse(&seal_map)?.size > 2 * (TABLE.len() * IDENTITIES.len()) as u64);
     Ok(())

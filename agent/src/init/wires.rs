@@ -25,7 +25,7 @@ pub fn pipes() -> Result<Wires, Errno> {
     Ok(Wires { theirs: vec![(0, stdin), (1, stdout), (2, stderr)], ours: vec![to_stdin, from_stdout, from_stderr] })
 }
 
-/// A terminal of this size out of the identity's own: nobody else has it by any name.
+/// A terminal of this size out of the identity's own: no other identity has it by any name.
 pub fn terminal(size: TerminalSize, uid: u32, terminals: BorrowedFd<'_>) -> Result<Wires, Errno> {
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
     let master = openat(terminals, "ptmx", flags, Mode::empty())?;

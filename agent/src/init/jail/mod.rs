@@ -146,8 +146,7 @@ pub struct Entry {
 }
 
 impl Jail {
-    fn new(room: &Room, filters: &Arc<Filters>) -> Result<Self, JailError> {
-        let warden = Warden::new(room.mounts.as_fd(), room.network.as_fd()).map_err(JailError::Warden)?;
+    fn new(warden: Warden, room: &Room, filters: &Arc<Filters>) -> Result<Self, JailError> {
         let open = |name: &str, flags: OFlags| {
             let path = format!("/proc/{}/{name}", warden.pid());
             rustix::fs::open(&path, flags | OFlags::CLOEXEC, Mode::empty())
@@ -212,9 +211,9 @@ impl Jails {
 
     fn make(&mut self, uid: u32) -> Result<Jail, JailError> {
         let room = self.rooms.get(&uid).ok_or(JailError::NoRoom)?;
-        let jail = Jail::new(room, &self.filters)?;
-        self.wardens.insert(jail.warden.pid());
-        Ok(jail)
+        let warden = Warden::new(room.mounts.as_fd(), room.network.as_fd()).map_err(JailError::Warden)?;
+        self.wardens.insert(warden.pid());
+        Jail::new(warden, room, &self.filters)
     }
 
     /// Makes the next jail of this identity ahead. Whoever needs one finds out itself when that fails.
@@ -228,10 +227,14 @@ impl Jails {
 
     /// A process was reaped.
     pub fn reaped(&mut self, pid: i32) {
-        self.wardens.remove(&pid);
+        if self.wardens.remove(&pid) {
+            // One that ended by itself holds nothing any more.
+            self.spare.retain(|_, jail| jail.warden.pid() != pid);
+        }
     }
 
-    /// Ends what is left of every jail and frees the rooms; true when nothing in them was kept busy. Every call is over.
+    /// Ends what is left of every jail and frees the rooms; true when nothing in them was kept busy. Every call is over, and
+    /// every copy of a room's mounts goes with the last process of its jail.
     pub fn close(mut self) -> bool {
         self.spare.clear();
         for pid in std::mem::take(&mut self.wardens) {

@@ -26,6 +26,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
@@ -125,24 +126,42 @@ impl Room {
     }
 }
 
-/// Unmounts everything at and beneath a place: the places of grants are mounts of their own.
+/// Unmounts everything at and beneath a place: the places of grants are mounts of their own. Every one is tried.
 fn unmount_all(place: &Path, table: &str) -> bool {
-    let mut points: Vec<&str> = table.lines().filter_map(|line| line.split(' ').nth(4)).collect();
-    points.retain(|point| Path::new(point).starts_with(place));
-    // The last that was mounted goes first.
-    points.iter().rev().all(|point| umount2(*point, MntFlags::empty()).is_ok())
+    let mut points: Vec<PathBuf> = table.lines().filter_map(|line| line.split(' ').nth(4)).map(mount_point).collect();
+    points.retain(|point| point.starts_with(place));
+    // The deepest first: the order of the table is that of the mounts' making, not of their places.
+    points.sort_by_key(|point| std::cmp::Reverse(point.components().count()));
+    let unmounted: Vec<bool> = points.iter().map(|point| umount2(point, MntFlags::empty()).is_ok()).collect();
+    unmounted.iter().all(|unmounted| *unmounted)
+}
+
+/// A path as the kernel's table has it: spaces, tabs, newlines and backslashes in octal.
+fn mount_point(text: &str) -> PathBuf {
+    let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
+    while let Some((first, after)) = rest.split_first() {
+        let code = after.get(..3).filter(|_| *first == b'\\').and_then(|digits| str::from_utf8(digits).ok());
+        match code.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) => (bytes.push(byte), rest = &after[3..]).1,
+            None => (bytes.push(*first), rest = after).1,
+        }
+    }
+    PathBuf::from(std::ffi::OsString::from_vec(bytes))
 }
 
 fn open(path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())
 }
 
-/// Takes away what is mounted there, with all that is mounted on it: nothing of init's stays, not even out of sight.
+/// Takes away whatever is mounted there, with all that is mounted on it: nothing of init's stays, not even out of sight.
 fn away(target: &str) -> Result<(), BootError> {
-    match umount2(target, MntFlags::MNT_DETACH) {
-        // Nothing is.
-        Err(nix::Error::EINVAL) => Ok(()),
-        result => result.context(STAGE, || format!("take {target} away")),
+    loop {
+        match umount2(target, MntFlags::MNT_DETACH) {
+            Ok(()) => {}
+            // Nothing is any more.
+            Err(nix::Error::EINVAL) => return Ok(()),
+            result => return result.context(STAGE, || format!("take {target} away")),
+        }
     }
 }
 
@@ -190,7 +209,7 @@ fn devices() -> Result<(), BootError> {
     let (pts, shm) = (format!("{dev}/pts"), format!("{dev}/shm"));
     make(&pts)?;
     make(&shm)?;
-    let options = Some("newinstance,ptmxmode=0666,mode=0600");
+    let options = Some("newinstance,ptmxmode=0666,mode=0600,max=256");
     mount(Some("devpts"), pts.as_str(), Some("devpts"), flags, options).context(STAGE, || format!("mount {pts}"))?;
     tmpfs(&shm, SHM, NO_EXEC)?;
     read_only(&dev, flags)?;
@@ -319,4 +338,18 @@ fn allow(rules: &mut Rules, exe: OwnedFd, grants: &[Grant]) -> Result<(), rules:
         rules.allow_path(Path::new(LOADER), rules::execute())?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points_are_read_as_the_kernel_writes_them() {
+        for (text, path) in
+            [("/a", "/a"), ("/a\\040b", "/a b"), ("/\\134040", "/\\040"), ("/a\\", "/a\\"), ("/\\999", "/\\999")]
+        {
+            assert_eq!(mount_point(text), Path::new(path), "{text}");
+        }
+    }
 }
