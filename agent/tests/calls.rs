@@ -264,6 +264,15 @@ fn running(argument: &str) -> usize {
     lines.filter(|line| line.split(|byte| *byte == 0).any(|word| word == argument.as_bytes())).count()
 }
 
+/// Waits until so many processes with this argument run.
+fn wait_for(count: usize, argument: &str) {
+    let until = Instant::now() + Duration::from_secs(10);
+    while running(argument) < count {
+        assert!(Instant::now() < until, "expected {count} processes with {argument}, found {}", running(argument));
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn a_daemon_that_left_session_and_parent_is_gone_when_its_call_ends() {
     let mut bench = bench!();
@@ -277,11 +286,7 @@ fn a_daemon_that_left_session_and_parent_is_gone_when_its_call_ends() {
     let pids: Vec<String> = (0..3).map(|_| lines.next().unwrap().unwrap()).collect();
     assert!(pids.iter().all(|pid| pid.parse::<i32>().is_ok()), "{pids:?}");
     // They tell their number before they become what they are.
-    let until = Instant::now() + Duration::from_secs(10);
-    while running(&seconds) < 3 {
-        assert!(Instant::now() < until, "the control: they do run");
-        std::thread::yield_now();
-    }
+    wait_for(3, &seconds);
     drop(stdin);
     let before = Instant::now();
     let report = bench.next(Duration::from_secs(10));
@@ -436,8 +441,11 @@ fn a_terminal_nobody_reads_holds_its_program_up_and_keeps_nobody_from_ending_it(
 fn a_signal_reaches_the_whole_process_group_and_is_told_as_the_end() {
     let mut bench = bench!();
     for (signal, number) in [(Signal::INT, 2), (Signal::KILL, 9), (Signal::USR1, 10)] {
-        let report = bench.start(&["/bin/sh", "-c", "sleep 1000; :"], ".", LONG);
+        let seconds = format!("1000.{number}{}", std::process::id());
+        let report = bench.start(&["/bin/sh", "-c", &format!("sleep {seconds}; :")], ".", LONG);
         let _pipes = pipes(report);
+        // A shell that is just making its child may keep the signal from it.
+        wait_for(1, &seconds);
         bench.calls.signal(1, signal);
         let exit = bench.exited();
         assert_eq!((exit.cause, exit.code, exit.signal), (Cause::Ended, None, Some(number)), "{signal:?}");
