@@ -414,8 +414,10 @@ fn a_terminal_that_is_resized_tells_the_program() {
 #[test]
 fn typed_control_characters_interrupt_and_end_input_as_on_any_terminal() {
     let mut bench = bench!();
-    let mut master = bench.on_a_terminal("echo up; exec sleep 1000", (24, 80), LONG);
-    shown_until(&mut master, "up");
+    let seconds = format!("1000.9{}", std::process::id());
+    let mut master = bench.on_a_terminal(&format!("exec sleep {seconds}"), (24, 80), LONG);
+    // A shell that is just becoming its last program catches the signal.
+    wait_for(1, &seconds);
     master.write_all(b"\x03").unwrap();
     let exit = bench.exited();
     assert_eq!((exit.cause, exit.signal), (Cause::Ended, Some(libc::SIGINT as u64)));

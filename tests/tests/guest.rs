@@ -264,7 +264,7 @@ async fn greed(tools: &Tools) -> anyhow::Result<()> {
     assert_eq!((exited.cause(), exited.code), (pb::ExitCause::Exited, 0));
     // A call has room for so many processes, its own first one among them, and no more.
     let count = "import os, time\nn = 1\ntry:\n while n < 5000:\n  if os.fork() == 0: time.sleep(600)\n  n += 1\n\
-                 except OSError as error: print(n, error.errno)\nos.kill(0, 9)";
+                 except OSError as error: print(n, error.errno, flush=True)\nos.kill(0, 9)";
     let (_, out, err) = exec(tools, &["python3", "-c", count], None, b"").await?;
     assert_eq!(out, "512 11\n", "{err}");
     Ok(())

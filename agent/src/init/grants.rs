@@ -13,7 +13,7 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io::Read as _;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
 const STAGE: &str = "grants";
@@ -113,8 +113,9 @@ fn parse(mut bytes: &[u8], identities: &[String]) -> Result<Vec<Vec<Grant>>, Boo
         let grants = granted.paths.iter().zip(&granted.access).map(|(path, [access])| {
             let plain = Path::new(path).components().collect::<PathBuf>();
             let reach = if access & EXACT == 0 { Reach::Beneath } else { Reach::File };
-            let access = Access::from_number(access & !EXACT)
-                .filter(|_| path.starts_with('/') && plain.as_os_str() == path.as_str());
+            let up = plain.components().any(|part| part == Component::ParentDir);
+            let is_plain = path.starts_with('/') && !up && plain.as_os_str() == path.as_str();
+            let access = Access::from_number(access & !EXACT).filter(|_| is_plain);
             access
                 .map(|access| Grant { path: plain, access, reach })
                 .ok_or_else(|| unexpected("a plain absolute path", path))
