@@ -16,6 +16,10 @@ pub const PORT_TOOLS: u32 = 1030;
 pub const UID_NOTARY: u32 = 900;
 /// Uid and gid of the agent.
 pub const UID_AGENT: u32 = 901;
+/// Uid and gid of wardens, the first processes of the calls' namespaces.
+pub const UID_WARDEN: u32 = 903;
+/// Uid and gid of the process that reads the policy for init.
+pub const UID_GRANTS: u32 = 904;
 /// Uid and gid of identity 0; identity n has this plus n.
 pub const UID_IDENTITY: u32 = 10_000;
 /// Most identities in one session: the intent's own limit is lower; this bounds the uid range.
@@ -42,6 +46,8 @@ pub const FD_AGENT_CCEL: i32 = 5;
 pub const WORKSPACE: &str = "/workspace";
 /// Inodes of the workspace.
 pub const WORKSPACE_INODES: u64 = 200_000;
+/// Milliseconds without a change after which a watch ends: a watch that is forgotten holds its session open no longer.
+pub const WATCH_IDLE_MS: u64 = 15 * 60 * 1000;
 /// Where tools may put temporary files.
 pub const TMP: &str = "/tmp";
 /// The search path of tools; also the one a bare program name is resolved with, whatever the call's own PATH says.

@@ -10,6 +10,7 @@ fn main() -> ExitCode {
     }
     match arguments.split_first() {
         Some((role, machine)) if role == "notary" => coffer_agent::notary::run(machine),
+        Some((role, identities)) if role == "grants" => coffer_agent::grants::run(identities),
         Some((role, [])) if role == "agent" => coffer_agent::agent::run(),
         Some((role, rest)) if role == "tool" => ExitCode::from(coffer_agent::tool::run(rest)),
         _ => {

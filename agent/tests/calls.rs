@@ -2,17 +2,23 @@
 //! NOT RUN where there is none.
 
 use coffer_agent::frames::start::{Cause, Exit};
-use coffer_agent::init::calls::{Calls, Report, Times};
+use coffer_agent::init::calls::{Calls, Place, Report, Times};
 use coffer_agent::init::cgroup::Hierarchy;
-use coffer_agent::init::reap::{Who, reap};
-use coffer_agent::init::spawn::{Class, Directory, Launch, Stage};
+use coffer_agent::init::jail::room::Site;
+use coffer_agent::init::jail::{Access, Grant, Jails, Reach};
+use coffer_agent::init::reap::{Who, reap, reap_waiting};
+use coffer_agent::init::spawn::{Command, Directory, Stage};
+use coffer_agent::init::wires::winsize;
+use coffer_evidence::call::TerminalSize;
+use rustix::process::Signal;
 use std::ffi::CString;
 use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 const UID: u32 = 10_000;
@@ -22,12 +28,18 @@ struct Bench {
     hierarchy: Hierarchy,
     workspace: tempfile::TempDir,
     calls: Calls,
+    jails: Option<Jails>,
+    _alone: MutexGuard<'static, ()>,
 }
+
+/// One at a time, as in a guest: a child that another test has just cloned holds this one's descriptors for a moment.
+static ALONE: Mutex<()> = Mutex::new(());
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 impl Bench {
     fn new() -> Option<Self> {
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let mounted = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
         let base = mounted.iter().map(Path::new).find(|path| path.join("cgroup.procs").exists())?;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -37,31 +49,59 @@ impl Bench {
         }
         let hierarchy = Hierarchy::at(&root);
         hierarchy.prepare(1 << 40).unwrap();
-        let workspace = tempfile::tempdir().unwrap();
+        // Not beneath /tmp: in a room that is another.
+        let workspace = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         fs::set_permissions(workspace.path(), fs::Permissions::from_mode(0o755)).unwrap();
         std::os::unix::fs::chown(workspace.path(), Some(UID), Some(UID)).unwrap();
-        Some(Self { root, hierarchy, workspace, calls: Calls::new() })
+        let everything = Access::READ.and(Access::WRITE).and(Access::DELETE).and(Access::EXECUTE);
+        let grants = vec![
+            Grant { path: workspace.path().into(), access: everything, reach: Reach::Beneath },
+            Grant { path: "/usr".into(), access: Access::EXECUTE, reach: Reach::Beneath },
+        ];
+        let site = Site { workspace: workspace.path().into(), tmp_bytes: 1 << 20, landlock: landlock::ABI::V6 };
+        let jails = Some(Jails::new(&site, &[(UID, grants)]).unwrap());
+        Some(Self { root, hierarchy, workspace, calls: Calls::new(), jails, _alone: alone })
     }
 
-    fn launch(&self, argv: &[&str], directory: &str) -> Launch {
+    fn command(&self, argv: &[&str], directory: &str) -> Command {
         let text = |text: &&str| CString::new(*text).unwrap();
-        let workspace: OwnedFd = File::open(self.workspace.path()).unwrap().into();
-        Launch {
+        let workspace = CString::new(self.workspace.path().to_str().unwrap()).unwrap();
+        Command {
             program: text(&argv[0]),
             arguments: argv.iter().map(text).collect(),
             environment: vec![c"PATH=/usr/bin:/bin".into()],
             directory: Directory::Beneath(workspace, text(&directory)),
-            uid: UID,
-            descriptors: Vec::new(),
-            cgroup: None,
-            class: Class::Tool,
+            terminal: None,
+        }
+    }
+
+    fn begin(&mut self, command: Command, times: Times) {
+        let group = self.hierarchy.call("default", "call").unwrap();
+        let jail = self.jails.as_mut().unwrap().take(UID).unwrap();
+        self.calls.start(1, Place { uid: UID, group, jail }, command, times);
+    }
+
+    /// Starts a script on a terminal; answers the master.
+    fn on_a_terminal(&mut self, script: &str, size: (u64, u64), times: Times) -> File {
+        let mut command = self.command(&["/bin/sh", "-c", script], ".");
+        command.terminal = TerminalSize::new(size.0, size.1);
+        self.begin(command, times);
+        match self.next(Duration::from_secs(10)) {
+            Report::Started(1, mut master) if master.len() == 1 => File::from(master.remove(0)),
+            report => panic!("{report:?}"),
+        }
+    }
+
+    fn exited(&mut self) -> Exit {
+        match self.next(Duration::from_secs(20)) {
+            Report::Exited(1, exit) => exit,
+            report => panic!("{report:?}"),
         }
     }
 
     fn start(&mut self, argv: &[&str], directory: &str, times: Times) -> Report {
-        let launch = self.launch(argv, directory);
-        let group = self.hierarchy.call("default", "call").unwrap();
-        self.calls.start(1, group, launch, times);
+        let command = self.command(argv, directory);
+        self.begin(command, times);
         self.next(Duration::from_secs(10))
     }
 
@@ -100,7 +140,7 @@ impl Bench {
     /// Starts, closes stdin, and answers the exit and what was put out.
     fn run(&mut self, script: &str, times: Times) -> (Exit, String) {
         let report = self.start(&["/bin/sh", "-c", script], ".", times);
-        let Report::Started(1, [stdin, stdout, _stderr]) = report else { panic!("{report:?}") };
+        let [stdin, stdout, _stderr] = pipes(report);
         drop(stdin);
         let reader = std::thread::spawn(move || {
             let mut text = String::new();
@@ -113,13 +153,50 @@ impl Bench {
     }
 }
 
+fn pipes(report: Report) -> [OwnedFd; 3] {
+    let Report::Started(1, pipes) = report else { panic!("{report:?}") };
+    pipes.try_into().unwrap()
+}
+
+/// What is shown on a terminal until this is among it.
+fn shown_until(master: &mut File, wanted: &str) -> String {
+    let mut shown = String::new();
+    let mut buffer = [0; 4096];
+    while !shown.contains(wanted) {
+        let count = master.read(&mut buffer).unwrap_or(0);
+        assert!(count > 0, "expected {wanted:?}, found the end after {shown:?}");
+        shown.push_str(&String::from_utf8_lossy(&buffer[..count]));
+    }
+    shown
+}
+
+/// The rest of what is shown: a terminal that nobody has open any more ends with an error.
+fn shown_to_the_end(mut master: File) -> String {
+    let (mut shown, mut buffer) = (Vec::new(), [0; 4096]);
+    loop {
+        match master.read(&mut buffer) {
+            Ok(count) if count > 0 => shown.extend_from_slice(&buffer[..count]),
+            Err(error) if error.raw_os_error() != Some(libc::EIO) => panic!("{error}"),
+            Ok(_) | Err(_) => return String::from_utf8_lossy(&shown).into_owned(),
+        }
+    }
+}
+
 impl Drop for Bench {
     fn drop(&mut self) {
+        // A test that failed leaves its call running; a warden goes only when the last of its processes was collected.
+        for pid in self.calls.pids() {
+            let _ = rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), Signal::KILL);
+            let _ = reap_waiting(Who::Pid(pid));
+        }
+        self.calls = Calls::new();
+        let freed = self.jails.take().is_some_and(Jails::close);
         for directory in ["calls/default", "calls", "coffer/init", "coffer/notary", "coffer/agent", "coffer", ""] {
             drop(fs::remove_dir(self.root.join(directory)));
         }
         if !std::thread::panicking() {
             assert!(!self.root.exists(), "the test's cgroup is still there");
+            assert!(freed, "something in the room is still in use");
         }
     }
 }
@@ -169,9 +246,8 @@ fn a_program_runs_as_its_identity_with_nothing_of_roots() {
 #[test]
 fn a_call_that_is_ended_before_its_program_is_known_to_run_is_killed_at_once() {
     let mut bench = bench!();
-    let launch = bench.launch(&["/bin/sleep", "1000"], ".");
-    let group = bench.hierarchy.call("default", "call").unwrap();
-    bench.calls.start(1, group, launch, LONG);
+    let command = bench.command(&["/bin/sleep", "1000"], ".");
+    bench.begin(command, LONG);
     bench.calls.end(1, Cause::Cancelled, Instant::now());
     let exit = loop {
         if let Report::Exited(1, exit) = bench.next(Duration::from_secs(10)) {
@@ -181,20 +257,42 @@ fn a_call_that_is_ended_before_its_program_is_known_to_run_is_killed_at_once() {
     assert_eq!((exit.cause, exit.signal), (Cause::Cancelled, Some(libc::SIGKILL as u64)));
 }
 
+/// Processes with this argument.
+fn running(argument: &str) -> usize {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let lines = processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
+    lines.filter(|line| line.split(|byte| *byte == 0).any(|word| word == argument.as_bytes())).count()
+}
+
+/// Waits until so many processes with this argument run.
+fn wait_for(count: usize, argument: &str) {
+    let until = Instant::now() + Duration::from_secs(10);
+    while running(argument) < count {
+        assert!(Instant::now() < until, "expected {count} processes with {argument}, found {}", running(argument));
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn a_daemon_that_left_session_and_parent_is_gone_when_its_call_ends() {
     let mut bench = bench!();
-    let script = "for i in 1 2 3; do setsid sh -c 'setsid sleep 1000 & echo $!' & done; wait; exit 3";
+    // Its numbers are of its own namespace; these seconds are nobody else's.
+    let seconds = format!("1000.{}", std::process::id());
+    let script =
+        format!("for i in 1 2 3; do setsid sh -c 'setsid sleep {seconds} & echo $!' & done; wait; cat; exit 3");
+    let report = bench.start(&["/bin/sh", "-c", &script], ".", LONG);
+    let [stdin, stdout, _stderr] = pipes(report);
+    let mut lines = std::io::BufReader::new(File::from(stdout)).lines();
+    let pids: Vec<String> = (0..3).map(|_| lines.next().unwrap().unwrap()).collect();
+    assert!(pids.iter().all(|pid| pid.parse::<i32>().is_ok()), "{pids:?}");
+    // They tell their number before they become what they are.
+    wait_for(3, &seconds);
+    drop(stdin);
     let before = Instant::now();
-    let (exit, text) = bench.run(script, LONG);
-    assert_eq!((exit.cause, exit.code), (Cause::Ended, Some(3)));
-    assert!(before.elapsed() < Duration::from_secs(5));
-    let pids: Vec<&str> = text.lines().collect();
-    assert_eq!(pids.len(), 3);
-    for pid in pids {
-        let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        assert!(state.is_empty() || state.contains(") Z"), "{state}");
-    }
+    let report = bench.next(Duration::from_secs(10));
+    assert!(matches!(report, Report::Exited(1, exit) if exit.code == Some(3)), "{report:?}");
+    assert!(before.elapsed() < Duration::from_secs(1));
+    assert_eq!(running(&seconds), 0);
     assert!(!bench.root.join("calls/default/call").exists());
 }
 
@@ -232,7 +330,7 @@ fn the_first_cause_stands_and_a_signal_is_told() {
 fn stdin_reaches_the_program_and_its_end_is_seen() {
     let mut bench = bench!();
     let report = bench.start(&["/bin/cat"], ".", LONG);
-    let Report::Started(_, [stdin, stdout, _]) = report else { panic!("{report:?}") };
+    let [stdin, stdout, _stderr] = pipes(report);
     File::from(stdin).write_all(b"hello").unwrap();
     let mut text = String::new();
     File::from(stdout).read_to_string(&mut text).unwrap();
@@ -278,4 +376,102 @@ for family in (40, 1):
         return;
     }
     assert_eq!(text, format!("{}\nopen\n", libc::EAFNOSUPPORT));
+}
+
+#[test]
+fn a_program_on_a_terminal_has_it_for_all_three_streams_and_for_its_session() {
+    let mut bench = bench!();
+    let script = "tty; stty size; tty <&1; tty <&2; stat -c '%u %a' $(tty); ls /proc/self/fd | wc -l; \
+                  echo typed: $(head -n 1 </dev/tty); echo over >&2; exit 4";
+    let mut master = bench.on_a_terminal(script, (33, 101), LONG);
+    // What is typed ahead is there when the program looks.
+    master.write_all(b"a line\n").unwrap();
+    let exit = bench.exited();
+    let shown = shown_to_the_end(master).replace("\r\n", "\n");
+    assert_eq!((exit.cause, exit.code), (Cause::Ended, Some(4)), "{shown}");
+    // The terminal itself shows what is typed, somewhere.
+    let lines: Vec<&str> = shown.lines().filter(|line| *line != "a line").collect();
+    assert!(lines[0].starts_with("/dev/pts/"), "{shown}");
+    assert_eq!(lines[1], "33 101");
+    assert_eq!((lines[2], lines[3]), (lines[0], lines[0]));
+    assert!(lines[4].starts_with("10000 "), "it belongs to the identity: {shown}");
+    // 0, 1, 2, and the directory that `ls` reads.
+    assert_eq!(lines[5], "4");
+    assert_eq!(&lines[6..], ["typed: a line", "over"]);
+}
+
+#[test]
+fn a_terminal_that_is_resized_tells_the_program() {
+    let mut bench = bench!();
+    let script = "trap 'stty size; exit 0' WINCH; echo up; while :; do sleep 0.1; done";
+    let mut master = bench.on_a_terminal(script, (24, 80), LONG);
+    shown_until(&mut master, "up");
+    rustix::termios::tcsetwinsize(&master, winsize(TerminalSize::new(50, 132).unwrap())).unwrap();
+    assert_eq!(bench.exited().code, Some(0));
+    assert!(shown_to_the_end(master).contains("50 132"));
+}
+
+#[test]
+fn typed_control_characters_interrupt_and_end_input_as_on_any_terminal() {
+    let mut bench = bench!();
+    let seconds = format!("1000.9{}", std::process::id());
+    let mut master = bench.on_a_terminal(&format!("exec sleep {seconds}"), (24, 80), LONG);
+    // A shell that is just becoming its last program catches the signal.
+    wait_for(1, &seconds);
+    master.write_all(b"\x03").unwrap();
+    let exit = bench.exited();
+    assert_eq!((exit.cause, exit.signal), (Cause::Ended, Some(libc::SIGINT as u64)));
+    let mut master = bench.on_a_terminal("echo up; cat; echo after", (24, 80), LONG);
+    shown_until(&mut master, "up");
+    master.write_all(b"x\n\x04").unwrap();
+    assert_eq!(bench.exited().code, Some(0));
+    assert!(shown_to_the_end(master).ends_with("x\r\nafter\r\n"));
+}
+
+#[test]
+fn a_terminal_nobody_reads_holds_its_program_up_and_keeps_nobody_from_ending_it() {
+    let mut bench = bench!();
+    let times = Times { timeout: Duration::from_millis(500), grace: Duration::from_millis(200) };
+    let master = bench.on_a_terminal("yes", (24, 80), times);
+    let exit = bench.exited();
+    assert_eq!(exit.cause, Cause::TimedOut);
+    let shown = shown_to_the_end(master);
+    assert!(shown.starts_with("y\r\n") && shown.len() < 1 << 20, "{} bytes", shown.len());
+}
+
+#[test]
+fn a_signal_reaches_the_whole_process_group_and_is_told_as_the_end() {
+    let mut bench = bench!();
+    for (signal, number) in [(Signal::INT, 2), (Signal::KILL, 9), (Signal::USR1, 10)] {
+        let seconds = format!("1000.{number}{}", std::process::id());
+        let report = bench.start(&["/bin/sh", "-c", &format!("sleep {seconds}; :")], ".", LONG);
+        let _pipes = pipes(report);
+        // A shell that is just making its child may keep the signal from it.
+        wait_for(1, &seconds);
+        bench.calls.signal(1, signal);
+        let exit = bench.exited();
+        assert_eq!((exit.cause, exit.code, exit.signal), (Cause::Ended, None, Some(number)), "{signal:?}");
+    }
+}
+
+#[test]
+fn a_program_that_is_stopped_goes_on_when_it_is_told_to_and_its_time_runs() {
+    let mut bench = bench!();
+    let report = bench.start(&["/bin/sh", "-c", "trap 'echo heard' USR1; echo up; read x; echo $x"], ".", LONG);
+    let [stdin, stdout, _stderr] = pipes(report);
+    let mut stdout = File::from(stdout);
+    shown_until(&mut stdout, "up\n");
+    bench.calls.signal(1, Signal::STOP);
+    File::from(stdin).write_all(b"on\n").unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(bench.calls.reports().is_empty(), "it is stopped");
+    bench.calls.signal(1, Signal::CONT);
+    assert_eq!(bench.exited().code, Some(0));
+    assert_eq!(shown_until(&mut stdout, "on\n"), "on\n");
+    let times = Times { timeout: Duration::from_millis(300), grace: Duration::from_millis(200) };
+    let _pipes = pipes(bench.start(&["/bin/sleep", "1000"], ".", times));
+    bench.calls.signal(1, Signal::STOP);
+    assert_eq!(bench.exited().cause, Cause::TimedOut);
+    // One that is over hears nothing.
+    bench.calls.signal(1, Signal::KILL);
 }

@@ -20,7 +20,7 @@ pub(crate) struct Coffer {
 }
 
 const EXIT_HELP: &str = "Exit status: 0 done; 64 usage; 69 unavailable; 73 locked; 74 input or output; 77 permission; \
-78 configuration; 1 anything else. `run`, `session exec` and `evidence verify` have their own, see their help.";
+78 configuration; 1 anything else. `run`, `session exec`, `policy explain` and `evidence verify` have their own, see their help.";
 
 /// What every command takes.
 #[derive(Clone, Debug, Args)]
@@ -46,7 +46,7 @@ enum Command {
     /// TDX quotes: show, verify, replay an event log
     #[command(subcommand)]
     Quote(quote::QuoteCommand),
-    /// Policies: what a verifier pins and asks for
+    /// Policies: what a session's identities may do, and what a verifier pins
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
     /// This host

@@ -8,19 +8,19 @@ use clap::Args;
 use coffer_client::Client;
 use coffer_client::intents::{self, Wish};
 use coffer_client::keys::{self, KeyName};
-use coffer_evidence::config::{POLICY_MAX, policy_text};
-use coffer_evidence::ids::SessionId;
+use coffer_evidence::ids::{Identity, SessionId};
 use coffer_evidence::intent::Limits;
 use coffer_evidence::sign::PublicKey;
+use coffer_policy::texts;
 use coffer_proto::control::v1::{Phase, Platform, Session};
 
 use crate::command::Context;
-use crate::exit::{INPUT_OUTPUT, UNAVAILABLE, USAGE, failure};
+use crate::exit::{UNAVAILABLE, USAGE, failure};
 use crate::image::{self, Chosen};
-use crate::output::printable;
+use crate::output::{Output, printable};
 use crate::session::{outcome_word, phase_word, reason_word};
 use crate::time::parse_duration;
-use crate::{key, session};
+use crate::{key, session, session_policy};
 
 /// What a user chooses of a session.
 #[derive(Clone, Debug, Args)]
@@ -28,7 +28,7 @@ pub(crate) struct Wanted {
     /// The image: its digest, the first 8 or more digits of it, or its name [default: cofferd's default]
     #[arg(long, value_name = "IMAGE")]
     image: Option<String>,
-    /// The policy text [default: everything is permitted]
+    /// What the session's identity may do [default: `coffer policy default` prints it]
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
     /// Refuse a host that would only simulate TDX
@@ -63,7 +63,7 @@ pub(crate) struct Created {
 impl Wanted {
     /// Signs and asks. Returns before the session is Ready.
     pub(crate) async fn create(self, context: &Context, client: &Client) -> anyhow::Result<Created> {
-        let policy = self.policy_text()?;
+        let policy = self.policy_text(&context.output)?;
         let limits = self.limits()?;
         let directory = keys::directory()?;
         let (owner, origin) = keys::load_or_make(&directory, KeyName::Owner)?;
@@ -93,15 +93,19 @@ impl Wanted {
         Ok(Created { id: signed.session, image, owner: PublicKey::of(&owner), session })
     }
 
-    fn policy_text(&self) -> anyhow::Result<Vec<u8>> {
-        let Some(path) = &self.policy else { return Ok(policy_text::PERMIT_ALL.into()) };
-        let text = std::fs::read(path)
-            .map_err(|error| failure(INPUT_OUTPUT, format!("read the policy {}: {error}", path.display())))?;
-        if text.len() > POLICY_MAX {
-            let message = format!("expected a policy of at most {POLICY_MAX} bytes, found {}", text.len());
+    /// The text, which is a policy for the one identity that these sessions have.
+    fn policy_text(&self, output: &Output) -> anyhow::Result<Vec<u8>> {
+        let Some(path) = &self.policy else { return Ok(texts::DEFAULT.into()) };
+        let (text, policy) = session_policy::read(output, path)?;
+        session_policy::warn(output, path, &policy);
+        let identity = Identity::default_name().to_string();
+        if let Some((name, place)) = policy.identities().iter().find(|(name, _)| name.as_str() != identity) {
+            let file = path.display();
+            let message =
+                format!("{file}:{place}: expected `{identity}`, the identity of this session, found `{name}`");
             return Err(failure(USAGE, message));
         }
-        Ok(text)
+        Ok(text.into())
     }
 
     fn limits(&self) -> anyhow::Result<Limits> {

@@ -15,8 +15,10 @@ mod policy;
 mod quote;
 mod run;
 mod session;
+mod session_policy;
 mod signals;
 mod stdin;
+mod terminal;
 mod time;
 
 use std::process::ExitCode;

@@ -108,6 +108,12 @@ impl Output {
         drop(writeln!(std::io::stderr(), "coffer: {text}"));
     }
 
+    /// A line about a text of the user, on stderr, that begins with its place there.
+    pub(crate) fn complaint(&self, text: impl std::fmt::Display) {
+        self.done();
+        drop(writeln!(std::io::stderr(), "{text}"));
+    }
+
     /// What is going on, drawn over the last of its kind; only on a terminal.
     pub(crate) fn progress(&self, text: impl std::fmt::Display) {
         if self.progress == Progress::Drawn {

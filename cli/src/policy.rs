@@ -1,4 +1,5 @@
 //! `coffer policy appraisal`: make a policy file to start from, and check one. What it means is `coffer_evidence::verify`.
+//! The policies of sessions are in `session_policy`.
 
 use std::path::PathBuf;
 
@@ -10,9 +11,16 @@ use serde::Serialize;
 use crate::exit::{INPUT_OUTPUT, Status, failure};
 use crate::file::read_policy;
 use crate::output::{Form, Output};
+use crate::session_policy;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PolicyCommand {
+    /// Check the policy of a session: its problems with their places, else what it grants
+    Check(session_policy::CheckArgs),
+    /// Say which rules decide about a call, and why the others do not (exit 0: allowed, 1: denied)
+    Explain(session_policy::ExplainArgs),
+    /// Print the policy of sessions whose creator names none
+    Default,
     /// What a verifier pins: anchor, publishers, owners, platforms
     #[command(subcommand)]
     Appraisal(AppraisalCommand),
@@ -58,6 +66,9 @@ pub(crate) struct CheckArgs {
 /// Does one of them.
 pub(crate) fn carry_out(output: &Output, command: &PolicyCommand) -> anyhow::Result<Status> {
     match command {
+        PolicyCommand::Check(args) => session_policy::check(output, args),
+        PolicyCommand::Explain(args) => session_policy::explain(output, args),
+        PolicyCommand::Default => session_policy::default(output),
         PolicyCommand::Appraisal(AppraisalCommand::Init(args)) => init(output, args),
         PolicyCommand::Appraisal(AppraisalCommand::Check(args)) => check(output, args),
     }

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 #[derive(Clone, Copy, Debug, Default)]
 struct Seen {
     first: Option<i32>,
+    last: i32,
     count: u32,
 }
 
@@ -36,6 +37,17 @@ impl Interrupts {
         self.after(2).await
     }
 
+    /// Resolves when more than that many have come: the last one's number, and how many there are.
+    pub(crate) async fn after_count(&self, count: u32) -> (i32, u32) {
+        let mut seen = self.seen.clone();
+        let last = seen.wait_for(|seen| seen.count > count).await.ok().map(|seen| (seen.last, seen.count));
+        match last {
+            Some(last) => last,
+            // As below.
+            None => std::future::pending().await,
+        }
+    }
+
     /// The first signal's number, if one has come.
     pub(crate) fn seen(&self) -> Option<i32> {
         self.seen.borrow().first
@@ -56,6 +68,7 @@ async fn listen(mut signal: Signal, number: i32, sender: watch::Sender<Seen>) {
     while signal.recv().await.is_some() {
         sender.send_modify(|seen| {
             seen.first.get_or_insert(number);
+            seen.last = number;
             seen.count += 1;
         });
     }

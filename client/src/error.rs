@@ -1,7 +1,9 @@
 //! What can go wrong between a user and `cofferd`, in the words of the user's side. One conversion from gRPC.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use coffer_proto::guest::v1::Offsets;
 use thiserror::Error;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -39,6 +41,8 @@ pub enum ClientError {
         reason: Option<String>,
         /// Its message.
         message: String,
+        /// The numbers of its `ErrorInfo`.
+        numbers: BTreeMap<String, u64>,
     },
     /// A call was sent, and nobody said how it ended: it may have had its effect.
     #[error(
@@ -138,6 +142,30 @@ impl ClientError {
         }
     }
 
+    /// Whether only the connection failed: the same call may be reached again.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::OutcomeUnknown { .. } => true,
+            // Of a cofferd that has just come back.
+            Self::Refused { reason, .. } => {
+                reason.as_deref().is_some_and(|reason| ["LINK_LOST", "SESSION_NOT_READY"].contains(&reason))
+            }
+            _ => false,
+        }
+    }
+
+    /// From where the guest still has output, when this says that it has no more what was asked for.
+    #[must_use]
+    pub fn output_from(&self) -> Option<Offsets> {
+        match self {
+            Self::Refused { reason, numbers, .. } if reason.as_deref() == Some("OUTPUT_GONE") => {
+                Some(Offsets { stdout: *numbers.get("stdout")?, stderr: *numbers.get("stderr")? })
+            }
+            _ => None,
+        }
+    }
+
     /// A failure of a call that had been sent. Coffer's own refusals carry a reason; what carries none was made by the
     /// transport, which cannot know what happened.
     pub(crate) fn after_dispatch(status: Status) -> Self {
@@ -150,8 +178,14 @@ impl ClientError {
 
 impl From<Status> for ClientError {
     fn from(status: Status) -> Self {
-        let reason = status.get_details_error_info().map(|info| info.reason);
-        Self::Refused { code: status.code(), reason, message: status.message().to_owned() }
+        let (reason, numbers) = match status.get_details_error_info() {
+            Some(info) => {
+                let number = |(name, text): (String, String)| Some((name, text.parse().ok()?));
+                (Some(info.reason), info.metadata.into_iter().filter_map(number).collect())
+            }
+            None => (None, BTreeMap::new()),
+        };
+        Self::Refused { code: status.code(), reason, message: status.message().to_owned(), numbers }
     }
 }
 

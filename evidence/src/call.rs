@@ -1,115 +1,12 @@
-//! What stands behind the commitments of intents and outcomes: the request in its canonical form, and what came of it.
+//! What stands behind the commitments of intents and outcomes: the request as it was understood, and what came of it.
 
-use std::collections::BTreeMap;
-
-use crate::cbor::{Key, Value, decode_list, encode};
+use crate::cbor::{Value, decode_list, encode};
 use crate::fields::{Canonical, Fields, MapBuilder, ParseError, bytes};
 use crate::ids::Digest256;
 use crate::leaf::{Leaf, commitment};
-use crate::numbers::{CauseClass, Method};
-
-/// The longest path or argument in bytes; arguments and environment together are limited elsewhere.
-pub const TEXT_MAX: usize = 128 * 1024;
-
-/// A request in canonical form. Paths are as the client gave them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "fields are those of the gRPC messages, in milliseconds and bytes")]
-pub enum Request {
-    /// Run a program.
-    Exec {
-        argv: Vec<String>,
-        cwd: String,
-        env: BTreeMap<String, String>,
-        timeout_ms: u64,
-        grace_ms: u64,
-        output_bytes_max: u64,
-    },
-    /// Write one file; the content follows as input.
-    WriteFile { path: String, mode: u64 },
-    /// Read a range of one file; length 0 is to the end.
-    ReadFile { path: String, offset: u64, length: u64 },
-    /// List a directory.
-    ListDirectory { path: String },
-    /// Stat one path.
-    Stat { path: String },
-    /// Unpack a tar stream; it follows as input.
-    Upload { path: String },
-    /// Pack a tar stream.
-    Download { path: String },
-}
-
-impl Request {
-    /// Which method it is.
-    #[must_use]
-    pub const fn method(&self) -> Method {
-        match self {
-            Self::Exec { .. } => Method::Exec,
-            Self::WriteFile { .. } => Method::WriteFile,
-            Self::ReadFile { .. } => Method::ReadFile,
-            Self::ListDirectory { .. } => Method::ListDirectory,
-            Self::Stat { .. } => Method::Stat,
-            Self::Upload { .. } => Method::Upload,
-            Self::Download { .. } => Method::Download,
-        }
-    }
-}
-
-impl Canonical for Request {
-    const NAME: &'static str = "request";
-
-    fn to_value(&self) -> Value {
-        let map = MapBuilder::new().unsigned(1, self.method().number());
-        match self {
-            Self::Exec { argv, cwd, env, timeout_ms, grace_ms, output_bytes_max } => {
-                let env = env.iter().map(|(k, v)| (Key::Text(k.clone()), Value::Text(v.clone()))).collect();
-                map.texts(2, argv)
-                    .text(3, cwd)
-                    .put(4, Value::Map(env))
-                    .unsigned(5, *timeout_ms)
-                    .unsigned(6, *grace_ms)
-                    .unsigned(7, *output_bytes_max)
-            }
-            Self::WriteFile { path, mode } => map.text(8, path).unsigned(9, *mode),
-            Self::ReadFile { path, offset, length } => map.text(8, path).unsigned(10, *offset).unsigned(11, *length),
-            Self::ListDirectory { path } | Self::Stat { path } | Self::Upload { path } | Self::Download { path } => {
-                map.text(8, path)
-            }
-        }
-        .build()
-    }
-
-    fn from_value(value: Value) -> Result<Self, ParseError> {
-        let mut f = Fields::new(Self::NAME, value)?;
-        let request = match f.number(1, Method::from_number, "a known method")? {
-            Method::Exec => {
-                let (argv, cwd) = (f.texts(2)?, f.text(3, TEXT_MAX)?);
-                let mut env = BTreeMap::new();
-                for (name, value) in f.table(4)? {
-                    let Value::Text(value) = value else { return Err(f.error(4, "a table of text")) };
-                    env.insert(name, value);
-                }
-                Self::Exec {
-                    argv,
-                    cwd,
-                    env,
-                    timeout_ms: f.unsigned(5)?,
-                    grace_ms: f.unsigned(6)?,
-                    output_bytes_max: f.unsigned(7)?,
-                }
-            }
-            Method::WriteFile => Self::WriteFile { path: f.text(8, TEXT_MAX)?, mode: f.unsigned(9)? },
-            Method::ReadFile => {
-                Self::ReadFile { path: f.text(8, TEXT_MAX)?, offset: f.unsigned(10)?, length: f.unsigned(11)? }
-            }
-            Method::ListDirectory => Self::ListDirectory { path: f.text(8, TEXT_MAX)? },
-            Method::Stat => Self::Stat { path: f.text(8, TEXT_MAX)? },
-            Method::Upload => Self::Upload { path: f.text(8, TEXT_MAX)? },
-            Method::Download => Self::Download { path: f.text(8, TEXT_MAX)? },
-        };
-        f.finish()?;
-        Ok(request)
-    }
-}
+use crate::numbers::CauseClass;
+pub use crate::numbers::RequestFlag;
+pub use crate::request::{Above, IfMatch, Reach, Request, TEXT_MAX, Taken, TerminalSize};
 
 /// Behind an intent's (or denial's) commitment: dCBOR([client salt, request bytes, [program?, paths]]).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -195,7 +92,7 @@ pub struct OutcomePrivate {
     pub digest: Option<Digest256>,
     /// Its size in bytes.
     pub size: Option<u64>,
-    /// Files in a tree.
+    /// Files, directories and links in a tree; those that a removal took; changes that a watch told.
     pub files: Option<u64>,
 }
 

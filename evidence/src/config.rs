@@ -164,14 +164,6 @@ pub fn measured_config(config: &[u8], intent: &Intent) -> MeasuredConfig {
     }
 }
 
-/// The policy that this build enforces.
-pub mod policy_text {
-    /// Everything is permitted: until the policy engine is in, this is the only text that is true.
-    pub const PERMIT_ALL: &str = "permit (principal, action, resource);\n";
-    /// The id of the one rule in it, as decisions record it.
-    pub const PERMIT_ALL_RULE: &str = "policy0";
-}
-
 /// Why a configuration is refused.
 #[derive(Debug, Error)]
 pub enum AdmissionError {
@@ -189,9 +181,6 @@ pub enum AdmissionError {
         /// Of the text.
         found: Digest384,
     },
-    /// Policy text.
-    #[error("expected the one policy that this version enforces ({:?}), found another", policy_text::PERMIT_ALL)]
-    PolicyUnsupported,
     /// A combination that this build does not serve.
     #[error("expected {expected}, found {found}: this version does not serve it yet")]
     Unsupported {
@@ -227,7 +216,8 @@ pub enum AdmissionError {
 /// How far an owner's clock may run ahead of the host's, in seconds.
 pub const CLOCK_SKEW_S: u64 = 300;
 
-/// What both `cofferd` (with its clock) and the agent (without one) insist on before they act on a configuration.
+/// What both `cofferd` (with its clock) and the agent (without one) insist on before they act on a configuration. What
+/// the policy says is not looked at here: its size and its digest are.
 ///
 /// # Errors
 /// [`AdmissionError`], the first that applies.
@@ -241,9 +231,6 @@ pub fn admit(config: &[u8], policy: &[u8], now: Option<u64>) -> Result<(Config, 
     if found != intent.policy {
         return Err(AdmissionError::PolicyDigest { expected: intent.policy, found });
     }
-    if policy != policy_text::PERMIT_ALL.as_bytes() {
-        return Err(AdmissionError::PolicyUnsupported);
-    }
     let unsupported = |expected, found| Err(AdmissionError::Unsupported { expected, found });
     match (intent.authority, intent.durability, config.host.launch) {
         (Authority::EndToEnd, _, _) => return unsupported("authority delegated", "end-to-end"),
@@ -253,10 +240,6 @@ pub fn admit(config: &[u8], policy: &[u8], now: Option<u64>) -> Result<(Config, 
     }
     if intent.pooled == PooledAllowed::Yes {
         return unsupported("pooled not allowed", "pooled allowed");
-    }
-    // Tools of several identities would share a network, a mount tree and a workspace: what the intent keeps apart would not be.
-    if intent.identities.len() > 1 {
-        return unsupported("one identity", "several identities");
     }
     if !intent.limits.are_within_maxima() {
         return Err(AdmissionError::Limits { found: intent.limits });

@@ -40,6 +40,7 @@ pub mod pool;
 pub mod private;
 pub mod quote;
 pub mod receipt;
+mod request;
 pub mod rtmr;
 pub mod seal;
 pub mod sign;
@@ -59,4 +60,4 @@ extern crate self as coffer_evidence;
 #[cfg(all(test, feature = "verifier"))]
 use fixtures::{boot_log, der, platform};
 
-pub use config::{admit, boot_disk, policy_text};
+pub use config::{admit, boot_disk};

@@ -100,6 +100,26 @@ closed_list! {
         Upload = 6, "upload";
         /// Pack a tar stream.
         Download = 7, "download";
+        /// Remove a file, or a directory with what is in it.
+        Remove = 8, "remove";
+        /// Give a file or directory another name.
+        Move = 9, "move";
+        /// Make a directory.
+        MakeDirectory = 10, "make_directory";
+        /// Tell what changes beneath a directory.
+        Watch = 11, "watch";
+    }
+}
+
+closed_list! {
+    /// What a request may ask for beside the usual; each method knows at most one of them.
+    RequestFlag {
+        /// Also what is beneath: remove, watch.
+        Recursive = 1, "recursive";
+        /// Make the directories above that are missing: make_directory.
+        Parents = 2, "parents";
+        /// Replace what has the name: move.
+        Replace = 3, "replace";
     }
 }
 

@@ -1,6 +1,7 @@
 //! Formats with one encoding: what a reader accepts, its writer writes back, byte for byte.
 
 use coffer_agent::frames;
+use coffer_agent::tool::page;
 use coffer_evidence::call::{IntentPrivate, OutcomePrivate, Request, read_disclosed, write_disclosed};
 use coffer_evidence::call_header::{CallHeader, ClientPrivate, SignedHeader};
 use coffer_evidence::cbor::{self, ITEMS_MAX, Value};
@@ -51,13 +52,14 @@ pub fn link_frames(data: &[u8]) {
     frame::<Mirror>(data);
 }
 
-/// The frames between the guest's processes, and those of its built-in tools.
+/// The frames between the guest's processes, those of its built-in tools, and the token that clients send for a page.
 pub fn process_frames(data: &[u8]) {
     fn frame<T: frames::Frame + PartialEq + std::fmt::Debug>(data: &[u8]) {
         let Ok(frame) = T::decode(data) else { return };
         assert!(data.len() <= frames::FRAME_MAX + 4, "a frame of {} bytes", data.len());
         assert_eq!(frame.encode(), data, "another encoding of {frame:?} was accepted");
     }
+    frame::<frames::grant::Granted>(data);
     frame::<frames::log::ToNotary>(data);
     frame::<frames::log::ToAgent>(data);
     frame::<frames::start::ToInit>(data);
@@ -65,6 +67,11 @@ pub fn process_frames(data: &[u8]) {
     frame::<frames::tool::Report>(data);
     frame::<frames::warrant::ToInit>(data);
     frame::<frames::warrant::ToNotary>(data);
+    if let Ok(token) = std::str::from_utf8(data)
+        && let Some(Some(place)) = page::place(token, b"a/b", 3)
+    {
+        assert_eq!(page::token(b"a/b", 3, &place), token, "another token of one place was accepted");
+    }
 }
 
 fn canonical<T: Canonical>(data: &[u8]) -> Option<T> {

@@ -10,6 +10,7 @@ pub mod fixtures;
 pub mod formats;
 pub mod guest_words;
 pub mod mutation;
+pub mod policies;
 pub mod quotes;
 pub mod script;
 pub mod signed;
@@ -48,6 +49,7 @@ pub const TARGETS: &[Target] = &[
     target("process_frames", formats::process_frames),
     target("quote", quotes::quote),
     target("records", formats::records),
+    target("session_policy", policies::session_policy),
     target("tree_download", trees::download),
     target("tree_upload", trees::upload),
     target("vsock_connection", vsock_connection::run),

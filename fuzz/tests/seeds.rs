@@ -14,11 +14,13 @@ mod session;
 mod seeds {
     pub(crate) mod evidence;
     pub(crate) mod links;
+    pub(crate) mod policies;
     pub(crate) mod scripts;
     pub(crate) mod trees;
 }
 
 /// One file of a corpus: target, name, bytes.
+#[derive(Clone)]
 pub(crate) struct Seed(pub(crate) &'static str, pub(crate) String, pub(crate) Vec<u8>);
 
 pub(crate) fn seed(target: &'static str, name: &str, bytes: Vec<u8>) -> Seed {
@@ -29,6 +31,7 @@ pub(crate) fn seed(target: &'static str, name: &str, bytes: Vec<u8>) -> Seed {
 fn the_corpora_hold_the_seeds_that_the_code_makes() {
     let mut seeds = seeds::evidence::all();
     seeds.extend(seeds::links::all());
+    seeds.extend(seeds::policies::all());
     seeds.extend(seeds::scripts::all());
     seeds.extend(seeds::trees::all());
     let corpora = coffer_fuzz::fixtures::corpora();

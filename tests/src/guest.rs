@@ -19,12 +19,14 @@ use coffer_evidence::intent::{
 };
 use coffer_evidence::link::{Frame, Mirror, ToGuest, ToHost};
 use coffer_evidence::manifest::ImageManifest;
-use coffer_evidence::policy_text::PERMIT_ALL;
 use coffer_evidence::sign::PublicKey;
 use ed25519_dalek::SigningKey;
 
 use crate::host::binaries;
 use crate::kit::{KillOnDrop, kit_directory, qemu_command};
+
+/// The policy of sessions in tests that are about something else: what is not there must be told by the kernel.
+pub const PERMIT_ALL: &str = "@id(\"all\") permit (principal, action, resource);\n";
 
 /// Ports of the host that the guest dials, and the guest's port of tools.
 const PORT_CONTROL: u32 = 1024;
@@ -38,6 +40,10 @@ pub struct Plan {
     pub image: PathBuf,
     /// Limits of the intent.
     pub limits: Limits,
+    /// The policy of the session.
+    pub policy: &'static str,
+    /// Who may call.
+    pub identities: &'static [&'static str],
     /// What happens to the boot disk after the host wrote it and measured its contents.
     pub tamper: fn(&mut Vec<u8>),
 }
@@ -46,7 +52,8 @@ impl Plan {
     /// Nothing unusual.
     #[must_use]
     pub fn plain(image: PathBuf) -> Self {
-        Self { image, limits: Limits::default(), tamper: |_| {} }
+        let (policy, identities) = (PERMIT_ALL, &["default"][..]);
+        Self { image, limits: Limits::default(), policy, identities, tamper: |_| {} }
     }
 }
 
@@ -85,7 +92,7 @@ impl Guest {
         let directory = tempfile::Builder::new().prefix("coffer-guest.").tempdir().context("make a directory")?;
         let path = |name: &str| directory.path().join(name);
         let (config, intent) = configure(plan)?;
-        let mut disk = boot_disk::write(&config, PERMIT_ALL.as_bytes());
+        let mut disk = boot_disk::write(&config, plan.policy.as_bytes());
         (plan.tamper)(&mut disk);
         std::fs::write(path("boot.img"), disk)?;
 
@@ -223,6 +230,8 @@ fn configure(plan: &Plan) -> anyhow::Result<(Vec<u8>, Intent)> {
     let envelope = Envelope::parse(&std::fs::read(plan.image.join("image.dsse"))?).context("parse image.dsse")?;
     let manifest = ImageManifest::parse(envelope.unverified_payload()).context("parse the manifest")?;
     let key = |seed: u8| SigningKey::from_bytes(&[seed; 32]);
+    let names = plan.identities.iter().map(|name| Identity::new(name).with_context(|| format!("the name {name}")));
+    let identities = names.map(|name| Ok((name?, PublicKey::of(&key(2))))).collect::<anyhow::Result<_>>()?;
     let intent = Intent {
         audience: "local".into(),
         session: SessionId::new(random()?),
@@ -231,8 +240,8 @@ fn configure(plan: &Plan) -> anyhow::Result<(Vec<u8>, Intent)> {
         tenant: "acme".into(),
         region: String::new(),
         image: ImageManifest::digest(envelope.unverified_payload()),
-        policy: Digest384::of(PERMIT_ALL.as_bytes()),
-        identities: [(Identity::default_name(), PublicKey::of(&key(2)))].into(),
+        policy: Digest384::of(plan.policy.as_bytes()),
+        identities,
         authority: Authority::Delegated,
         durability: Durability::Relaxed,
         witnesses: Vec::new(),

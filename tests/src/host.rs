@@ -235,8 +235,16 @@ impl Host {
     /// # Errors
     /// When it says something else, or nothing.
     pub fn running(&self, session: &str, script: &str, stdin: Stdio) -> anyhow::Result<Child> {
+        self.running_with(session, &[], script, stdin)
+    }
+
+    /// As [`Host::running`], with options of `coffer session exec`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn running_with(&self, session: &str, options: &[&str], script: &str, stdin: Stdio) -> anyhow::Result<Child> {
         let mut call = self.coffer();
-        call.args(["session", "exec", session, "--", "sh", "-c", script]);
+        call.args(["session", "exec"]).args(options).args([session, "--", "sh", "-c", script]);
         let mut call = call.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let mut first = [0_u8; 3];
         call.stdout.as_mut().context("stdout")?.read_exact(&mut first)?;

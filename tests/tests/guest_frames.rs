@@ -6,9 +6,10 @@ mod examples;
 mod grammar;
 
 use coffer_agent::frames::Frame;
+use coffer_agent::frames::grant::Granted;
 use coffer_agent::frames::log::{Call, Refusal, ToAgent as NotaryToAgent, ToNotary as AgentToNotary};
-use coffer_agent::frames::start::{Cause, Exit, ToAgent as InitToAgent, ToInit as AgentToInit};
-use coffer_agent::frames::tool::{Entry, Kind, Report};
+use coffer_agent::frames::start::{Cause, Exit, SIGNALS, ToAgent as InitToAgent, ToInit as AgentToInit};
+use coffer_agent::frames::tool::{Change, ChangeKind, Entry, Kind, Of, Report, WatchEnd};
 use coffer_agent::frames::warrant::{ReportFile, ToInit as NotaryToInit, ToNotary as InitToNotary};
 
 use examples::{block, compare_or_bless};
@@ -36,6 +37,7 @@ fn call() -> Call {
         request: b"request".to_vec(),
         program: Some("/usr/bin/git".to_owned()),
         paths: vec!["/workspace".to_owned()],
+        rules: vec!["run-installed".to_owned()],
     }
 }
 
@@ -91,6 +93,7 @@ fn of_init() -> Vec<Sample> {
         sample("cancel-call", UP, &AgentToInit::Cancel { intent: 1 }),
         sample("end-calls", UP, &AgentToInit::EndCalls),
         sample("power-off", UP, &AgentToInit::PowerOff),
+        sample("signal-call", UP, &AgentToInit::Signal { intent: 1, signal: 15 }),
         sample("started", DOWN, &InitToAgent::Started { intent: 1 }),
         sample("not-started", DOWN, &not_started),
         sample("exited", DOWN, &InitToAgent::Exited { intent: 1, exit: exit(Cause::TimedOut) }),
@@ -99,6 +102,15 @@ fn of_init() -> Vec<Sample> {
         sample("file-opened", NOTARY, &InitToNotary::Opened),
         sample("file-not-opened", NOTARY, &InitToNotary::NotOpened { errno: 2 }),
     ]
+}
+
+fn of_grants() -> Vec<Sample> {
+    let paths = vec![text("/usr/bin/git"), text("/workspace")];
+    vec![sample("grants", "grants", &Granted { identity: text("default"), paths, access: vec![[24], [7]] })]
+}
+
+fn change(kind: ChangeKind, of: Of) -> Change {
+    Change { kind, path: bytes("notes.txt"), from: bytes("draft.txt"), of }
 }
 
 fn of_tools() -> Vec<Sample> {
@@ -115,18 +127,22 @@ fn of_tools() -> Vec<Sample> {
         sample("tool-entry", RULE, &Report::Entry(entry)),
         sample("tool-done", RULE, &Report::Done { files: 2, bytes: 9, left_out: 1 }),
         sample("tool-failed", RULE, &Report::Failed { stage: text("open"), errno: 2 }),
+        sample("tool-more", RULE, &Report::More { after: bytes("src/main.rs") }),
+        sample("tool-change", RULE, &Report::Change(change(ChangeKind::Moved, Of::Leaf))),
+        sample("tool-lagged", RULE, &Report::Lagged),
+        sample("tool-watch-end", RULE, &Report::WatchEnd(WatchEnd::Idle)),
     ]
 }
 
 fn samples() -> Vec<Sample> {
-    of_notary().into_iter().chain(of_init()).chain(of_tools()).collect()
+    of_notary().into_iter().chain(of_init()).chain(of_grants()).chain(of_tools()).collect()
 }
 
 #[test]
 fn code_and_grammar_agree_on_every_frame_and_on_every_change_of_it() {
     let samples = samples();
     let refused: usize = samples.iter().map(judge).sum();
-    assert!(samples.len() >= 29 && refused > 1_000, "{} samples, {refused} refusals", samples.len());
+    assert!(samples.len() >= 35 && refused > 1_000, "{} samples, {refused} refusals", samples.len());
 }
 
 /// Each frame of a list, so that the number of each member is seen to be in the grammar's list, and one more is not.
@@ -150,6 +166,29 @@ fn closed_lists_of_frames_have_the_numbers_of_the_code() {
         assert_eq!((u64::from(body(&NotaryToInit::Open { file })[4]), file.name()), (number, word.as_str()));
     }
     assert_eq!(closed_list("entry-kind").len(), 4);
+    let signals: Vec<u64> = closed_list("call-signal").into_keys().collect();
+    assert_eq!(signals, SIGNALS.map(|signal| u64::from(signal.unsigned_abs())));
+    for signal in SIGNALS {
+        assert!(grammar_accepts("signal-call", &body(&AgentToInit::Signal { intent: 1, signal })));
+    }
+    let kinds = [ChangeKind::Created, ChangeKind::Modified, ChangeKind::Deleted, ChangeKind::Moved];
+    assert_eq!(closed_list("change-kind").len(), kinds.len());
+    for (number, kind) in kinds.into_iter().enumerate() {
+        // Kind of the frame, kind of the change: the second value of a map of small numbers.
+        assert_eq!(usize::from(body(&Report::Change(change(kind, Of::Leaf)))[4]), number, "{kind:?}");
+    }
+    assert_eq!(closed_list("change-of").len(), 2);
+    for (number, of) in [Of::Leaf, Of::Directory].into_iter().enumerate() {
+        assert_eq!(
+            body(&Report::Change(change(ChangeKind::Created, of))).last().copied().map(usize::from),
+            Some(number)
+        );
+    }
+    let ends = [WatchEnd::Timeout, WatchEnd::Idle, WatchEnd::Gone];
+    assert_eq!(closed_list("watch-end").len(), ends.len());
+    for (number, end) in ends.into_iter().enumerate() {
+        assert_eq!(usize::from(body(&Report::WatchEnd(end))[4]), number, "{end:?}");
+    }
 }
 
 #[test]

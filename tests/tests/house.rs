@@ -18,6 +18,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("coffer-policy", &[]),
     ("coffer-measurement", &[]),
     ("coffer-vsock", &[]),
+    ("coffer-attempts", &[]),
     ("coffer-agent", &["coffer-proto", "coffer-evidence", "coffer-policy"]),
     ("coffer-gateway", &["coffer-proto", "coffer-evidence", "coffer-policy"]),
     ("coffer-client", &["coffer-proto", "coffer-evidence"]),

@@ -15,8 +15,12 @@ mod control;
 mod execs;
 #[path = "requests/files.rs"]
 mod files;
+#[path = "requests/names.rs"]
+mod names;
 #[path = "requests/races.rs"]
 mod races;
+#[path = "requests/reattach.rs"]
+mod reattach;
 #[path = "requests/record.rs"]
 mod record;
 #[path = "requests/session.rs"]
@@ -53,8 +57,12 @@ fn each_bad_request_has_one_clear_error_and_nothing_is_lost() -> anyhow::Result<
         told("wire");
         execs::limits(&session).await.context("execs")?;
         told("execs");
+        reattach::calls(&session).await.context("reattach")?;
+        told("reattach");
         files::paths(&session).await.context("files")?;
         told("files");
+        names::changes(&session).await.context("names")?;
+        told("names");
         archives::uploads(&session).await.context("archives")?;
         told("archives");
         races::swaps(&session).await.context("races")?;

@@ -1,6 +1,7 @@
 //! A `cofferd` that is killed while its sessions are in every part of their lives, with real guests: what was launched
 //! lives on and is served again, what was half launched is ended, nothing is launched twice, nothing is left.
 
+use std::io::Write as _;
 use std::process::Stdio;
 
 use anyhow::Context as _;
@@ -25,7 +26,7 @@ fn a_killed_cofferd_takes_over_what_it_launched_and_ends_the_rest() -> anyhow::R
     let mut host = Host::start(&Settings::default())?;
     let (works, lost, closing) = (host.session()?, host.session()?, host.session()?);
     host.ok(&["session", "exec", &works, "--", "sh", "-c", "echo kept > file"])?;
-    let call = host.running(&works, "echo up; exec sleep 600", Stdio::null())?;
+    let mut call = host.running(&works, "echo up; read line; echo through: $line; exit 7", Stdio::piped())?;
     let machine = host.process_of(&works, "qemu-system")?;
     let device = host.process_of(&works, "coffer-vsock")?;
 
@@ -39,9 +40,8 @@ fn a_killed_cofferd_takes_over_what_it_launched_and_ends_the_rest() -> anyhow::R
     let asked = host.ok(&["session", "create", "--no-wait"])?.trim().to_owned();
     host.crash()?;
     wish.wait()?;
-    let call = call.wait_with_output()?;
-    let said = String::from_utf8_lossy(&call.stderr).into_owned();
-    assert_eq!(call.status.code(), Some(125), "{said}");
+    // Written while nobody is there to take it.
+    call.stdin.take().context("stdin")?.write_all(b"it all\n")?;
     kill(host.process_of(&lost, "qemu-system")?)?;
 
     host.restart()?;
@@ -50,9 +50,11 @@ fn a_killed_cofferd_takes_over_what_it_launched_and_ends_the_rest() -> anyhow::R
     assert_eq!(file, "kept\n");
     assert_eq!(host.process_of(&works, "qemu-system")?, machine);
     assert_eq!(host.process_of(&works, "coffer-vsock")?, device);
-    // The call whose client was cut off has ended, and its record goes on after it.
-    let left = "for i in $(seq 100); do pgrep -f 'sleep 60[0]' >/dev/null || exit 0; sleep 0.1; done; exit 1";
-    host.ok(&["session", "exec", &works, "--", "sh", "-c", left])?;
+    // The call whose client was cut off has gone on, and its client with it.
+    let call = call.wait_with_output()?;
+    let said = String::from_utf8_lossy(&call.stderr).into_owned();
+    assert_eq!((call.status.code(), call.stdout.as_slice()), (Some(7), &b"through: it all\n"[..]), "{said}");
+    assert!(said.contains("the connection is lost") && said.contains("the connection is back"), "{said}");
 
     // The one that booted was launched once and becomes ready; the other was too, or was ended.
     host.ok(&["session", "wait", "--for", "ready", &booting])?;

@@ -63,8 +63,14 @@ fn a_session_works_seals_and_verifies_offline() -> anyhow::Result<()> {
     assert!(who.contains("NoNewPrivs:\t1"), "{who}");
     assert_eq!(exec(&["sh", "-c", "exit 7"])?.status.code(), Some(7));
     assert_eq!(exec(&["sh", "-c", "kill -9 $$"])?.status.code(), Some(128 + 9));
-    assert_eq!(exec(&["/no/such/program"])?.status.code(), Some(127));
-    assert_eq!(exec(&["/etc/passwd"])?.status.code(), Some(126));
+    assert_eq!(exec(&["no-such-program"])?.status.code(), Some(127));
+    assert_eq!(exec(&["/usr/lib/os-release"])?.status.code(), Some(126));
+    // Where the default policy lets nothing be executed, nothing is looked for.
+    for outside in ["/no/such/program", "/etc/passwd"] {
+        let denied = exec(&[outside])?;
+        let said = String::from_utf8_lossy(&denied.stderr);
+        assert!(!denied.status.success() && said.contains("POLICY_DENIED") && said.contains("no rule"), "{said}");
+    }
 
     // A timeout ends the whole tree, a child that daemonised included.
     let script = "setsid sh -c 'exec sleep 7654' >/dev/null 2>&1 & sleep 7654";
@@ -73,8 +79,9 @@ fn a_session_works_seals_and_verifies_offline() -> anyhow::Result<()> {
     let left = exec(&["sh", "-c", "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -c 'sleep 765[4]'"])?;
     assert_eq!(String::from_utf8(left.stdout)?.trim(), "0", "a process of the timed-out call is still there");
 
-    // A client that is killed takes its call with it, though the program reads nothing of what it is sent.
-    let mut killed = host.running(&session, "echo up; exec sleep 8765", Stdio::piped())?;
+    // A client that is killed takes its call with it when it does not come back in time, though the program reads nothing
+    // of what it is sent.
+    let mut killed = host.running_with(&session, &["--reattach", "1s"], "echo up; exec sleep 8765", Stdio::piped())?;
     let mut input = killed.stdin.take().context("stdin")?;
     let flood = std::thread::spawn(move || while input.write_all(&[b'x'; 65_536]).is_ok() {});
     // Until every window on the way is full: that nothing moves any more is no event.

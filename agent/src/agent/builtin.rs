@@ -4,9 +4,9 @@ use super::call::{self, Call};
 use super::errors::{self, Reason};
 use super::limits;
 use super::pump::{self, Budget, Counter};
-use super::starter::Process;
+use super::starter::{Process, Wires};
 use crate::frames::start::{Cause, Exit};
-use crate::frames::tool::{Entry, Report};
+use crate::frames::tool::{Change, Entry, Report, WatchEnd};
 use crate::frames::{FRAME_MAX, Frame as _};
 use bytes::Bytes;
 use coffer_evidence::call::{OutcomePrivate, StreamDigest};
@@ -21,6 +21,8 @@ use tonic::Status;
 
 /// Bytes of reports that are read: a full listing, with room for its framing.
 const REPORTS_MAX: u64 = 6 << 20;
+/// A watch may tell as much as its client takes: nothing of it is kept.
+const CHANGES_MAX: u64 = u64::MAX;
 /// How long a client may take to fetch what is left when the tool has ended.
 const REST: Duration = Duration::from_secs(30);
 
@@ -40,23 +42,97 @@ pub(super) struct Ran {
     pub(super) files: u64,
     /// How many were there beside them.
     pub(super) left_out: u64,
+    /// The path up to which a listing tells everything, when there is more.
+    pub(super) more: Option<Vec<u8>>,
+    /// Why a watch ended.
+    pub(super) watch_end: Option<WatchEnd>,
     /// The bytes that came in.
     pub(super) input: StreamDigest,
     /// The bytes that went out.
     pub(super) output: StreamDigest,
 }
 
-/// Starts the tool, carries its streams, logs the outcome. Reports go to `entry` as they come when they are wanted
+/// What a watching tool says that its client hears at once.
+#[derive(Debug)]
+pub(super) enum News {
+    /// From now on changes are told.
+    Started,
+    /// One.
+    Change(Change),
+    /// Some were missed.
+    Lagged,
+}
+
+/// Starts the tool, carries its streams, logs the outcome. Entries go to `entry` as they come when they are wanted
 /// before the end; chunks of stdout to `deliver`.
 pub(super) async fn run<E, D>(
-    mut call: Call,
+    call: Call,
     input: Option<Input>,
     gone: &CancellationToken,
-    entry: impl FnMut(Entry) -> E,
+    mut entry: impl FnMut(Entry) -> E,
     deliver: impl FnMut(Bytes) -> D,
 ) -> Result<Ran, Status>
 where
     E: Future<Output = Option<Entry>>,
+    D: Future<Output = bool>,
+{
+    let told = Told { files: None, most: REPORTS_MAX, ..Told::new() };
+    let hear = |report| {
+        let kept = match report {
+            Report::Entry(found) => Some(entry(found)),
+            _ => None,
+        };
+        async move {
+            match kept {
+                Some(kept) => kept.await.map_or(Heard::Passed, Heard::Kept),
+                None => Heard::Passed,
+            }
+        }
+    };
+    finish(call, input, gone, told, hear, deliver).await
+}
+
+/// Starts a watching tool and hands on what it says; `hear` answers whether the client took it. The outcome counts the changes
+/// that it took.
+pub(super) async fn follow<H>(
+    call: Call,
+    gone: &CancellationToken,
+    mut hear: impl FnMut(News) -> H,
+) -> Result<Ran, Status>
+where
+    H: Future<Output = bool>,
+{
+    let told = Told { files: Some(0), most: CHANGES_MAX, ..Told::new() };
+    let hear = |report| {
+        let counts = matches!(report, Report::Change(_));
+        let news = match report {
+            Report::Entry(_) => Some(News::Started),
+            Report::Change(change) => Some(News::Change(change)),
+            Report::Lagged => Some(News::Lagged),
+            _ => None,
+        };
+        let heard = news.map(&mut hear);
+        async move {
+            let taken = match heard {
+                Some(heard) => heard.await,
+                None => false,
+            };
+            if taken && counts { Heard::Counted } else { Heard::Passed }
+        }
+    };
+    finish(call, None, gone, told, hear, |_| std::future::ready(false)).await
+}
+
+async fn finish<H, D>(
+    mut call: Call,
+    input: Option<Input>,
+    gone: &CancellationToken,
+    told: Told,
+    hear: impl FnMut(Report) -> H,
+    deliver: impl FnMut(Bytes) -> D,
+) -> Result<Ran, Status>
+where
+    H: Future<Output = Heard>,
     D: Future<Output = bool>,
 {
     let intent = call.intent;
@@ -68,12 +144,13 @@ where
             return Err(Reason::NotStarted.status(format!("the tool did not start at `{}`: {text}", error.stage)));
         }
     };
-    let Carried { exit, told, fed, input, output } = carry(&call, process, input, gone, entry, deliver).await?;
+    let Carried { exit, told, fed, input, output } = carry(&call, process, input, gone, told, hear, deliver).await?;
     let verdict = verdict(&exit, &told, fed);
     let outcome = OutcomePrivate { usage: call::ended(&exit).usage, ..outcome(&verdict, &told, &input, &output) };
     let outcome = call.outcome(&outcome, output.total, input.total).await?;
     verdict.map_err(|failure| failure.status)?;
-    Ok(Ran { intent, outcome, entries: told.entries, files: told.files, left_out: told.left_out, input, output })
+    let Told { entries, files, left_out, more, watch_end, .. } = told;
+    Ok(Ran { intent, outcome, entries, files: files.unwrap_or(0), left_out, more, watch_end, input, output })
 }
 
 struct Carried {
@@ -87,9 +164,31 @@ struct Carried {
 /// What the tool's reports say.
 struct Told {
     entries: Vec<Entry>,
-    files: u64,
+    /// As the tool says at its end; of a watch the changes that its client took.
+    files: Option<u64>,
     left_out: u64,
+    more: Option<Vec<u8>>,
+    watch_end: Option<WatchEnd>,
     end: End,
+    /// Bytes of reports that are read.
+    most: u64,
+}
+
+impl Told {
+    fn new() -> Self {
+        let (more, watch_end) = (None, None);
+        Self { entries: Vec::new(), files: None, left_out: 0, more, watch_end, end: End::Silent, most: 0 }
+    }
+}
+
+/// What became of a report.
+enum Heard {
+    /// It is part of the answer.
+    Kept(Entry),
+    /// Its client has it, and the outcome counts it.
+    Counted,
+    /// Nothing more is to be done about it.
+    Passed,
 }
 
 enum End {
@@ -106,23 +205,27 @@ struct Failure {
     status: Status,
 }
 
-async fn carry<E, D>(
+async fn carry<H, D>(
     call: &Call,
     process: Process,
     input: Option<Input>,
     gone: &CancellationToken,
-    entry: impl FnMut(Entry) -> E,
+    told: Told,
+    hear: impl FnMut(Report) -> H,
     mut deliver: impl FnMut(Bytes) -> D,
 ) -> Result<Carried, Status>
 where
-    E: Future<Output = Option<Entry>>,
+    H: Future<Output = Heard>,
     D: Future<Output = bool>,
 {
     let (over, abandon) = (CancellationToken::new(), CancellationToken::new());
-    let Process { stdin, stdout, stderr, exit } = process;
+    let Process { wires, exit } = process;
+    let Wires::Pipes { stdin, stdout, stderr } = wires else {
+        return Err(Reason::Internal.status("a built-in tool on a terminal"));
+    };
     let budget = Budget::new(u64::MAX);
     let output = pump::drain(stdout, &budget, &abandon, |_, chunk| deliver(chunk));
-    let reports = reports(stderr, entry, &abandon);
+    let reports = reports(stderr, told, hear, &abandon);
     let feed = feed(call, stdin, input, &over);
     let watch_client = async {
         tokio::select! {
@@ -191,30 +294,39 @@ async fn feed(
 }
 
 /// Reads reports to their end.
-async fn reports<E>(
+async fn reports<H>(
     stderr: impl AsyncRead + Unpin,
-    mut entry: impl FnMut(Entry) -> E,
+    mut told: Told,
+    mut hear: impl FnMut(Report) -> H,
     abandon: &CancellationToken,
 ) -> Told
 where
-    E: Future<Output = Option<Entry>>,
+    H: Future<Output = Heard>,
 {
-    let mut stderr = stderr.take(REPORTS_MAX);
-    let mut told = Told { entries: Vec::new(), files: 0, left_out: 0, end: End::Silent };
+    let mut stderr = stderr.take(told.most);
+    // A watch counts what its client took, whatever the tool says at its end.
+    let watches = told.files.is_some();
     while let Some(report) = report(&mut stderr).await {
         match report {
-            Report::Entry(found) => {
-                let kept = tokio::select! {
-                    kept = entry(found) => kept,
-                    () = abandon.cancelled() => None,
-                };
-                told.entries.extend(kept);
-            }
             Report::Done { files, left_out, .. } => {
-                (told.files, told.left_out, told.end) = (files, left_out, End::Done);
+                told.files = if watches { told.files } else { Some(files) };
+                (told.left_out, told.end) = (left_out, End::Done);
             }
             Report::Failed { stage, errno } => {
                 told.end = End::Failed { stage, errno: i32::try_from(errno).unwrap_or(libc::EIO) };
+            }
+            Report::More { after } => told.more = Some(after),
+            Report::WatchEnd(end) => told.watch_end = Some(end),
+            Report::Entry(_) | Report::Change(_) | Report::Lagged => {
+                let heard = tokio::select! {
+                    heard = hear(report) => heard,
+                    () = abandon.cancelled() => Heard::Passed,
+                };
+                match heard {
+                    Heard::Kept(entry) => told.entries.push(entry),
+                    Heard::Counted => told.files = told.files.map(|files| files + 1),
+                    Heard::Passed => {}
+                }
             }
         }
     }
@@ -265,9 +377,101 @@ fn outcome(verdict: &Result<(), Failure>, told: &Told, input: &StreamDigest, out
         ..OutcomePrivate::new(CauseClass::Completed)
     };
     match verdict {
-        Ok(()) => OutcomePrivate { files: Some(told.files), ..content },
-        Err(failure) => {
-            OutcomePrivate { cause: failure.cause, errno: failure.errno, stage: failure.stage.clone(), ..content }
-        }
+        Ok(()) => OutcomePrivate { files: Some(told.files.unwrap_or(0)), ..content },
+        // What was done before it failed, where the tool says it: removed, or told of a watch.
+        Err(failure) => OutcomePrivate {
+            cause: failure.cause,
+            errno: failure.errno,
+            stage: failure.stage.clone(),
+            files: told.files,
+            ..content
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frames::tool::{ChangeKind, Of};
+
+    fn frames(reports: &[Report]) -> Vec<u8> {
+        reports.iter().flat_map(|report| report.encode()).collect()
+    }
+
+    fn change() -> Report {
+        Report::Change(Change { kind: ChangeKind::Created, path: b"a".to_vec(), from: Vec::new(), of: Of::Leaf })
+    }
+
+    /// A tool's last word on how much it told is its own; the record has what its client took.
+    #[tokio::test]
+    async fn a_watch_is_counted_by_what_its_client_took() {
+        let done = Report::Done { files: 1_000_000, bytes: 0, left_out: 0 };
+        let said = frames(&[change(), Report::Lagged, change(), change(), Report::WatchEnd(WatchEnd::Idle), done]);
+        let told = Told { files: Some(0), most: CHANGES_MAX, ..Told::new() };
+        let mut left = 2;
+        let hear = |report| {
+            let taken = matches!(report, Report::Change(_)) && left > 0;
+            left -= i32::from(taken);
+            std::future::ready(if taken { Heard::Counted } else { Heard::Passed })
+        };
+        let told = reports(&said[..], told, hear, &CancellationToken::new()).await;
+        assert_eq!((told.files, told.watch_end), (Some(2), Some(WatchEnd::Idle)));
+        let cancelled = Err(Failure {
+            cause: CauseClass::Cancelled,
+            errno: None,
+            stage: None,
+            status: Reason::Ended.status("cancelled"),
+        });
+        let nothing = Counter::default().finish();
+        let private = outcome(&cancelled, &told, &nothing, &nothing);
+        assert_eq!((private.cause, private.files), (CauseClass::Cancelled, Some(2)));
+    }
+
+    #[tokio::test]
+    async fn what_was_removed_before_a_failure_is_counted_and_the_failure_stands() {
+        let said = frames(&[
+            Report::Done { files: 12, bytes: 0, left_out: 0 },
+            Report::Failed { stage: "path".into(), errno: 13 },
+        ]);
+        let told = Told { most: REPORTS_MAX, ..Told::new() };
+        let hear = |_| std::future::ready(Heard::Passed);
+        let told = reports(&said[..], told, hear, &CancellationToken::new()).await;
+        let exit = Exit {
+            cause: Cause::Ended,
+            code: Some(1),
+            signal: None,
+            wall_ms: 0,
+            user_us: 0,
+            system_us: 0,
+            max_rss_kib: 0,
+        };
+        let failed = verdict(&exit, &told, Ok(()));
+        let nothing = Counter::default().finish();
+        let private = outcome(&failed, &told, &nothing, &nothing);
+        assert_eq!((private.cause, private.files, private.errno), (CauseClass::Failed, Some(12), Some(13)));
+        assert!(failed.is_err_and(|failure| failure.status.message().starts_with("ACCESS_DENIED: ")));
+    }
+
+    /// A watch may go on for a day; what a listing says has an end.
+    #[tokio::test]
+    async fn reports_that_are_kept_have_an_end() {
+        let entry = Report::Entry(Entry {
+            name: vec![b'a'; 4000],
+            kind: crate::frames::tool::Kind::File,
+            size: 0,
+            mode: 0,
+            modified_ms: 0,
+            target: Vec::new(),
+        });
+        let said = frames(&vec![entry; 3000]);
+        let told = Told { most: REPORTS_MAX, ..Told::new() };
+        let hear = |report| {
+            std::future::ready(match report {
+                Report::Entry(entry) => Heard::Kept(entry),
+                _ => Heard::Passed,
+            })
+        };
+        let told = reports(&said[..], told, hear, &CancellationToken::new()).await;
+        assert!(told.entries.len() < 1600 && matches!(told.end, End::Silent), "{}", told.entries.len());
     }
 }

@@ -1,16 +1,17 @@
 //! One call from its header to its outcome leaf. Whatever happens in between, a logged intent gets its outcome here.
 //!
 //! ```text
-//!  header ─ checks ─ place ─> Intent logged ─> Start ─> runs ─> Outcome logged
-//!             │        │           │             │
-//!             ▼        ▼           ▼             ▼ not started: outcome all the same
-//!          refused  TOO_MANY    refused by
-//!                               the notary
+//!  header ─ checks ─ place ─ policy ─> Intent logged ─> Start ─> runs ─> Outcome logged
+//!             │        │        │           │             │
+//!             ▼        ▼        ▼           ▼             ▼ not started: outcome all the same
+//!          refused  TOO_MANY  Denied     refused by
+//!                             logged     the notary
 //! ```
 
 use super::errors::Reason;
+use super::judge;
 use super::log::LogError;
-use super::session::{Counted, Session, Trouble};
+use super::session::{Allowed, Counted, Session, Trouble};
 use super::starter::{NotStarted, Process};
 use crate::frames::log::{Call as LoggedCall, Refusal, ToNotary};
 use crate::frames::start::{Cause, Exit};
@@ -18,6 +19,7 @@ use coffer_evidence::call::{OutcomePrivate, Request, Usage};
 use coffer_evidence::fields::Canonical as _;
 use coffer_evidence::ids::{CallId, Identity};
 use coffer_evidence::leaf::CauseClass;
+use coffer_policy::Run;
 use coffer_proto::guest::v1 as pb;
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
@@ -27,9 +29,9 @@ use tonic::Status;
 /// Who calls, as the header says after it was checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
-    call: CallId,
-    identity: Identity,
-    salt: [u8; 32],
+    pub(super) call: CallId,
+    pub(super) identity: Identity,
+    pub(super) salt: [u8; 32],
 }
 
 /// A call whose intent is logged.
@@ -39,6 +41,7 @@ pub struct Call {
     /// Index of the intent leaf.
     pub intent: u64,
     request: Vec<u8>,
+    allowed: Allowed,
     _place: OwnedSemaphorePermit,
     _counted: Counted,
 }
@@ -81,14 +84,16 @@ impl Call {
             let most = super::limits::CALLS_AT_ONCE;
             Reason::TooManyCalls.status(format!("{most} calls run already; wait for one of them"))
         })?;
+        let judged = judge::resources(request)?;
         let request = request.to_bytes();
-        let logged = LoggedCall {
+        let mut logged = LoggedCall {
             identity: header.identity.to_string(),
             call: *header.call.as_bytes(),
             client_salt: header.salt,
             request: request.clone(),
             program,
             paths,
+            rules: Vec::new(),
         };
         if !session.identities.contains(&header.identity) {
             let reason = Reason::IdentityUnknown;
@@ -96,9 +101,20 @@ impl Call {
             let name = header.identity;
             return Err(reason.status(format!("the session's intent names no identity {name}; use one that it names")));
         }
+        let allowed = match judge::decide(session, &header.identity, judged) {
+            Ok((allowed, rules)) => {
+                logged.rules = rules;
+                allowed
+            }
+            Err(denied) => {
+                logged.rules = denied.rules;
+                session.log.append(ToNotary::Denied(logged)).await.map_err(|error| refused(session, &error))?;
+                return Err(denied.status);
+            }
+        };
         let intent = session.log.append(ToNotary::Intent(logged)).await.map_err(|error| refused(session, &error))?;
         let session = session.clone();
-        Ok(Self { session, intent, request, _place: place, _counted: counted })
+        Ok(Self { session, intent, request, allowed, _place: place, _counted: counted })
     }
 
     /// Has init start the program of the logged request.
@@ -115,6 +131,12 @@ impl Call {
     pub async fn cancel(&self) {
         // If init is gone, so is the program.
         drop(self.session.starter.cancel(self.intent).await);
+    }
+
+    /// Sends the program a signal that a client may send.
+    pub async fn signal(&self, signal: i32) {
+        // As for the end of it.
+        drop(self.session.starter.signal(self.intent, signal).await);
     }
 
     /// Feeds the program until that is done or the program is over. When the client's stream is at fault, the program is ended
@@ -141,7 +163,9 @@ impl Call {
     }
 
     /// Logs the outcome; answers the index of its leaf.
-    pub async fn outcome(self, outcome: &OutcomePrivate, output: u64, input: u64) -> Result<u64, Status> {
+    pub async fn outcome(mut self, outcome: &OutcomePrivate, output: u64, input: u64) -> Result<u64, Status> {
+        let milliseconds = outcome.usage.as_ref().map_or(0, |usage| usage.wall_ms);
+        self.allowed.run = Run { milliseconds, input_bytes: input, output_bytes: output };
         let private = outcome.to_bytes();
         let entry = ToNotary::Outcome { intent: self.intent, private, output, input };
         self.session.log.append(entry).await.map_err(|error| {
@@ -215,7 +239,14 @@ pub fn ended(exit: &Exit) -> OutcomePrivate {
 
 #[cfg(test)]
 mod tests {
+    use super::super::link::Link;
+    use super::super::log::Log;
+    use super::super::starter::Starter;
+    use super::super::stream::Stream;
     use super::*;
+    use crate::channel;
+    use crate::frames::log::ToAgent;
+    use coffer_policy::Policy;
 
     fn valid() -> pb::CallHeader {
         let mut call_id = [7_u8; 16];
@@ -251,5 +282,76 @@ mod tests {
         other.identity = "Default".into();
         assert!(header(Some(other)).is_err());
         assert!(header(None).is_err());
+    }
+
+    /// A session under this policy whose notary logs everything, and what it was told.
+    fn session(policy: &str) -> (Arc<Session>, std::sync::mpsc::Receiver<ToNotary>) {
+        let (notary, agent) = channel::pair::<ToAgent, ToNotary>().unwrap();
+        let (_, init) = channel::pair().unwrap();
+        let (log, carrying) = Log::new(Link::new(agent).unwrap(), Arc::new(Stream::new(1)));
+        tokio::spawn(carrying);
+        let (told, heard) = std::sync::mpsc::channel();
+        let notary = Link::new(notary).unwrap();
+        tokio::spawn(async move {
+            let mut index = 0;
+            while let Ok((message, _)) = notary.receive().await {
+                told.send(message).unwrap();
+                index += 1;
+                notary.send(&ToAgent::Appended { index }).await.unwrap();
+            }
+        });
+        let identities = vec![Identity::default_name()];
+        let policy = Policy::parse(policy).unwrap();
+        let (session, _) = Session::new(log, Starter::new(Link::new(init).unwrap()), identities, policy);
+        (session, heard)
+    }
+
+    async fn begin(session: &Arc<Session>, request: &Request) -> Result<Call, Status> {
+        Call::begin(session, header(Some(valid())).unwrap(), request, None, Vec::new()).await
+    }
+
+    const POLICY: &str = "@id(\"look\") permit (principal, action == Action::\"file.read\", resource in Path::\"/workspace\");\n\
+        @id(\"budget\") forbid (principal, action, resource) when { context.calls >= 2 || context.output_bytes >= 100 };\n\
+        @id(\"one\") forbid (principal, action, resource) when { context.running >= 1 };";
+
+    #[tokio::test]
+    async fn what_the_policy_allows_is_logged_with_its_rules_and_so_is_what_it_denies() {
+        let (session, heard) = session(POLICY);
+        let look = Request::Stat { path: "a".into() };
+        let call = begin(&session, &look).await.unwrap();
+        assert!(matches!(heard.recv(), Ok(ToNotary::Intent(logged)) if logged.rules == ["look"]));
+        let write = Request::WriteFile { path: "a".into(), mode: 0o644, if_match: None };
+        for (request, rules, words) in [(&look, &["one"][..], "forbids it by `one`"), (&write, &["one"], "by `one`")] {
+            let status = begin(&session, request).await.unwrap_err();
+            assert!(status.message().starts_with("POLICY_DENIED: ") && status.message().contains(words), "{status:?}");
+            assert!(matches!(heard.recv(), Ok(ToNotary::Denied(logged)) if logged.rules == rules));
+        }
+        drop(call);
+        let status = begin(&session, &write).await.unwrap_err();
+        assert!(status.message().contains("file.write on /workspace/a by default: no rule"), "{status:?}");
+        assert!(matches!(heard.recv(), Ok(ToNotary::Denied(logged)) if logged.rules.is_empty()));
+    }
+
+    #[tokio::test]
+    async fn a_budget_counts_what_was_allowed_and_what_it_took_and_nothing_that_was_denied() {
+        let (session, _heard) = session(POLICY);
+        let name = "default".parse().unwrap();
+        let look = Request::Stat { path: "a".into() };
+        let of = |session: &Session| session.counters().of(&name);
+        for _ in 0..3 {
+            begin(&session, &Request::WriteFile { path: "a".into(), mode: 0, if_match: None }).await.unwrap_err();
+        }
+        assert_eq!(of(&session), coffer_policy::Usage::default());
+        let call = begin(&session, &look).await.unwrap();
+        assert_eq!((of(&session).calls, of(&session).running), (1, 1));
+        let usage = Usage { wall_ms: 2500, user_us: 0, system_us: 0, max_rss_kib: 0 };
+        let outcome = OutcomePrivate { usage: Some(usage), ..OutcomePrivate::new(CauseClass::Completed) };
+        call.outcome(&outcome, 99, 7).await.unwrap();
+        let counted = coffer_policy::Usage { calls: 1, running: 0, seconds: 2, input_bytes: 7, output_bytes: 99 };
+        assert_eq!(of(&session), counted);
+        drop(begin(&session, &look).await.unwrap());
+        let status = begin(&session, &look).await.unwrap_err();
+        assert!(status.message().contains("forbids it by `budget`"), "{status:?}");
+        assert_eq!(of(&session), coffer_policy::Usage { calls: 2, ..counted });
     }
 }

@@ -1,7 +1,7 @@
 //! Every error that a client can get, in one place: gRPC code, reason, text. The reason travels as
 //! `google.rpc.ErrorInfo` in the status details (domain `coffer.dev`), and in front of the text for people.
 
-use crate::tool::{DEPTH_MAX, ENTRIES_MAX, PATH_MAX, TRANSFER_MAX};
+use crate::tool::{DEPTH_MAX, ENTRIES_MAX, PATH_MAX, TRANSFER_MAX, WATCHED_MAX};
 use prost::Message as _;
 use rustix::io::Errno;
 use tonic::{Code, Status};
@@ -21,8 +21,18 @@ pub enum Reason {
     PathEscape,
     /// The identity is not one of the session.
     IdentityUnknown,
+    /// The session's policy does not allow it.
+    PolicyDenied,
     /// The call id was used before.
     CallIdReused,
+    /// The call that the client has something of is not known.
+    CallUnknown,
+    /// Another client attached to the call.
+    AttachedElsewhere,
+    /// Output from that offset is kept no longer.
+    OutputGone,
+    /// The call ran; how it ended is kept in the action log alone.
+    OutcomeForgotten,
     /// Too many calls run at once.
     TooManyCalls,
     /// The session has used up its calls or its log.
@@ -35,6 +45,8 @@ pub enum Reason {
     AccessDenied,
     /// The file is not of the kind that the operation needs, or is in the way.
     WrongKind,
+    /// Another thing has the name than the writer expects.
+    EtagMismatch,
     /// The file is changed or locked by others just then.
     FileBusy,
     /// No space or no inodes are left.
@@ -61,13 +73,19 @@ impl Reason {
             Reason::LimitExceeded => (Code::InvalidArgument, "LIMIT_EXCEEDED"),
             Reason::PathEscape => (Code::PermissionDenied, "PATH_ESCAPE"),
             Reason::IdentityUnknown => (Code::PermissionDenied, "IDENTITY_UNKNOWN"),
+            Reason::PolicyDenied => (Code::PermissionDenied, "POLICY_DENIED"),
             Reason::CallIdReused => (Code::AlreadyExists, "CALL_ID_REUSED"),
+            Reason::CallUnknown => (Code::NotFound, "CALL_UNKNOWN"),
+            Reason::AttachedElsewhere => (Code::Aborted, "ATTACHED_ELSEWHERE"),
+            Reason::OutputGone => (Code::OutOfRange, "OUTPUT_GONE"),
+            Reason::OutcomeForgotten => (Code::FailedPrecondition, "OUTCOME_FORGOTTEN"),
             Reason::TooManyCalls => (Code::ResourceExhausted, "TOO_MANY_CALLS"),
             Reason::SessionFull => (Code::ResourceExhausted, "SESSION_FULL"),
             Reason::SessionClosing => (Code::FailedPrecondition, "SESSION_CLOSING"),
             Reason::FileNotFound => (Code::NotFound, "FILE_NOT_FOUND"),
             Reason::AccessDenied => (Code::PermissionDenied, "ACCESS_DENIED"),
             Reason::WrongKind => (Code::FailedPrecondition, "WRONG_KIND"),
+            Reason::EtagMismatch => (Code::FailedPrecondition, "ETAG_MISMATCH"),
             Reason::FileBusy => (Code::Aborted, "FILE_BUSY"),
             Reason::NoSpace => (Code::ResourceExhausted, "NO_SPACE"),
             Reason::NotStarted => (Code::Internal, "NOT_STARTED"),
@@ -79,9 +97,15 @@ impl Reason {
 
     /// The status, with its reason in the details.
     pub fn status(self, text: impl Into<String>) -> Status {
+        self.status_with(text, &[])
+    }
+
+    /// The status, with its reason and these numbers in the details.
+    pub fn status_with(self, text: impl Into<String>, numbers: &[(&str, u64)]) -> Status {
         let (code, word) = self.row();
         let message = format!("{word}: {}", text.into());
-        let info = ErrorInfo { reason: word.into(), domain: DOMAIN.into() };
+        let metadata = numbers.iter().map(|(name, number)| ((*name).to_owned(), number.to_string())).collect();
+        let info = ErrorInfo { reason: word.into(), domain: DOMAIN.into(), metadata };
         let any = Any { type_url: "type.googleapis.com/google.rpc.ErrorInfo".into(), value: info.encode_to_vec() };
         let details = RpcStatus { code: code as i32, message: message.clone(), details: vec![any] };
         Status::with_details(code, message, details.encode_to_vec().into())
@@ -92,11 +116,13 @@ impl Reason {
         match errno {
             Errno::XDEV | Errno::LOOP => Reason::PathEscape,
             Errno::NOENT => Reason::FileNotFound,
-            Errno::ACCESS | Errno::PERM => Reason::AccessDenied,
+            Errno::ACCESS | Errno::PERM | Errno::ROFS => Reason::AccessDenied,
+            // Not every file system makes files without a name.
+            Errno::OPNOTSUPP => Reason::WrongKind,
             // No such device or address: that is how a socket answers to being opened.
             Errno::ISDIR | Errno::NOTDIR | Errno::EXIST | Errno::NOTEMPTY | Errno::NXIO => Reason::WrongKind,
-            Errno::AGAIN | Errno::STALE => Reason::FileBusy,
-            Errno::NOSPC | Errno::DQUOT | Errno::FBIG | Errno::NOMEM => Reason::NoSpace,
+            Errno::AGAIN | Errno::STALE | Errno::BUSY => Reason::FileBusy,
+            Errno::NOSPC | Errno::DQUOT | Errno::FBIG | Errno::NOMEM | Errno::MFILE => Reason::NoSpace,
             Errno::INVAL | Errno::NAMETOOLONG => Reason::InvalidArgument,
             _ => Reason::Internal,
         }
@@ -114,10 +140,38 @@ pub fn of_tool(stage: &str, errno: i32) -> Status {
         ("depth", _) => (Reason::LimitExceeded, format!("expected directories at most {DEPTH_MAX} deep, found deeper ones; move what is in them by itself")),
         ("archive", _) => (Reason::InvalidArgument, "expected a whole tar archive that is not compressed, found one that is malformed, cut off, or followed by more".into()),
         ("member", _) => (Reason::InvalidArgument, "expected files, directories and links in the archive, found a device, a pipe, a sparse file or the like; leave it out".into()),
+        ("match", errno) => (Reason::EtagMismatch, of_match(errno).into()),
+        ("move", errno) => (Reason::WrongKind, of_move(errno).into()),
+        ("watch", _) => (Reason::LimitExceeded, format!("expected at most {WATCHED_MAX} directories beneath a watched one, found more, or deeper ones than a path can name; watch less")),
         (_, errno) => (Reason::of_errno(errno), of_file(errno)),
     };
     let system = std::io::Error::from_raw_os_error(errno);
     reason.status(format!("{text} (at `{}`: {system})", super::call::stage(stage)))
+}
+
+/// What has the name instead of what a writer expects. Nothing was changed.
+fn of_match(errno: Errno) -> &'static str {
+    match errno {
+        Errno::EXIST => {
+            "expected that nothing has the name, found that something does; read it, and write with its digest"
+        }
+        Errno::NOENT => {
+            "expected a file with the named content, found nothing; write without it, or with `must_not_exist`"
+        }
+        Errno::STALE => {
+            "expected a file with the named content, found another content; read it, and write with its digest"
+        }
+        _ => "expected a regular file of at most 1 GiB with the named content, found something else in its place",
+    }
+}
+
+/// Why there is no such move, though either path is good.
+fn of_move(errno: Errno) -> &'static str {
+    match errno {
+        Errno::XDEV => "expected two paths on one file system, found two file systems; copy it and remove the old one",
+        Errno::EXIST => "expected two files, found two names of one; remove the one that is not needed",
+        _ => "expected a new place outside of what is moved, found one inside; name another",
+    }
 }
 
 /// What the system's answer to a file operation means.
@@ -125,13 +179,14 @@ fn of_file(errno: Errno) -> String {
     match errno {
         Errno::XDEV | Errno::LOOP => "expected a path that stays beneath its directory, found one that leads out of it, or in circles: by a link, by `..`, or from the root".into(),
         Errno::NOENT => "expected something at the path, found nothing; look with a listing of its directory".into(),
-        Errno::ACCESS | Errno::PERM => "expected a file that the identity may use like this, found one whose mode or directory forbids it".into(),
+        Errno::ACCESS | Errno::PERM | Errno::ROFS => "expected a file that the identity may use like this, found one whose mode or directory forbids it".into(),
         Errno::NOTDIR => "expected a directory, found something else in its place".into(),
-        Errno::ISDIR => "expected a file or a free name, found a directory".into(),
+        Errno::ISDIR => "expected a file or a free name, found a directory; only `recursive` removes one".into(),
+        Errno::OPNOTSUPP => "expected a directory of ordinary files, found one of the kernel's own".into(),
         Errno::EXIST | Errno::NOTEMPTY => "expected a free name, found it taken; remove what is there".into(),
         Errno::NXIO => "expected a regular file, found a pipe, a socket or a device".into(),
-        Errno::AGAIN | Errno::STALE => "expected a file that keeps still, found one that others change or lock; try again".into(),
-        Errno::NOSPC | Errno::DQUOT | Errno::FBIG | Errno::NOMEM => "expected room in the workspace, found it used up; remove what is not needed".into(),
+        Errno::AGAIN | Errno::STALE | Errno::BUSY => "expected a file that keeps still, found one that others change or lock; try again".into(),
+        Errno::NOSPC | Errno::DQUOT | Errno::FBIG | Errno::NOMEM | Errno::MFILE => "expected room in the workspace, found it used up; remove what is not needed".into(),
         Errno::NAMETOOLONG => format!("expected names of at most 255 bytes in paths of less than {PATH_MAX}, found a longer one; shorten it"),
         Errno::INVAL => "expected an operation that the file system knows, found that it refuses it".into(),
         _ => "the system failed".into(),
@@ -179,6 +234,8 @@ struct ErrorInfo {
     reason: String,
     #[prost(string, tag = "2")]
     domain: String,
+    #[prost(map = "string, string", tag = "3")]
+    metadata: std::collections::HashMap<String, String>,
 }
 
 #[cfg(test)]
@@ -196,6 +253,14 @@ mod tests {
     }
 
     #[test]
+    fn numbers_that_a_client_goes_on_with_are_in_the_details() {
+        let status = Reason::OutputGone.status_with("gone", &[("stdout", 7)]);
+        let details = RpcStatus::decode(status.details()).unwrap();
+        let info = ErrorInfo::decode(details.details[0].value.as_slice()).unwrap();
+        assert_eq!((status.code(), info.metadata["stdout"].as_str()), (Code::OutOfRange, "7"));
+    }
+
+    #[test]
     fn a_path_that_left_the_workspace_is_told_from_a_missing_file() {
         assert_eq!(Reason::of_errno(Errno::XDEV), Reason::PathEscape);
         assert_eq!(Reason::of_errno(Errno::NOENT), Reason::FileNotFound);
@@ -204,9 +269,22 @@ mod tests {
 
     #[test]
     fn whatever_a_tool_says_its_client_hears_what_was_expected() {
-        for stage in
-            ["path", "type", "data", "archive", "member", "limit", "depth", "arguments", "", "\u{0}", &"ä".repeat(999)]
-        {
+        for stage in [
+            "path",
+            "type",
+            "data",
+            "archive",
+            "member",
+            "limit",
+            "depth",
+            "match",
+            "move",
+            "watch",
+            "arguments",
+            "",
+            "\u{0}",
+            &"ä".repeat(999),
+        ] {
             for errno in [i32::MIN, -1, 0, 1, 2, 6, 11, 13, 18, 20, 21, 22, 27, 28, 36, 40, 116, 4095, 4096, i32::MAX] {
                 let status = of_tool(stage, errno);
                 assert!(status.message().contains(": expected ") || status.code() == Code::Internal, "{status:?}");
@@ -218,6 +296,9 @@ mod tests {
         assert!(of("data", Errno::FBIG).starts_with("NO_SPACE: "));
         assert!(of("path", Errno::NXIO).starts_with("WRONG_KIND: "));
         assert!(of("path", Errno::AGAIN).starts_with("FILE_BUSY: "));
+        assert!(of("match", Errno::NOENT).starts_with("ETAG_MISMATCH: "));
+        assert!(of("move", Errno::XDEV).starts_with("WRONG_KIND: "));
+        assert!(of("watch", Errno::NOSPC).starts_with("LIMIT_EXCEEDED: "));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The six file operations: checks, the request that is logged, and the answer.
+//! The file operations that look at files or carry content: checks, the request that is logged, and the answer.
 
 use super::builtin::{self, Input, Ran};
 use super::call::{self, Call};
@@ -6,8 +6,10 @@ use super::errors::Reason;
 use super::limits;
 use super::session::Session;
 use crate::frames::tool::{Entry, Kind};
+use crate::tool::page;
 use bytes::Bytes;
-use coffer_evidence::call::{Request, StreamDigest};
+use coffer_evidence::call::{IfMatch, Request, StreamDigest};
+use coffer_evidence::ids::Digest256;
 use coffer_proto::guest::v1 as pb;
 use futures_util::StreamExt as _;
 use std::sync::Arc;
@@ -24,7 +26,7 @@ pub(super) async fn stat(
     gone: CancellationToken,
 ) -> Result<pb::StatResponse, Status> {
     let path = limits::path(&request.path)?;
-    let ran = plain(&session, request.header, Request::Stat { path: path.clone() }, path, None, &gone).await?;
+    let ran = plain(&session, request.header, Request::Stat { path: path.clone() }, vec![path], None, &gone).await?;
     Ok(pb::StatResponse {
         entry: ran.entries.into_iter().next().map(entry),
         intent_index: ran.intent,
@@ -38,13 +40,18 @@ pub(super) async fn list(
     gone: CancellationToken,
 ) -> Result<pb::ListDirectoryResponse, Status> {
     let path = limits::path(&request.path)?;
-    let asked = Request::ListDirectory { path: path.clone() };
-    let ran = plain(&session, request.header, asked, path, None, &gone).await?;
+    let (depth, page_size) = (limits::depth(request.depth)?, limits::page_size(request.page_size)?);
+    let page_token = limits::page_token(request.page_token, &path, depth)?;
+    let asked = Request::ListDirectory { path: path.clone(), depth, page_token, page_size };
+    let ran = plain(&session, request.header, asked, vec![path.clone()], None, &gone).await?;
+    let next = ran.more.map(|after| page::token(path.as_bytes(), depth.unwrap_or(1), &after));
     Ok(pb::ListDirectoryResponse {
         entries: ran.entries.into_iter().map(entry).collect(),
-        truncated: ran.left_out > 0,
+        truncated: next.is_some(),
         intent_index: ran.intent,
         outcome_index: ran.outcome,
+        next_page_token: next.unwrap_or_default(),
+        unreadable: ran.left_out,
     })
 }
 
@@ -58,16 +65,14 @@ pub(super) async fn write(
         return Err(Reason::InvalidArgument.status("expected `start` as the first message of a write"));
     };
     let path = limits::file_path(&start.path)?;
-    let mode = if start.mode == 0 { MODE_DEFAULT } else { start.mode };
-    if mode > 0o777 {
-        return Err(Reason::InvalidArgument.status(format!("expected permission bits up to 0777, found {mode:o}")));
-    }
+    let mode = u64::from(limits::mode(start.mode, MODE_DEFAULT)?);
+    let if_match = start.precondition.map(if_match).transpose()?;
     let input = inbound.map(|message| match message?.request {
         Some(Inbound::Data(bytes)) => limits::chunk(&bytes).map(|()| bytes),
         _ => Err(Reason::InvalidArgument.status("expected `data` after `start`")),
     });
-    let asked = Request::WriteFile { path: path.clone(), mode: u64::from(mode) };
-    let ran = plain(&session, start.header, asked, path, Some(input.boxed()), &gone).await?;
+    let asked = Request::WriteFile { path: path.clone(), mode, if_match };
+    let ran = plain(&session, start.header, asked, vec![path], Some(input.boxed()), &gone).await?;
     Ok(pb::WriteFileResponse {
         size: ran.input.total,
         sha256: digest(&ran.input),
@@ -91,7 +96,7 @@ pub(super) async fn upload(
         _ => Err(Reason::InvalidArgument.status("expected `data` after `start`")),
     });
     let asked = Request::Upload { path: path.clone() };
-    let ran = plain(&session, start.header, asked, path, Some(input.boxed()), &gone).await?;
+    let ran = plain(&session, start.header, asked, vec![path], Some(input.boxed()), &gone).await?;
     Ok(pb::UploadResponse {
         files: ran.files,
         bytes: ran.input.total,
@@ -174,17 +179,32 @@ pub(super) async fn download(
     }
 }
 
+/// What must have the name, as the request is logged.
+fn if_match(precondition: pb::write_file_start::Precondition) -> Result<IfMatch, Status> {
+    use pb::write_file_start::Precondition;
+    match precondition {
+        Precondition::MustNotExist(_) => Ok(IfMatch::Nothing),
+        Precondition::IfMatch(digest) => match digest.as_ref().try_into() {
+            Ok(digest) => Ok(IfMatch::Content(Digest256::new(digest))),
+            Err(_) => {
+                let text = format!("expected a SHA-256 of 32 bytes as `if_match`, found {} bytes", digest.len());
+                Err(Reason::InvalidArgument.status(text))
+            }
+        },
+    }
+}
+
 /// An operation whose answer comes at its end.
-async fn plain(
+pub(super) async fn plain(
     session: &Arc<Session>,
     header: Option<pb::CallHeader>,
     request: Request,
-    path: String,
+    paths: Vec<String>,
     input: Option<Input>,
     gone: &CancellationToken,
 ) -> Result<Ran, Status> {
     let header = call::header(header)?;
-    let call = Call::begin(session, header, &request, None, vec![path]).await?;
+    let call = Call::begin(session, header, &request, None, paths).await?;
     builtin::run(call, input, gone, |entry| std::future::ready(Some(entry)), |_| std::future::ready(false)).await
 }
 

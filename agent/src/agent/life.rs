@@ -1,5 +1,6 @@
 //! The life of the session as the agent sees it, from the notary's first word to the power-off.
 
+use super::judge;
 use super::link::Link;
 use super::log::Log;
 use super::outlet::{self, Connect, Inbound, Progress};
@@ -161,14 +162,15 @@ where
     I: Incoming<Item = std::io::Result<IO>> + Send + 'static,
     IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Connected + Unpin + Send + 'static,
 {
-    let config = match receive(&notary).await? {
-        log::ToAgent::Admitted { config, .. } => config,
+    let (config, policy) = match receive(&notary).await? {
+        log::ToAgent::Admitted { config, policy } => (config, judge::policy(&policy)),
         _ => return Err(Failure::new("notary", "expected `admitted` first")),
     };
     // The notary has admitted these bytes; this reads them again for the names and limits.
     let intent = <Config as coffer_evidence::fields::Canonical>::parse(&config)
         .and_then(|config| config.intent())
         .map_err(|error| Failure::new("config", error))?;
+    let policy = policy.map_err(|error| Failure::new("policy", error))?;
     host.say(&ToHost::Hello { session: intent.session, agent_svn: fixed::AGENT_SVN })?;
     timeout(FIRST_CONTACT, host.heard()).await.map_err(|_| Failure::new("control", "the host cannot be reached"))?;
     tokio::spawn(outlet::carry(mirror, host.record.clone(), None, watch::Sender::default()));
@@ -183,7 +185,7 @@ where
     let (log, carrying) = Log::new(notary, host.record.clone());
     let carrying = tokio::spawn(carrying);
     let identities = intent.identities.keys().cloned().collect();
-    let (session, troubles) = Session::new(log, starter, identities);
+    let (session, troubles) = Session::new(log, starter, identities, policy);
 
     // Listening before the host hears of it: its first connection may come at once.
     let incoming = listen().map_err(|error| Failure::new("listen", error))?;

@@ -1,6 +1,10 @@
 //! What a request may contain: DESIGN §14's limits, checked before anything is logged or started.
 
 use super::errors::Reason;
+use crate::frames::start::SIGNALS;
+use crate::tool::{LISTING_DEPTH_MAX, LISTING_MAX, page};
+use coffer_evidence::call::TerminalSize;
+use coffer_proto::guest::v1 as pb;
 use tonic::Status;
 
 /// Arguments of one exec.
@@ -28,8 +32,16 @@ pub const GRACE_DEFAULT_MS: u64 = 2000;
 /// Longest grace, milliseconds: the end of a session waits for it.
 pub const GRACE_MAX_MS: u64 = 30_000;
 
-/// A path as the API takes it: relative to the workspace, no `..`, no NUL. Returns it without `.` and doubled
-/// slashes. Links are not looked at here: the kernel refuses those that lead out when the path is opened.
+/// Default and longest time that a call runs on without a client, milliseconds.
+pub const REATTACH_DEFAULT_MS: u64 = 60 * 1000;
+/// See [`REATTACH_DEFAULT_MS`].
+pub const REATTACH_MAX_MS: u64 = 24 * 60 * 60 * 1000;
+/// Bytes of stdin that wait in the guest for the program of a client that acknowledges.
+pub const STDIN_WAITING_MAX: usize = 256 * 1024;
+
+/// A path as the API takes it: relative to the workspace, or absolute where that is granted; no `..`, no NUL. Returns it
+/// without `.` and doubled slashes. Links are not looked at here: the kernel refuses those that lead out when the path is
+/// opened.
 pub fn path(text: &str) -> Result<String, Status> {
     let bytes = text.len() + 1;
     if bytes > PATH_MAX {
@@ -40,23 +52,66 @@ pub fn path(text: &str) -> Result<String, Status> {
     if text.contains('\0') {
         return Err(Reason::InvalidArgument.status("expected a path without NUL; remove it"));
     }
-    if text.starts_with('/') {
-        return Err(Reason::InvalidArgument.status("expected a path relative to /workspace, found an absolute one"));
-    }
     if text.split('/').any(|component| component == "..") {
         return Err(Reason::InvalidArgument.status("expected a path without `..`; name the file from /workspace"));
     }
     let parts: Vec<&str> = text.split('/').filter(|component| !matches!(*component, "" | ".")).collect();
-    Ok(parts.join("/"))
+    let start = if text.starts_with('/') { "/" } else { "" };
+    Ok(format!("{start}{}", parts.join("/")))
 }
 
-/// A path that must name something beneath the workspace.
+/// A path that must name something beneath the workspace, or beneath the root.
 pub fn file_path(text: &str) -> Result<String, Status> {
     let path = path(text)?;
-    if path.is_empty() {
+    if matches!(path.as_str(), "" | "/") {
         return Err(Reason::InvalidArgument.status("expected the path of a file, found the workspace itself"));
     }
     Ok(path)
+}
+
+/// The permission bits of what is made; those at zero are the default.
+pub fn mode(mode: u32, default: u32) -> Result<u32, Status> {
+    match mode {
+        0 => Ok(default),
+        1..=0o777 => Ok(mode),
+        _ => Err(Reason::InvalidArgument.status(format!("expected permission bits up to 0777, found {mode:o}"))),
+    }
+}
+
+/// How deep a listing goes: as the request is logged, nothing for the directory's own entries.
+pub fn depth(depth: u32) -> Result<Option<u64>, Status> {
+    match u64::from(depth) {
+        0 | 1 => Ok(None),
+        depth @ 2..=LISTING_DEPTH_MAX => Ok(Some(depth)),
+        depth => {
+            let text = format!(
+                "expected a depth of at most {LISTING_DEPTH_MAX}, found {depth}; list what is deeper by itself"
+            );
+            Err(Reason::LimitExceeded.status(text))
+        }
+    }
+}
+
+/// Entries of a page, nothing for as many as there may be.
+pub fn page_size(size: u32) -> Result<Option<u64>, Status> {
+    match u64::from(size) {
+        0 => Ok(None),
+        size if size <= LISTING_MAX as u64 => Ok(Some(size)),
+        size => {
+            Err(Reason::LimitExceeded.status(format!("expected pages of at most {LISTING_MAX} entries, found {size}")))
+        }
+    }
+}
+
+/// The token of the page before, nothing for the first page.
+pub fn page_token(token: String, path: &str, depth: Option<u64>) -> Result<Option<String>, Status> {
+    match page::place(&token, path.as_bytes(), depth.unwrap_or(1)) {
+        Some(None) => Ok(None),
+        Some(Some(_)) => Ok(Some(token)),
+        None => Err(Reason::InvalidArgument.status(
+            "expected the token of the page before, of the same path and depth, found another text; begin with an empty one",
+        )),
+    }
 }
 
 /// The arguments of an exec.
@@ -93,6 +148,25 @@ pub fn bounded(name: &str, value: i64, default: u64, most: u64) -> Result<u64, S
         Ok(value) if value <= most => Ok(value),
         _ => Err(Reason::LimitExceeded.status(format!("expected {name} between 0 and {most}, found {value}"))),
     }
+}
+
+/// The size of a terminal.
+pub fn terminal(size: pb::TerminalSize) -> Result<TerminalSize, Status> {
+    TerminalSize::new(size.rows.into(), size.columns.into()).ok_or_else(|| {
+        let pb::TerminalSize { rows, columns } = size;
+        Reason::InvalidArgument
+            .status(format!("expected rows and columns of a terminal from 1 to 65535, found {rows} and {columns}"))
+    })
+}
+
+/// A signal that a client may send.
+pub fn signal(number: i32) -> Result<i32, Status> {
+    if SIGNALS.contains(&number) {
+        return Ok(number);
+    }
+    Err(Reason::InvalidArgument.status(format!(
+        "expected HUP, INT, QUIT, KILL, USR1, USR2, TERM, CONT, STOP, TSTP or WINCH, found signal {number}"
+    )))
 }
 
 /// What a transfer may grow to: `sent` bytes and another chunk.
@@ -141,16 +215,34 @@ mod tests {
             ("../a", None),
             ("a/../b", None),
             ("a/..", None),
-            ("/workspace/a", None),
-            ("/", None),
+            ("/workspace/a", Some("/workspace/a")),
+            ("//etc/./passwd/", Some("/etc/passwd")),
+            ("/", Some("/")),
             ("a\0b", None),
         ] {
             assert_eq!(path(text).ok().as_deref(), expected, "{text:?}");
         }
         assert_eq!(path("../a").unwrap_err().code(), Code::InvalidArgument);
+        for text in ["/..", "/a\0"] {
+            assert_eq!(path(text).unwrap_err().code(), Code::InvalidArgument, "{text:?}");
+        }
         assert!(path(&"a".repeat(4095)).is_ok());
         assert!(path(&"a".repeat(4096)).is_err());
         assert!(file_path("./").is_err());
+    }
+
+    #[test]
+    fn depth_page_and_mode_end_at_their_limits() {
+        assert_eq!([0, 1, 2, 64].map(|depth| super::depth(depth).unwrap()), [None, None, Some(2), Some(64)]);
+        assert!(depth(65).is_err() && depth(u32::MAX).is_err());
+        assert_eq!([0, 1, 10_000].map(|size| page_size(size).unwrap()), [None, Some(1), Some(10_000)]);
+        assert!(page_size(10_001).is_err() && page_size(u32::MAX).is_err());
+        assert_eq!([0, 1, 0o777].map(|mode| super::mode(mode, 0o755).unwrap()), [0o755, 1, 0o777]);
+        assert!(mode(0o1000, 0o755).is_err() && mode(u32::MAX, 0o755).is_err());
+        let token = page::token(b"a", 2, b"b");
+        assert_eq!(page_token(token.clone(), "a", Some(2)).unwrap(), Some(token.clone()));
+        assert_eq!(page_token(String::new(), "a", Some(2)).unwrap(), None);
+        assert_eq!(page_token(token, "a", None).unwrap_err().code(), Code::InvalidArgument);
     }
 
     #[test]
@@ -176,6 +268,17 @@ mod tests {
     }
 
     #[test]
+    fn a_terminal_has_lines_and_columns_and_a_signal_is_one_of_the_list() {
+        for (rows, columns, good) in
+            [(1, 1, true), (65_535, 65_535, true), (0, 80, false), (24, 0, false), (65_536, 80, false)]
+        {
+            assert_eq!(terminal(pb::TerminalSize { rows, columns }).is_ok(), good, "{rows} {columns}");
+        }
+        let allowed: Vec<i32> = (-1..=64).filter(|number| signal(*number).is_ok()).collect();
+        assert_eq!(allowed, SIGNALS);
+    }
+
+    #[test]
     fn a_transfer_ends_at_its_limit_however_it_is_cut() {
         assert!(transfer(TRANSFER_MAX - 1, 1).is_ok());
         assert!(transfer(TRANSFER_MAX, 0).is_ok());
@@ -188,19 +291,20 @@ mod tests {
     }
 
     proptest! {
-        /// What is let through stays beneath the workspace however the kernel reads it, names what was asked for, and is
+        /// What is let through stays beneath its start however the kernel reads it, names what was asked for, and is
         /// in its one form; what is refused leaves, or is no path.
         #[test]
         fn a_path_that_is_let_through_is_plain(text in "([a-c./%\\x00]|\\.\\.){0,24}") {
             let components = || text.split('/').filter(|part| !matches!(*part, "" | "."));
             match path(&text) {
                 Ok(plain) => {
-                    prop_assert_eq!(&plain, &components().collect::<Vec<_>>().join("/"));
+                    let start = if text.starts_with('/') { "/" } else { "" };
+                    prop_assert_eq!(&plain, &format!("{start}{}", components().collect::<Vec<_>>().join("/")));
                     prop_assert!(!plain.split('/').any(|part| part == ".." || part == "."));
-                    prop_assert!(!text.starts_with('/') && !text.contains('\0'));
+                    prop_assert!(!text.contains('\0'));
                     prop_assert_eq!(path(&plain).ok(), Some(plain));
                 }
-                Err(_) => prop_assert!(text.starts_with('/') || text.contains('\0') || components().any(|part| part == "..")),
+                Err(_) => prop_assert!(text.contains('\0') || components().any(|part| part == "..")),
             }
         }
 

@@ -4,7 +4,7 @@
 use super::plain::Plain;
 use super::session::Session;
 use super::vanish::{Presence, presence};
-use super::{exec, files, limits};
+use super::{exec, files, limits, names, watch};
 use coffer_proto::guest::v1 as pb;
 use pb::tool_service_server::{ToolService, ToolServiceServer};
 use std::pin::Pin;
@@ -56,15 +56,15 @@ async fn once<T: Send + 'static>(
 
 #[tonic::async_trait]
 impl ToolService for Tools {
-    type ExecStream = Answers<pb::ExecResponse>;
+    type ExecStream = exec::answers::Answers;
     type ReadFileStream = Answers<pb::ReadFileResponse>;
     type DownloadStream = Answers<pb::DownloadResponse>;
+    type WatchStream = Answers<pb::WatchResponse>;
 
     async fn exec(&self, request: Request<Streaming<pb::ExecRequest>>) -> Result<Response<Self::ExecStream>, Status> {
-        let (reply, receiver) = mpsc::channel(WAITING);
-        let (_presence, _) = presence();
+        let (reply, answers) = exec::answers::answers();
         tokio::spawn(exec::run(self.0.clone(), request.into_inner(), reply));
-        Ok(Response::new(Answers { receiver, _presence }))
+        Ok(Response::new(answers))
     }
 
     async fn write_file(
@@ -107,6 +107,31 @@ impl ToolService for Tools {
         let (reply, receiver) = mpsc::channel(WAITING);
         let (_presence, gone) = presence();
         tokio::spawn(files::download(self.0.clone(), request.into_inner(), reply, gone));
+        Ok(Response::new(Answers { receiver, _presence }))
+    }
+
+    async fn remove(&self, request: Request<pb::RemoveRequest>) -> Result<Response<pb::RemoveResponse>, Status> {
+        let session = self.0.clone();
+        once(|gone| Box::pin(names::remove(session, request.into_inner(), gone))).await
+    }
+
+    async fn r#move(&self, request: Request<pb::MoveRequest>) -> Result<Response<pb::MoveResponse>, Status> {
+        let session = self.0.clone();
+        once(|gone| Box::pin(names::rename(session, request.into_inner(), gone))).await
+    }
+
+    async fn make_directory(
+        &self,
+        request: Request<pb::MakeDirectoryRequest>,
+    ) -> Result<Response<pb::MakeDirectoryResponse>, Status> {
+        let session = self.0.clone();
+        once(|gone| Box::pin(names::make_directory(session, request.into_inner(), gone))).await
+    }
+
+    async fn watch(&self, request: Request<pb::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let (reply, receiver) = mpsc::channel(WAITING);
+        let (_presence, gone) = presence();
+        tokio::spawn(watch::watch(self.0.clone(), request.into_inner(), reply, gone));
         Ok(Response::new(Answers { receiver, _presence }))
     }
 }

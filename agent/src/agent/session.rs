@@ -1,10 +1,12 @@
 //! What every call shares: who may call, how many at once, when something last happened, and whether it is over.
 
+use super::exec::known::Known;
 use super::limits;
 use super::log::Log;
 use super::starter::Starter;
 use coffer_evidence::ids::Identity;
-use std::sync::Arc;
+use coffer_policy::{Counters, IdentityName, Policy, Run};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
@@ -16,7 +18,11 @@ pub struct Session {
     pub(super) log: Log,
     pub(super) starter: Starter,
     pub(super) identities: Vec<Identity>,
+    pub(super) policy: Policy,
+    /// What the policy's budgets are over. Locked for as long as one decision or one sum takes, never across a wait.
+    counters: Mutex<Counters>,
     pub(super) places: Arc<Semaphore>,
+    pub(super) execs: Known,
     /// Cancelled once no call is accepted any more.
     pub(super) closing: CancellationToken,
     activity: watch::Sender<Activity>,
@@ -43,12 +49,22 @@ pub enum Trouble {
 
 impl Session {
     /// A session, and what it will complain about.
-    pub fn new(log: Log, starter: Starter, identities: Vec<Identity>) -> (Arc<Self>, mpsc::Receiver<Trouble>) {
+    pub fn new(
+        log: Log,
+        starter: Starter,
+        identities: Vec<Identity>,
+        policy: Policy,
+    ) -> (Arc<Self>, mpsc::Receiver<Trouble>) {
         let (trouble, troubles) = mpsc::channel(4);
         let activity = watch::Sender::new(Activity { running: 0, last: Instant::now() });
         let places = Arc::new(Semaphore::new(limits::CALLS_AT_ONCE));
         let closing = CancellationToken::new();
-        (Arc::new(Self { log, starter, identities, places, closing, activity, trouble }), troubles)
+        // The names of the intent have the form of the policy's.
+        let names = identities.iter().filter_map(|identity| identity.to_string().parse().ok());
+        let counters = Mutex::new(Counters::new(names));
+        let execs = Known::default();
+        let session = Self { log, starter, identities, policy, counters, places, execs, closing, activity, trouble };
+        (Arc::new(session), troubles)
     }
 
     /// Tells the keeper. Once it knows of one trouble, further ones add nothing.
@@ -77,6 +93,11 @@ impl Session {
         drop(self.activity().wait_for(|activity| activity.running == 0).await);
     }
 
+    /// The counters, until the answer is dropped. They hold whatever panicked while it had them.
+    pub(super) fn counters(&self) -> MutexGuard<'_, Counters> {
+        self.counters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Counts a call for as long as the answer lives.
     pub(super) fn count(self: &Arc<Self>) -> Counted {
         self.activity.send_modify(|activity| {
@@ -97,6 +118,28 @@ impl Drop for Counted {
             activity.running -= 1;
             activity.last = Instant::now();
         });
+    }
+}
+
+/// A call that the policy allowed. However it ends, it is counted as ended.
+#[derive(Debug)]
+pub(super) struct Allowed {
+    session: Arc<Session>,
+    identity: IdentityName,
+    /// What it took; nothing, unless it ran.
+    pub(super) run: Run,
+}
+
+impl Allowed {
+    /// For a call that the counters know to have begun.
+    pub(super) fn new(session: Arc<Session>, identity: IdentityName) -> Self {
+        Self { session, identity, run: Run::default() }
+    }
+}
+
+impl Drop for Allowed {
+    fn drop(&mut self) {
+        self.session.counters().ended(&self.identity, self.run);
     }
 }
 

@@ -19,14 +19,33 @@ pub struct Starter {
 /// A started program.
 #[derive(Debug)]
 pub struct Process {
-    /// Its stdin; dropping it is the end of input.
-    pub stdin: pipe::Sender,
-    /// Its stdout.
-    pub stdout: pipe::Receiver,
-    /// Its stderr.
-    pub stderr: pipe::Receiver,
+    /// Its streams.
+    pub wires: Wires,
     /// Answers when every process of the call is gone.
     pub exit: oneshot::Receiver<Exit>,
+}
+
+/// What a program reads and writes.
+#[derive(Debug)]
+pub enum Wires {
+    /// Three pipes.
+    Pipes {
+        /// Dropping it is the end of input.
+        stdin: pipe::Sender,
+        /// Its stdout.
+        stdout: pipe::Receiver,
+        /// Its stderr.
+        stderr: pipe::Receiver,
+    },
+    /// A terminal.
+    Terminal {
+        /// What is typed.
+        input: pipe::Sender,
+        /// What is shown.
+        output: pipe::Receiver,
+        /// The master, for its size and its characters.
+        master: OwnedFd,
+    },
 }
 
 /// A program that did not start.
@@ -49,7 +68,7 @@ pub struct Fatal {
 
 #[derive(Debug)]
 struct Slot {
-    started: Option<oneshot::Sender<Result<[OwnedFd; 3], NotStarted>>>,
+    started: Option<oneshot::Sender<Result<Vec<OwnedFd>, NotStarted>>>,
     exited: oneshot::Sender<Exit>,
 }
 
@@ -80,8 +99,7 @@ impl Starter {
         // Whoever waited may be gone; that is its own affair.
         match message {
             ToAgent::Started { intent } => {
-                let pipes: [OwnedFd; 3] = descriptors.try_into().ok()?;
-                drop(slots.get_mut(&intent)?.started.take()?.send(Ok(pipes)));
+                drop(slots.get_mut(&intent)?.started.take()?.send(Ok(descriptors)));
             }
             ToAgent::NotStarted { intent, stage, errno } => {
                 let errno = i32::try_from(errno).ok()?;
@@ -101,14 +119,19 @@ impl Starter {
         let slot = Slot { started: Some(started), exited };
         self.slots.lock().unwrap_or_else(PoisonError::into_inner).insert(intent, slot);
         self.link.send(&ToInit::Start { intent, request }).await?;
-        let pipes = match when_started.await.map_err(|_| ChannelError::Closed)? {
-            Ok(pipes) => pipes,
+        let descriptors = match when_started.await.map_err(|_| ChannelError::Closed)? {
+            Ok(descriptors) => descriptors,
             Err(error) => return Ok(Err(error)),
         };
-        let process = process(pipes, exit).map_err(|error| {
+        let wires = wires(descriptors).map_err(|error| {
             ChannelError::System(rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO))
         })?;
-        Ok(Ok(process))
+        Ok(Ok(Process { wires, exit }))
+    }
+
+    /// Sends a signal to the program of one call. One that is over is left alone.
+    pub async fn signal(&self, intent: u64, signal: i32) -> Result<(), ChannelError> {
+        self.link.send(&ToInit::Signal { intent, signal }).await
     }
 
     /// Asks for the end of one call. One that is over is left alone.
@@ -127,13 +150,27 @@ impl Starter {
     }
 }
 
-fn process([stdin, stdout, stderr]: [OwnedFd; 3], exit: oneshot::Receiver<Exit>) -> std::io::Result<Process> {
-    Ok(Process {
-        stdin: pipe::Sender::from_owned_fd(stdin)?,
-        stdout: pipe::Receiver::from_owned_fd(stdout)?,
-        stderr: pipe::Receiver::from_owned_fd(stderr)?,
-        exit,
-    })
+fn wires(mut descriptors: Vec<OwnedFd>) -> std::io::Result<Wires> {
+    let unexpected = || std::io::Error::from(std::io::ErrorKind::InvalidData);
+    match descriptors.len() {
+        1 => {
+            let master = descriptors.pop().ok_or_else(unexpected)?;
+            // One file for all three: none of them may wait.
+            rustix::io::ioctl_fionbio(&master, true)?;
+            let input = pipe::Sender::from_owned_fd_unchecked(master.try_clone()?)?;
+            let output = pipe::Receiver::from_owned_fd_unchecked(master.try_clone()?)?;
+            Ok(Wires::Terminal { input, output, master })
+        }
+        3 => {
+            let [stdin, stdout, stderr]: [OwnedFd; 3] = descriptors.try_into().map_err(|_| unexpected())?;
+            Ok(Wires::Pipes {
+                stdin: pipe::Sender::from_owned_fd(stdin)?,
+                stdout: pipe::Receiver::from_owned_fd(stdout)?,
+                stderr: pipe::Receiver::from_owned_fd(stderr)?,
+            })
+        }
+        _ => Err(unexpected()),
+    }
 }
 
 #[cfg(test)]

@@ -45,6 +45,8 @@ pub struct Call {
     pub program: Option<String>,
     /// The paths the request names, as they were understood.
     pub paths: Vec<String>,
+    /// The rules of the policy that decided.
+    pub rules: Vec<String>,
 }
 
 /// From the notary to the agent.
@@ -112,6 +114,7 @@ impl Call {
             .bytes(4, &self.request)
             .optional(5, self.program.as_deref(), Builder::text)
             .texts(6, &self.paths)
+            .texts(7, &self.rules)
     }
 
     fn take(fields: &mut Fields) -> Result<Self, FrameError> {
@@ -122,6 +125,7 @@ impl Call {
             request: fields.bytes(4)?,
             program: fields.optional_text(5)?,
             paths: fields.texts(6)?,
+            rules: fields.texts(7)?,
         })
     }
 }

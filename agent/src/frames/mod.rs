@@ -8,13 +8,14 @@
 //!               started, exited                permit, open, scrub
 //!       agent <───────────────── init <───────────────────────── notary
 //!         │ ─────────────────────> │ ─────────────────────────────> │
-//!         │   start, cancel        │        scrubbed, opened        │
+//!         │ start, cancel, signal  │        scrubbed, opened        │
 //!         │                                                         │
 //!         └────────── intent, outcome, seal ───────────────────────>│
 //!          <───────── appended, record, sealed ─────────────────────┘
 //! ```
 
 mod fields;
+pub mod grant;
 pub mod log;
 pub mod start;
 pub mod tool;

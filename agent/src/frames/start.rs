@@ -21,12 +21,23 @@ pub enum ToInit {
     EndCalls,
     /// Power off: everything is said.
     PowerOff,
+    /// Send this signal to the process group of the call's program.
+    Signal {
+        /// Index of the intent leaf.
+        intent: u64,
+        /// One of [`SIGNALS`].
+        signal: i32,
+    },
 }
+
+/// Signals that a client may send: HUP, INT, QUIT, KILL, USR1, USR2, TERM, CONT, STOP, TSTP, WINCH.
+pub const SIGNALS: [i32; 11] = [1, 2, 3, 9, 10, 12, 15, 18, 19, 20, 28];
 
 /// From init to the agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ToAgent {
-    /// The program runs. Carries three descriptors: stdin to write, stdout and stderr to read.
+    /// The program runs. Carries three descriptors, stdin to write, stdout and stderr to read; or one, the master of its
+    /// terminal.
     Started {
         /// Index of the intent leaf.
         intent: u64,
@@ -99,6 +110,9 @@ impl Frame for ToInit {
             ToInit::Cancel { intent } => Builder::kind(2).unsigned(1, *intent),
             ToInit::EndCalls => Builder::kind(3),
             ToInit::PowerOff => Builder::kind(4),
+            ToInit::Signal { intent, signal } => {
+                Builder::kind(5).unsigned(1, *intent).unsigned(2, u64::from(signal.unsigned_abs()))
+            }
         }
     }
 
@@ -108,6 +122,14 @@ impl Frame for ToInit {
             2 => ToInit::Cancel { intent: fields.unsigned(1)? },
             3 => ToInit::EndCalls,
             4 => ToInit::PowerOff,
+            5 => {
+                let intent = fields.unsigned(1)?;
+                let signal = i32::try_from(fields.unsigned(2)?).ok().filter(|signal| SIGNALS.contains(signal));
+                ToInit::Signal {
+                    intent,
+                    signal: signal.ok_or(FrameError::Unexpected("a signal that a client may send"))?,
+                }
+            }
             _ => return Err(FrameError::Unexpected("a message of the agent to init")),
         })
     }

@@ -9,7 +9,7 @@
 use super::cgroup::Hierarchy;
 use super::disks::{self, Arrivals};
 use super::error::{BootError, Context as _};
-use super::spawn::{self, Born, Class, Directory, Launch};
+use super::spawn::{self, Born, Class, Command, Directory, Launch};
 use super::supervise::{Child, Supervisor};
 use super::{ccel, console, harden, modules, mounts, root};
 use crate::channel::{self, Channel};
@@ -69,6 +69,9 @@ pub(super) fn boot() -> Result<String, BootError> {
     for (number, name) in (fixed::FD_NOTARY_REGISTERS..).zip(crate::notary::registers::FILES) {
         descriptors.push((number, measurement(name, OFlags::RDONLY)?));
     }
+    // The notary judges the same bytes; until it has admitted them nobody looks at this.
+    let policy = boot_disk::read(&boot_disk).map(|disk| disk.policy).unwrap_or_default();
+    let policy = sealed_memory("policy", &policy)?;
     drop(boot_disk);
     let notary = start_own(&hierarchy, "notary", machine.to_arguments(), fixed::UID_NOTARY, descriptors)?;
     let descriptors = vec![
@@ -79,7 +82,7 @@ pub(super) fn boot() -> Result<String, BootError> {
     let agent = start_own(&hierarchy, "agent", Vec::new(), fixed::UID_AGENT, descriptors)?;
     let notary = Child { pid: started("notary", notary)?, link: to_notary };
     let agent = Child { pid: started("agent", agent)?, link: to_agent };
-    Supervisor::new(hierarchy, upper, reports, notary, agent)?.run()
+    Supervisor::new(hierarchy, upper, reports, notary, agent, policy).run()
 }
 
 /// What must hold before anything that a tenant wrote can run, and needs no root file system.
@@ -133,16 +136,14 @@ fn start_own(
     let console = console.context(STAGE, || "open the console".into())?;
     let other = console.as_fd().try_clone_to_owned().context(STAGE, || "copy the console".into())?;
     descriptors.extend([(0, null.into()), (1, console.into()), (2, other)]);
-    let launch = Launch {
+    let command = Command {
         program: c"/proc/self/exe".into(),
         arguments: [c"coffer-agent".into(), CString::new(name).unwrap_or_default()].into_iter().chain(words).collect(),
         environment: Vec::new(),
         directory: Directory::Root,
-        uid,
-        descriptors,
-        cgroup: Some(hierarchy.own(name)?),
-        class: Class::Own,
+        terminal: None,
     };
+    let launch = Launch { command, uid, descriptors, cgroup: Some(hierarchy.own(name)?), class: Class::Own };
     spawn::spawn(launch).map_err(|error| start_failed(name, error))
 }
 

@@ -14,8 +14,10 @@
 //! The cause is the first one that was decided; what happens afterwards does not change it.
 
 use super::cgroup::{self, CallGroup};
+use super::jail::Jail;
 use super::reap::Reaped;
-use super::spawn::{self, Launch, Stage, StartError, Verdict};
+use super::spawn::{self, Class, Command, Launch, Stage, StartError, Verdict};
+use super::wires;
 use crate::frames::start::Cause;
 use crate::frames::start::Exit;
 use rustix::event::PollFlags;
@@ -34,11 +36,22 @@ pub struct Times {
     pub grace: Duration,
 }
 
+/// Where a call runs, and as whom.
+#[derive(Debug)]
+pub struct Place {
+    /// Uid and gid of its identity.
+    pub uid: u32,
+    /// Its cgroup.
+    pub group: CallGroup,
+    /// Its namespaces.
+    pub jail: Jail,
+}
+
 /// What the agent is to be told.
 #[derive(Debug)]
 pub enum Report {
-    /// The program runs; stdin to write, stdout and stderr to read.
-    Started(u64, [OwnedFd; 3]),
+    /// The program runs; stdin to write, stdout and stderr to read, or the master of its terminal.
+    Started(u64, Vec<OwnedFd>),
     /// Nothing ran.
     NotStarted(u64, StartError),
     /// Every process of the call is gone.
@@ -51,18 +64,20 @@ pub struct Calls {
     running: BTreeMap<u64, Call>,
     reports: Vec<Report>,
     /// Removed once the ends are told: nobody waits for that.
-    over: Vec<CallGroup>,
+    over: Vec<(u32, CallGroup, Jail)>,
 }
 
 #[derive(Debug)]
 struct Call {
     pid: i32,
+    uid: u32,
     group: CallGroup,
+    jail: Jail,
     phase: Phase,
     cause: Option<Cause>,
     began: Instant,
     times: Times,
-    pipes: Option<[OwnedFd; 3]>,
+    pipes: Option<Vec<OwnedFd>>,
     ended: Option<(Reaped, Instant)>,
 }
 
@@ -82,32 +97,36 @@ impl Calls {
         Self { running: BTreeMap::new(), reports: Vec::new(), over: Vec::new() }
     }
 
-    /// Starts a process in a cgroup of its own, with three fresh pipes. `launch` lacks only those.
-    pub fn start(&mut self, intent: u64, group: CallGroup, launch: Launch, times: Times) {
-        if let Err(error) = self.try_start(intent, group, launch, times) {
+    /// Starts a process in a cgroup and a jail of its own, with three fresh pipes or a fresh terminal.
+    pub fn start(&mut self, intent: u64, place: Place, command: Command, times: Times) {
+        if let Err(error) = self.try_start(intent, place, command, times) {
             self.reports.push(Report::NotStarted(intent, error));
         }
     }
 
-    fn try_start(&mut self, intent: u64, group: CallGroup, mut launch: Launch, times: Times) -> Result<(), StartError> {
-        launch.cgroup = Some(group.open().map_err(StartError::at(Stage::Cgroup))?);
-        let pipe = || {
-            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-                .map_err(|errno| StartError::at(Stage::Credentials)(errno.into()))
+    fn try_start(&mut self, intent: u64, place: Place, command: Command, times: Times) -> Result<(), StartError> {
+        let Place { uid, group, jail } = place;
+        let cgroup = Some(group.open().map_err(StartError::at(Stage::Cgroup))?);
+        let class = Class::Tool(jail.entry().map_err(StartError::at(Stage::Jail))?);
+        let wires = match command.terminal {
+            None => wires::pipes(),
+            Some(size) => wires::terminal(size, uid, jail.terminals()),
         };
-        let ((stdin, stdin_write), (stdout_read, stdout), (stderr_read, stderr)) = (pipe()?, pipe()?, pipe()?);
-        launch.descriptors = vec![(0, stdin), (1, stdout), (2, stderr)];
-        let born = spawn::spawn(launch)?;
+        let wires = wires.map_err(|errno| StartError::at(Stage::Credentials)(errno.into()))?;
+        let descriptors = wires.theirs;
+        let born = spawn::spawn(Launch { command, uid, descriptors, cgroup, class })?;
         self.running.insert(
             intent,
             Call {
                 pid: born.pid,
+                uid,
                 group,
+                jail,
                 phase: Phase::Starting(born.verdict),
                 cause: None,
                 began: Instant::now(),
                 times,
-                pipes: Some([stdin_write, stdout_read, stderr_read]),
+                pipes: Some(wires.ours),
                 ended: None,
             },
         );
@@ -123,6 +142,18 @@ impl Calls {
     pub fn end(&mut self, intent: u64, cause: Cause, now: Instant) {
         if let Some(call) = self.running.get_mut(&intent) {
             call.terminate(cause, now);
+        }
+    }
+
+    /// Sends a signal to the program's process group. A call whose program does not run, or is over, is left alone.
+    pub fn signal(&mut self, intent: u64, signal: Signal) {
+        if let Some(call) = self.running.get(&intent)
+            && matches!(call.phase, Phase::Running | Phase::Terminating { .. })
+            && call.ended.is_none()
+            && let Some(pid) = Pid::from_raw(call.pid)
+        {
+            // A program that has left its own group gets none, and has asked for that.
+            let _ = kill_process_group(pid, signal);
         }
     }
 
@@ -214,9 +245,9 @@ impl Calls {
         std::mem::take(&mut self.reports)
     }
 
-    /// Removes the cgroups of calls whose end was told.
-    pub fn clear(&mut self) {
-        self.over.clear();
+    /// Removes the cgroups and jails of calls whose end was told; answers the uids whose calls they were.
+    pub fn clear(&mut self) -> Vec<u32> {
+        self.over.drain(..).map(|(uid, ..)| uid).collect()
     }
 
     /// Reads the verdict of a start; the process has executed its program or is about to end.
@@ -277,7 +308,7 @@ impl Calls {
         exit.user_us = exit.user_us.max(counted.user_us);
         exit.system_us = exit.system_us.max(counted.system_us);
         self.reports.push(Report::Exited(intent, exit));
-        self.over.push(call.group);
+        self.over.push((call.uid, call.group, call.jail));
     }
 }
 

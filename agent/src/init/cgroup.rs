@@ -17,8 +17,9 @@ const STAGE: &str = "cgroup";
 /// Memory that calls, and the files they leave in memory, may not take: it is for the kernel and the guest's own
 /// processes, whose largest part is the record, with its cap of 384 MiB.
 const RESERVED_BYTES: u64 = 512 << 20;
-/// Processes and threads of one call, and of all calls together.
+/// Processes and threads of one call, of one identity, and of all calls together.
 const CALL_PIDS_MAX: &str = "512";
+const IDENTITY_PIDS_MAX: &str = "2048";
 const CALLS_PIDS_MAX: &str = "4096";
 /// Share of the CPU of the guest's own processes, where all calls together have the default of 100.
 const OWN_WEIGHT: &str = "1000";
@@ -68,7 +69,10 @@ impl Hierarchy {
     pub fn call(&self, identity: &str, call: &str) -> io::Result<CallGroup> {
         let parent = self.root.join("calls").join(identity);
         match fs::create_dir(&parent) {
-            Ok(()) => delegate(&parent).map_err(|error| io::Error::other(error.line()))?,
+            Ok(()) => {
+                delegate(&parent).map_err(|error| io::Error::other(error.line()))?;
+                put_if_there(&parent.join("pids.max"), IDENTITY_PIDS_MAX)?;
+            }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
         }
@@ -77,10 +81,7 @@ impl Hierarchy {
         // Out of memory ends the call whole, not a random process of it.
         let group = CallGroup { path };
         for (file, value) in [("memory.oom.group", "1"), ("pids.max", CALL_PIDS_MAX)] {
-            match put(group.path.join(file), value) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            put_if_there(&group.path.join(file), value)?;
         }
         Ok(group)
     }
@@ -182,11 +183,15 @@ pub fn put(path: impl AsRef<Path>, value: impl AsRef<[u8]>) -> io::Result<()> {
     fs::OpenOptions::new().write(true).open(path)?.write_all(value.as_ref())
 }
 
-fn write_if_there(path: &Path, value: &str) -> Result<(), BootError> {
+fn put_if_there(path: &Path, value: &str) -> io::Result<()> {
     match put(path, value) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result.context(STAGE, || format!("write {value} to {}", path.display())),
+        result => result,
     }
+}
+
+fn write_if_there(path: &Path, value: &str) -> Result<(), BootError> {
+    put_if_there(path, value).context(STAGE, || format!("write {value} to {}", path.display()))
 }
 
 fn value(text: &str, key: &str) -> Option<u64> {

@@ -2,15 +2,18 @@
 #![allow(unsafe_code, reason = "swapoff and the interface ioctl have no safe wrapper")]
 
 use super::error::{BootError, Context as _};
+use rustix::process::{Resource, Rlimit};
 use std::fs;
 use std::io;
 use std::os::fd::AsRawFd as _;
 
 const STAGE: &str = "harden";
+/// Open files of init; tools may raise theirs as far.
+const FILES: u64 = 65_536;
 
 /// Written in this order; the last one locks the door for modules and must hold.
 /// A file that this kernel does not have is a feature that it does not have.
-const SETTINGS: [(&str, &str); 26] = [
+const SETTINGS: [(&str, &str); 29] = [
     ("kernel/core_pattern", ""),
     ("fs/suid_dumpable", "0"),
     ("fs/protected_symlinks", "1"),
@@ -27,12 +30,18 @@ const SETTINGS: [(&str, &str); 26] = [
     ("kernel/kexec_load_disabled", "1"),
     ("user/max_user_namespaces", "0"),
     ("vm/unprivileged_userfaultfd", "0"),
-    // Objects that live on without a process: nobody makes one, so that no call leaves one behind.
+    // A file in memory is not executable unless it is asked for, and tools may not ask.
+    ("vm/memfd_noexec", "1"),
+    // Objects that live on without a process: none in the guest's own namespace. A call makes its own in one that goes with it.
     ("kernel/shm_rmid_forced", "1"),
     ("kernel/shmmni", "0"),
     ("kernel/msgmni", "0"),
     ("kernel/sem", "0 0 0 0"),
     ("fs/mqueue/queues_max", "0"),
+    // So many descriptors that processes and memory end first: nobody uses up what the guest's own need.
+    ("fs/file-max", "4000000000"),
+    // Who may only read a file could hold up its writers with a lease.
+    ("fs/leases-enable", "0"),
     // Keys too: the kernel takes no less than one byte for everybody but root, and the smallest key counts two.
     ("kernel/keys/maxkeys", "1"),
     ("kernel/keys/maxbytes", "1"),
@@ -69,8 +78,8 @@ fn swap_off() -> Result<(), BootError> {
     Ok(())
 }
 
-/// Brings up `lo`, the only interface there is: programs expect 127.0.0.1 to answer.
-fn loopback_up() -> Result<(), BootError> {
+/// Brings up `lo`, the only interface of a network: programs expect 127.0.0.1 to answer.
+pub(super) fn loopback_up() -> Result<(), BootError> {
     let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)
         .context(STAGE, || "open a socket for lo".into())?;
     // SAFETY: `ifreq` is plain data for which all zeros is a valid value.
@@ -89,6 +98,9 @@ fn loopback_up() -> Result<(), BootError> {
 /// takes. And nobody traces init, whose memory a tool shares until it executes its program.
 pub fn protect() -> Result<(), BootError> {
     super::cgroup::put("/proc/self/oom_score_adj", "500").context(STAGE, || "write oom_score_adj".into())?;
+    // A room takes some twenty descriptors and one for each grant.
+    let files = Rlimit { current: Some(FILES), maximum: Some(FILES) };
+    rustix::process::setrlimit(Resource::Nofile, files).context(STAGE, || "raise the limit of open files".into())?;
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .context(STAGE, || "be no core file".into())
 }

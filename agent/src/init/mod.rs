@@ -9,18 +9,22 @@ pub mod command;
 pub mod console;
 pub mod disks;
 pub mod error;
+mod grants;
 pub mod harden;
+pub mod jail;
 pub mod leftovers;
 pub mod mapper;
 pub mod modules;
 pub mod mounts;
 pub mod power;
+mod raw;
 pub mod reap;
 pub mod root;
 pub mod scrub;
 pub mod spawn;
 pub mod supervise;
 pub mod verity;
+pub mod wires;
 
 /// Runs as PID 1. Every way out is power-off.
 pub fn run() -> ! {

@@ -58,12 +58,7 @@ pub fn device_extras() -> Result<(), BootError> {
         ("/dev/stdout", "/proc/self/fd/1"),
         ("/dev/stderr", "/proc/self/fd/2"),
     ] {
-        match std::os::unix::fs::symlink(target, link) {
-            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-                return Err(error).context(STAGE, || format!("link {link}"));
-            }
-            _ => {}
-        }
+        self::link(target, link)?;
     }
     mount_one(&Kernel {
         kind: "tmpfs",
@@ -71,6 +66,15 @@ pub fn device_extras() -> Result<(), BootError> {
         flags: NO_EXEC,
         options: Some("mode=1777,size=64m,nr_inodes=4096"),
     })
+}
+
+fn link(target: &str, link: &str) -> Result<(), BootError> {
+    match std::os::unix::fs::symlink(target, link) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(error).context(STAGE, || format!("link {link}"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn mount_one(entry: &Kernel) -> Result<(), BootError> {

@@ -2,6 +2,7 @@
 #![allow(unsafe_code, reason = "wait4 is the only call that gives the resource usage with the status")]
 
 use crate::frames::start::{Cause, Exit};
+use std::io;
 
 /// A process that is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +32,20 @@ pub enum Who {
 
 /// One process that has ended, if there is one. Never waits.
 pub fn reap(who: Who) -> Option<Reaped> {
+    collect(who, libc::WNOHANG)
+}
+
+/// Waits for a process to end; nothing when there is none to wait for.
+pub fn reap_waiting(who: Who) -> Option<Reaped> {
+    loop {
+        let reaped = collect(who, 0);
+        if reaped.is_some() || io::Error::last_os_error().raw_os_error() != Some(libc::EINTR) {
+            return reaped;
+        }
+    }
+}
+
+fn collect(who: Who, options: i32) -> Option<Reaped> {
     let pid = match who {
         Who::Anyone => -1,
         Who::Pid(pid) => pid,
@@ -39,7 +54,7 @@ pub fn reap(who: Who) -> Option<Reaped> {
     // SAFETY: `rusage` is plain data for which all zeros is a valid value.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     // SAFETY: both pointers are to live variables of the right type.
-    let found = unsafe { libc::wait4(pid, &raw mut status, libc::WNOHANG, &raw mut usage) };
+    let found = unsafe { libc::wait4(pid, &raw mut status, options, &raw mut usage) };
     if found <= 0 {
         return None;
     }

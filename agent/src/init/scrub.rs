@@ -7,6 +7,7 @@
 //! failed stands in the scrub leaf, and the verifier then says nothing of an erasure.
 
 use super::cgroup::Hierarchy;
+use super::jail::Jails;
 use super::leftovers;
 use super::mounts;
 use super::root::Upper;
@@ -18,10 +19,12 @@ use nix::mount::{MntFlags, umount2};
 const TEMPORARY: [&str; 2] = [fixed::TMP, "/dev/shm"];
 
 /// Scrubs; answers each step and its result as the numbers of the action log.
-pub(super) fn scrub(hierarchy: &Hierarchy, upper: &Upper) -> Vec<[u64; 2]> {
+pub(super) fn scrub(hierarchy: &Hierarchy, upper: &Upper, jails: Option<Jails>) -> Vec<[u64; 2]> {
     let ended = hierarchy.kill_calls().is_ok() && hierarchy.calls_populated().is_ok_and(|populated| !populated);
-    let workspace = unmount(fixed::WORKSPACE);
-    let temporary = TEMPORARY.map(unmount).iter().all(|unmounted| *unmounted);
+    // What tools could write to is mounted in the rooms, too: a room that stays open keeps it.
+    let rooms = jails.is_none_or(Jails::close);
+    let workspace = unmount(fixed::WORKSPACE) && rooms;
+    let temporary = TEMPORARY.map(unmount).iter().all(|unmounted| *unmounted) && rooms;
     let result = |done: bool| if done { StepResult::Done } else { StepResult::Failed };
     [
         (ScrubStep::CallsEnded, result(ended)),

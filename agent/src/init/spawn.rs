@@ -3,22 +3,26 @@
 //!
 //! ```text
 //!   parent ── clone3(INTO_CGROUP) ──┐
-//!     │                             ├ session ─ descriptors ─ limits ─ credentials ─ directory ─ exec
+//!     │                             ├ session ─ descriptors ─ limits ─ jail ─ credentials ─ directory ─ rules ─ exec
 //!     │ error pipe: EOF = started   │    each failure writes [stage, errno] and exits
 //!     │             5 bytes = not   ▼
 //! ```
 #![allow(unsafe_code, reason = "the child of a clone may only make bare system calls")]
 
-use std::arch::asm;
+use super::jail::Entry;
+use super::jail::warden::own_processes;
+use super::raw::{self, Birth, Stack, call, word};
+use coffer_evidence::call::TerminalSize;
+use nix::sched::{CloneFlags, setns};
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::ptr;
 
-/// What to start, and as whom.
+/// What to execute.
 #[derive(Debug)]
-pub struct Launch {
+pub struct Command {
     /// The file to execute; never searched for.
     pub program: CString,
     /// Arguments, the program's own name first.
@@ -27,6 +31,15 @@ pub struct Launch {
     pub environment: Vec<CString>,
     /// Where to start.
     pub directory: Directory,
+    /// With a size, descriptor 0 is a terminal and becomes the controlling one.
+    pub terminal: Option<TerminalSize>,
+}
+
+/// What to start, and as whom.
+#[derive(Debug)]
+pub struct Launch {
+    /// What it becomes.
+    pub command: Command,
     /// Uid and gid; no supplementary groups, no capabilities.
     pub uid: u32,
     /// Descriptors of the child: (number in the child, descriptor here). All others are closed.
@@ -42,17 +55,17 @@ pub struct Launch {
 pub enum Directory {
     /// `/`.
     Root,
-    /// A path beneath an open directory, resolved with the child's credentials; it cannot leave it.
-    Beneath(OwnedFd, CString),
+    /// A path beneath a directory, resolved with the child's credentials in the tree that it sees; it cannot leave it.
+    Beneath(CString, CString),
 }
 
 /// How the system treats the process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Class {
     /// Notary and agent: out of the reach of the out-of-memory killer.
     Own,
-    /// A tool: first to go, no core dumps, no vsock.
-    Tool,
+    /// A tool: first to go, no core dumps, in the jail of its call.
+    Tool(Entry),
 }
 
 /// What was being done when a start failed. The names are part of the API (`Exited.stage`).
@@ -64,6 +77,8 @@ pub enum Stage {
     Directory,
     /// The cgroup was made or joined.
     Cgroup,
+    /// The jail was made or entered, and the doors were closed.
+    Jail,
     /// Session, descriptors, limits, ids, capabilities.
     Credentials,
     /// `execve`.
@@ -77,6 +92,7 @@ impl Stage {
             Stage::Program => "program",
             Stage::Directory => "cwd",
             Stage::Cgroup => "cgroup",
+            Stage::Jail => "jail",
             Stage::Credentials => "credentials",
             Stage::Exec => "exec",
         }
@@ -88,6 +104,7 @@ impl Stage {
             2 => Stage::Cgroup,
             3 => Stage::Credentials,
             4 => Stage::Exec,
+            5 => Stage::Jail,
             _ => Stage::Program,
         }
     }
@@ -99,6 +116,7 @@ impl Stage {
             Stage::Cgroup => 2,
             Stage::Credentials => 3,
             Stage::Exec => 4,
+            Stage::Jail => 5,
         }
     }
 }
@@ -168,9 +186,6 @@ impl Drop for Verdict {
 
 /// The lowest number that prepared descriptors get: above every number a child is given.
 const SAFE: RawFd = 64;
-/// What `child` and what it calls need, many times over, as units of 16 bytes.
-const STACK: usize = 32 * 1024 / 16;
-
 /// Everything the child reads. It lives in one place until the child has executed its program.
 struct Plan {
     launch: Launch,
@@ -179,7 +194,7 @@ struct Plan {
     /// Number in the child, number before.
     sources: Vec<(RawFd, RawFd)>,
     error_end: RawFd,
-    stack: Vec<u128>,
+    stack: Stack,
 }
 
 impl std::fmt::Debug for Plan {
@@ -200,11 +215,11 @@ pub fn spawn(mut launch: Launch) -> Result<Born, StartError> {
         raised_sources.push((target, raised(&descriptor).map_err(credentials())?));
     }
     let plan = Box::new(Plan {
-        arguments: pointers(&launch.arguments),
-        environment: pointers(&launch.environment),
+        arguments: pointers(&launch.command.arguments),
+        environment: pointers(&launch.command.environment),
         sources: raised_sources.iter().map(|(target, source)| (*target, source.as_raw_fd())).collect(),
         error_end: error_end.as_raw_fd(),
-        stack: vec![0; STACK],
+        stack: Stack::new(),
         launch,
     });
     let pid = clone_into(&plan).map_err(StartError::at(Stage::Cgroup))?;
@@ -219,70 +234,29 @@ fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
     strings.iter().map(|text| text.as_ptr()).chain([ptr::null()]).collect()
 }
 
-/// `linux/sched.h`; the libc crate's constant has too narrow a type.
-const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
-
-/// `clone3` into a cgroup; the child runs [`child`] on the plan's stack. A tool's shares this process's memory until it
-/// executes its program, which spares copying the page tables and the faults that follow; the guest's own get a copy,
-/// because a score for the out-of-memory killer counts for all who share a memory.
+/// Makes the child. A tool's shares this process's memory until it executes its program, which spares copying the page tables
+/// and the faults that follow; the guest's own get a copy, because a score for the out-of-memory killer counts for all who
+/// share a memory. A tool is a child of this process, in the process namespace of its warden.
 fn clone_into(plan: &Plan) -> io::Result<i32> {
-    // SAFETY: `clone_args` is plain data for which all zeros is a valid value.
-    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-    arguments.exit_signal = libc::SIGCHLD as u64;
-    if plan.launch.class == Class::Tool {
-        arguments.flags = libc::CLONE_VM as u64;
-    }
-    if let Some(directory) = &plan.launch.cgroup {
-        arguments.flags |= CLONE_INTO_CGROUP;
-        arguments.cgroup = directory.as_raw_fd() as u64;
-    }
-    arguments.stack = plan.stack.as_ptr() as u64;
-    arguments.stack_size = std::mem::size_of_val(plan.stack.as_slice()) as u64;
-    let result: isize;
-    // SAFETY: the child begins after `syscall` with zero in rax, on a stack of its own whose end is aligned to 16 bytes,
-    // and calls `child`, which never returns: nothing of this frame is used by it. `plan` outlives it (see `Verdict`), it
-    // only reads it, and nobody writes to it meanwhile but the child to the stack. What the child does is raw system
-    // calls: no allocator, no lock, no thread-local variable, errno included, is shared with it in time. The parent
-    // continues as after any system call.
-    unsafe {
-        asm!(
-            "syscall",
-            "test rax, rax",
-            "jnz 2f",
-            "xor ebp, ebp",
-            "mov rdi, {plan}",
-            "call {child}",
-            "ud2",
-            "2:",
-            plan = in(reg) ptr::from_ref(plan),
-            child = in(reg) child as extern "C" fn(&Plan) -> !,
-            inlateout("rax") libc::SYS_clone3 as isize => result,
-            in("rdi") &raw const arguments,
-            in("rsi") std::mem::size_of::<libc::clone_args>(),
-            out("rcx") _,
-            out("r11") _,
-        );
-    }
-    if result < 0 { Err(io::Error::from_raw_os_error(-result as i32)) } else { Ok(result as i32) }
-}
-
-/// A system call, and nothing else: libc's functions write to errno, which the child would share with its parent.
-///
-/// # Safety
-/// As for the call.
-unsafe fn call(number: libc::c_long, [a, b, c, d, e]: [usize; 5]) -> Result<usize, i32> {
-    let result: isize;
-    // SAFETY: the convention of x86-64 Linux; memory is what the caller vouches for.
-    unsafe {
-        asm!(
-            "syscall",
-            inlateout("rax") number as isize => result,
-            in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d, in("r8") e,
-            out("rcx") _, out("r11") _,
-            options(nostack),
-        );
-    }
-    if result < 0 { Err(-result as i32) } else { Ok(result as usize) }
+    let cgroup = plan.launch.cgroup.as_ref().map(AsFd::as_fd);
+    // SAFETY: `plan` and the stack in it outlive the child's use of them (see `Verdict`), it only reads the plan, and
+    // `child` makes bare system calls only.
+    let clone = |flags| unsafe { raw::clone(&Birth { flags, cgroup }, &plan.stack, child, plan) };
+    let born = match &plan.launch.class {
+        Class::Own => clone(0),
+        Class::Tool(jail) => {
+            let own = own_processes()?;
+            let join = |namespace: BorrowedFd<'_>| setns(namespace, CloneFlags::CLONE_NEWPID);
+            join(jail.processes.as_fd())?;
+            let born = clone(libc::CLONE_VM);
+            // Whatever else was born from here on would be inside.
+            if let Err(errno) = join(own.as_fd()) {
+                panic!("the way back from a call's namespace is closed: {errno}");
+            }
+            born
+        }
+    };
+    Ok(born?.pid)
 }
 
 /// The child's side: becomes the program, or tells the parent why not, and ends.
@@ -290,7 +264,8 @@ extern "C" fn child(plan: &Plan) -> ! {
     let (stage, errno) = match prepare(plan) {
         Err(failure) => failure,
         Ok(()) => {
-            let (program, arguments) = (plan.launch.program.as_ptr() as usize, plan.arguments.as_ptr() as usize);
+            let (program, arguments) =
+                (plan.launch.command.program.as_ptr() as usize, plan.arguments.as_ptr() as usize);
             let environment = plan.environment.as_ptr() as usize;
             // SAFETY: both arrays end with a null pointer and point to strings that live as long as the plan.
             let failed = unsafe { call(libc::SYS_execve, [program, arguments, environment, 0, 0]) };
@@ -311,11 +286,6 @@ extern "C" fn child(plan: &Plan) -> ! {
 
 type Failure = (Stage, i32);
 
-/// A number as the kernel takes it.
-const fn word(number: i32) -> usize {
-    number as isize as usize
-}
-
 fn prepare(plan: &Plan) -> Result<(), Failure> {
     let own = |errno| (Stage::Credentials, errno);
     // What `sigprocmask` and `sigaction` of the kernel take: no signal; the default action.
@@ -328,7 +298,7 @@ fn prepare(plan: &Plan) -> Result<(), Failure> {
         call(libc::SYS_rt_sigprocmask, [word(libc::SIG_SETMASK), set, 0, 8, 0]).map_err(own)?;
         call(libc::SYS_rt_sigaction, [word(libc::SIGPIPE), action, 0, 8, 0]).map_err(own)?;
         match plan.launch.class {
-            Class::Tool => tool_limits().map_err(own)?,
+            Class::Tool(_) => tool_limits().map_err(own)?,
             Class::Own => never_kill_me().map_err(own)?,
         }
         // Everything closes on exec but what is given.
@@ -337,13 +307,23 @@ fn prepare(plan: &Plan) -> Result<(), Failure> {
         for (target, source) in &plan.sources {
             call(libc::SYS_dup2, [word(*source), word(*target), 0, 0, 0]).map_err(own)?;
         }
-        let _ = call(libc::SYS_umask, [0o022, 0, 0, 0, 0]);
-        credentials(plan.launch.uid).map_err(own)?;
-        if let Directory::Beneath(base, path) = &plan.launch.directory {
-            enter(base.as_raw_fd(), path).map_err(|errno| (Stage::Directory, errno))?;
+        if plan.launch.command.terminal.is_some() {
+            // Also when another call of the identity was quicker: it is root that asks.
+            call(libc::SYS_ioctl, [0, libc::TIOCSCTTY as usize, 1, 0, 0]).map_err(own)?;
         }
-        if plan.launch.class == Class::Tool {
-            no_vsock().map_err(own)?;
+        let _ = call(libc::SYS_umask, [0o022, 0, 0, 0, 0]);
+        let jail = |errno| (Stage::Jail, errno);
+        if let Class::Tool(entry) = &plan.launch.class {
+            let spaces = libc::CLONE_NEWNS | libc::CLONE_NEWNET | libc::CLONE_NEWIPC;
+            call(libc::SYS_setns, [entry.warden.as_raw_fd() as usize, word(spaces), 0, 0, 0]).map_err(jail)?;
+        }
+        credentials(plan.launch.uid).map_err(own)?;
+        if let Directory::Beneath(base, path) = &plan.launch.command.directory {
+            enter(base, path).map_err(|errno| (Stage::Directory, errno))?;
+        }
+        if let Class::Tool(entry) = &plan.launch.class {
+            call(libc::SYS_landlock_restrict_self, [entry.ruleset.as_raw_fd() as usize, 0, 0, 0, 0]).map_err(jail)?;
+            filter(entry).map_err(jail)?;
         }
         Ok(())
     }
@@ -376,7 +356,7 @@ unsafe fn tool_limits() -> Result<(), i32> {
 ///
 /// # Safety
 /// Only in a freshly made child that shares no memory.
-unsafe fn never_kill_me() -> Result<(), i32> {
+pub(super) unsafe fn never_kill_me() -> Result<(), i32> {
     // SAFETY: as in `prepare`.
     unsafe {
         let (path, flags) = (c"/proc/self/oom_score_adj".as_ptr() as usize, libc::O_WRONLY | libc::O_CLOEXEC);
@@ -390,7 +370,7 @@ unsafe fn never_kill_me() -> Result<(), i32> {
 ///
 /// # Safety
 /// Only in a freshly made child.
-unsafe fn credentials(uid: u32) -> Result<(), i32> {
+pub(super) unsafe fn credentials(uid: u32) -> Result<(), i32> {
     let uid = uid as usize;
     // SAFETY: as in `prepare`.
     unsafe {
@@ -415,57 +395,32 @@ unsafe fn credentials(uid: u32) -> Result<(), i32> {
 ///
 /// # Safety
 /// Only in a freshly made child.
-unsafe fn enter(base: RawFd, path: &CStr) -> Result<(), i32> {
+unsafe fn enter(base: &CStr, path: &CStr) -> Result<(), i32> {
     // SAFETY: `open_how` is plain data; the kernel reads exactly the size it is told; see `prepare` for the rest.
     unsafe {
+        let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
+        let here = word(libc::AT_FDCWD);
+        let base = call(libc::SYS_openat, [here, base.as_ptr() as usize, word(flags), 0, 0])?;
         let mut how: libc::open_how = std::mem::zeroed();
-        how.flags = (libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC) as u64;
+        how.flags = flags as u64;
         how.resolve = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_MAGICLINKS;
         let (size, how) = (std::mem::size_of::<libc::open_how>(), &raw const how as usize);
-        let opened = call(libc::SYS_openat2, [word(base), path.as_ptr() as usize, how, size, 0])?;
+        let opened = call(libc::SYS_openat2, [base, path.as_ptr() as usize, how, size, 0])?;
         call(libc::SYS_fchdir, [opened, 0, 0, 0, 0]).map(drop)
     }
 }
 
-/// `socket(2)` on this architecture.
-const SOCKET: u32 = libc::SYS_socket as u32;
-/// `AUDIT_ARCH_X86_64` of `linux/audit.h`.
-const ARCHITECTURE: u32 = 0xc000_003e;
-/// Set in the numbers of the x32 calling convention.
-const X32: u32 = 0x4000_0000;
-
-const fn statement(code: u32, k: u32) -> libc::sock_filter {
-    libc::sock_filter { code: code as u16, jt: 0, jf: 0, k }
-}
-
-const fn jump(code: u32, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
-    libc::sock_filter { code: (libc::BPF_JMP | code | libc::BPF_K) as u16, jt, jf, k }
-}
-
-const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
-
-/// Tools may not speak to the host: `socket(AF_VSOCK, ..)` is answered as if the kernel knew no such family. Other
-/// calling conventions have other numbers, so they are closed altogether.
-static NO_VSOCK: [libc::sock_filter; 9] = [
-    // seccomp_data: number at 0, architecture at 4, first argument at 16.
-    statement(LOAD, 4),
-    jump(libc::BPF_JEQ, ARCHITECTURE, 0, 5),
-    statement(LOAD, 0),
-    jump(libc::BPF_JGE, X32, 3, 0),
-    jump(libc::BPF_JEQ, SOCKET, 0, 3),
-    statement(LOAD, 16),
-    jump(libc::BPF_JEQ, libc::AF_VSOCK as u32, 0, 1),
-    statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | libc::EAFNOSUPPORT as u32),
-    statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW),
-];
-
-/// Installs the filter; needs `no_new_privs`.
+/// Installs the filters of a jail; needs `no_new_privs`.
 ///
 /// # Safety
 /// Only in a freshly made child.
-unsafe fn no_vsock() -> Result<(), i32> {
-    let program = libc::sock_fprog { len: NO_VSOCK.len() as u16, filter: NO_VSOCK.as_ptr().cast_mut() };
+unsafe fn filter(entry: &Entry) -> Result<(), i32> {
     let (set, mode) = (word(libc::PR_SET_SECCOMP), libc::SECCOMP_MODE_FILTER as usize);
-    // SAFETY: the kernel copies the filter, which is static, and writes nothing.
-    unsafe { call(libc::SYS_prctl, [set, mode, &raw const program as usize, 0, 0]).map(drop) }
+    for filter in &entry.filters.0 {
+        // The same two words and two bytes as the library's type, whose pointer is to another type of the same layout.
+        let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut().cast() };
+        // SAFETY: the kernel copies the filter, which lives as long as the entry, and writes nothing.
+        unsafe { call(libc::SYS_prctl, [set, mode, &raw const program as usize, 0, 0])? };
+    }
+    Ok(())
 }

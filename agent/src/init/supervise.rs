@@ -8,14 +8,17 @@
 //!           agent or notary gone, a frame that is none, an unlogged start
 //! ```
 
-use super::calls::{Calls, Report};
+use super::calls::{Calls, Place, Report};
 use super::cgroup::{CallGroup, Hierarchy};
 use super::command::{self, Identities};
 use super::error::{BootError, Context as _};
+use super::jail::Jails;
+use super::jail::room::Site;
+use super::jail::rules;
 use super::reap::{self, Who};
-use super::root::Upper;
+use super::root::{self, Upper};
 use super::spawn::{Stage, StartError};
-use super::{console, scrub};
+use super::{console, grants, scrub};
 use crate::channel::{Channel, ChannelError, Wait};
 use crate::fixed;
 use crate::frames::start::{self, Cause};
@@ -51,8 +54,10 @@ pub(super) struct Supervisor {
     notary: Child<warrant::ToNotary, warrant::ToInit>,
     agent: Child<start::ToAgent, start::ToInit>,
     identities: Identities,
-    /// Dropped before the workspace is unmounted: an open directory keeps its file system.
-    workspace: Option<OwnedFd>,
+    /// The policy as it was on the boot disk, until it is admitted.
+    policy: Option<OwnedFd>,
+    /// Made when it is.
+    jails: Option<Jails>,
     permits: BTreeMap<u64, Permit>,
     calls: Calls,
     /// Set once the machine is to end: when, and why.
@@ -79,22 +84,21 @@ impl Supervisor {
         reports: PathBuf,
         notary: Child<warrant::ToNotary, warrant::ToInit>,
         agent: Child<start::ToAgent, start::ToInit>,
-    ) -> Result<Self, BootError> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let workspace = rustix::fs::open(fixed::WORKSPACE, flags, Mode::empty())
-            .context(STAGE, || format!("open {}", fixed::WORKSPACE))?;
-        Ok(Self {
+        policy: OwnedFd,
+    ) -> Self {
+        Self {
             hierarchy,
             upper,
             reports,
             notary,
             agent,
             identities: Identities::default(),
-            workspace: Some(workspace),
+            policy: Some(policy),
+            jails: None,
             permits: BTreeMap::new(),
             calls: Calls::new(),
             ending: None,
-        })
+        }
     }
 
     /// Runs until the machine is to power off, and says why.
@@ -196,7 +200,11 @@ impl Supervisor {
                 self.end(why);
                 continue;
             }
-            self.calls.reaped(reaped, Instant::now());
+            if !self.calls.reaped(reaped, Instant::now())
+                && let Some(jails) = &mut self.jails
+            {
+                jails.reaped(reaped.pid);
+            }
         }
         None
     }
@@ -205,7 +213,7 @@ impl Supervisor {
         for report in self.calls.reports() {
             match report {
                 Report::Started(intent, pipes) => {
-                    let fds = [pipes[0].as_fd(), pipes[1].as_fd(), pipes[2].as_fd()];
+                    let fds: Vec<_> = pipes.iter().map(OwnedFd::as_fd).collect();
                     self.agent.link.send(&start::ToAgent::Started { intent }, &fds, Wait::Never)?;
                 }
                 Report::NotStarted(intent, error) => {
@@ -219,7 +227,12 @@ impl Supervisor {
                 }
             }
         }
-        self.calls.clear();
+        for uid in self.calls.clear() {
+            // The next call of this identity finds its jail made.
+            if let Some(jails) = &mut self.jails {
+                jails.prepare(uid);
+            }
+        }
         Ok(())
     }
 
@@ -235,6 +248,7 @@ impl Supervisor {
             match message {
                 warrant::ToInit::Admitted { identities } => {
                     self.identities = Identities::new(&identities).map_err(refuse)?;
+                    self.jails = Some(self.make_rooms(&identities).map_err(|error| ("jail".into(), error.line()))?);
                 }
                 warrant::ToInit::Permit { intent, identity, call, request } => {
                     let known = self.identities.uid(&identity).is_some();
@@ -253,6 +267,20 @@ impl Supervisor {
         }
     }
 
+    /// Makes the rooms of the identities, as the policy lets each of them use files.
+    fn make_rooms(&mut self, identities: &[String]) -> Result<Jails, BootError> {
+        let policy = self.policy.take().ok_or_else(|| BootError::Unexpected {
+            stage: STAGE,
+            expected: "one admission".into(),
+            found: "another".into(),
+        })?;
+        let grants = grants::ask(self.hierarchy.own("init")?, policy, identities)?;
+        let uids = identities.iter().filter_map(|name| self.identities.uid(name));
+        let site =
+            Site { workspace: fixed::WORKSPACE.into(), tmp_bytes: root::memory_bytes()? / 8, landlock: rules::GUEST };
+        Jails::new(&site, &uids.zip(grants).collect::<Vec<_>>())
+    }
+
     /// Opens a file of the report directory anew and hands it over.
     fn open(&self, file: warrant::ReportFile) -> Result<(), ChannelError> {
         let flags = match file {
@@ -268,13 +296,24 @@ impl Supervisor {
         }
     }
 
+    /// What the guest's own processes took of memory at most: in a guest nobody else can see them.
+    fn resident(&self) -> String {
+        let kib = |pid: i32| {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("?");
+            line.trim().trim_end_matches(" kB").to_owned()
+        };
+        let (init, notary, agent) = (kib(1), kib(self.notary.pid), kib(self.agent.pid));
+        format!("resident at most: init {init} notary {notary} agent {agent} KiB")
+    }
+
     fn scrub(&mut self) -> Result<(), String> {
         if !self.calls.is_empty() {
             return Err("a scrub was asked for while calls run".into());
         }
         self.permits.clear();
-        self.workspace = None;
-        let steps = scrub::scrub(&self.hierarchy, &self.upper);
+        console::say(&self.resident());
+        let steps = scrub::scrub(&self.hierarchy, &self.upper, self.jails.take());
         self.notary
             .link
             .send(&warrant::ToNotary::Scrubbed { steps }, &[], Wait::Never)
@@ -297,6 +336,11 @@ impl Supervisor {
                     }
                 }
                 start::ToInit::Cancel { intent } => self.calls.end(intent, Cause::Cancelled, Instant::now()),
+                start::ToInit::Signal { intent, signal } => {
+                    if let Some(signal) = rustix::process::Signal::from_named_raw(signal) {
+                        self.calls.signal(intent, signal);
+                    }
+                }
                 start::ToInit::EndCalls => self.calls.end_all(Cause::SessionClosing, Instant::now()),
                 start::ToInit::PowerOff => {
                     let ending = self.ending.take().map(|(_, why)| why);
@@ -314,10 +358,8 @@ impl Supervisor {
             return Err(refuse("the request is not the one that was logged"));
         }
         let uid = self.identities.uid(&permit.identity).ok_or_else(|| refuse("the identity is unknown"))?;
-        let workspace = self.workspace.as_ref().ok_or_else(|| refuse("the workspace is gone"))?;
-        let workspace = workspace.try_clone().map_err(|error| refuse(&error.to_string()))?;
-        let command = command::command(request, uid, workspace, c"/proc/self/exe");
-        let (launch, times) = match command {
+        let jails = self.jails.as_mut().ok_or_else(|| refuse("the workspace is gone"))?;
+        let (command, times) = match command::command(request, c"/proc/self/exe") {
             Ok(command) => command,
             Err(command::CommandError::NotARequest) => return Err(refuse("the request does not parse")),
             Err(command::CommandError::Start(error)) => {
@@ -325,8 +367,9 @@ impl Supervisor {
                 return Ok(());
             }
         };
-        match permit.group {
-            Ok(group) => self.calls.start(intent, group, launch, times),
+        let jail = jails.take(uid).map_err(|error| StartError { stage: Stage::Jail, errno: error.errno() });
+        match permit.group.and_then(|group| Ok(Place { uid, group, jail: jail? })) {
+            Ok(place) => self.calls.start(intent, place, command, times),
             Err(error) => self.calls.refuse(intent, error),
         }
         Ok(())

@@ -15,7 +15,6 @@ use coffer_evidence::fields::Canonical as _;
 use coffer_evidence::ids::{CallId, Digest256, Identity};
 use coffer_evidence::leaf::{self, LimitKind, Method, Opened, Public, Reporter, ScrubStep, StepResult};
 use coffer_evidence::open::OpenMap;
-use coffer_evidence::policy_text;
 use coffer_evidence::seal::{ClosedBy, Reason};
 use coffer_evidence::sign::PublicKey;
 use coffer_evidence::writer::{AppendError, LeafDraft, LogWriter};
@@ -271,14 +270,17 @@ impl<R: Registers, Q: QuoteSource, C: Fn() -> Moment> Notary<'_, R, Q, C> {
         Ok(())
     }
 
-    fn intent(&mut self, call: log::Call) -> Result<log::ToAgent, NotaryError> {
+    fn intent(&mut self, mut call: log::Call) -> Result<log::ToAgent, NotaryError> {
         let identity = Identity::new(&call.identity).map_err(|error| NotaryError::new("agent", error))?;
         if !self.bound.admitted.intent.identities.contains_key(&identity) {
             return Err(NotaryError::new("agent", "it asks for a call of an identity that the intent does not name"));
         }
         let Ok(request) = Request::parse(&call.request) else { return Ok(refused(log::Refusal::Unacceptable)) };
         let (method, digest) = (request.method(), Digest256::of(&call.request));
-        let rules = vec![policy_text::PERMIT_ALL_RULE.to_owned()];
+        let rules = std::mem::take(&mut call.rules);
+        if rules.is_empty() {
+            return Err(NotaryError::new("agent", "it asks for a call that no rule allows"));
+        }
         let request_steps = leaf::size_steps(call.request.len() as u64);
         let id = CallId::new(call.call);
         let public = Public::Intent { method, rules, request_steps, header: None };
@@ -294,10 +296,11 @@ impl<R: Registers, Q: QuoteSource, C: Fn() -> Moment> Notary<'_, R, Q, C> {
         Ok(log::ToAgent::Appended { index })
     }
 
-    fn denied(&mut self, call: log::Call) -> Result<log::ToAgent, NotaryError> {
+    fn denied(&mut self, mut call: log::Call) -> Result<log::ToAgent, NotaryError> {
         let identity = Identity::new(&call.identity).map_err(|error| NotaryError::new("agent", error))?;
         let Ok(request) = Request::parse(&call.request) else { return Ok(refused(log::Refusal::Unacceptable)) };
-        let public = Public::Denied { method: request.method(), rules: Vec::new(), header: None };
+        let rules = std::mem::take(&mut call.rules);
+        let public = Public::Denied { method: request.method(), rules, header: None };
         let id = CallId::new(call.call);
         Ok(match self.append_asked((identity, id), public, private(call))? {
             Ok(index) => log::ToAgent::Appended { index },

@@ -25,10 +25,15 @@ pub enum Links {
 }
 
 impl Beneath {
-    /// The working directory.
-    pub fn here() -> Result<Self, Errno> {
+    /// Where a path of a request starts, and what of it is beneath there: the working directory, or the root of the file
+    /// system for an absolute one.
+    pub fn start(path: &[u8]) -> Result<(Self, &[u8]), Errno> {
+        let (from, rest) = match path.strip_prefix(b"/") {
+            Some(rest) => ("/", rest),
+            None => (".", path),
+        };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        rustix::fs::open(".", flags, Mode::empty()).map(Self)
+        Ok((Self(rustix::fs::open(from, flags, Mode::empty())?), rest))
     }
 
     /// A directory that is open already.

@@ -35,6 +35,9 @@ pub(crate) struct CopyArgs {
     /// Also what git ignores
     #[arg(long)]
     all: bool,
+    /// Nothing more: a directory is copied with all that is in it, with or without this
+    #[arg(short, long)]
+    recursive: bool,
 }
 
 /// One side of a copy.
@@ -68,6 +71,8 @@ struct Copied {
 /// `coffer session cp`
 pub(super) async fn copy(context: &Context, args: CopyArgs) -> anyhow::Result<Status> {
     let output = &context.output;
+    // Said for habit's sake.
+    let _ = args.recursive;
     let copied = match (args.from, args.to) {
         (Place::Local(local), Place::Session(id, remote)) => {
             let selection = if args.all { Selection::All } else { Selection::NotIgnored };

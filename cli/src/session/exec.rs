@@ -1,30 +1,45 @@
-//! `coffer session exec`, and the call that `coffer run` makes, too: streams, signals, exit status.
+//! `coffer session exec` and `coffer session attach`, and the call that `coffer run` makes, too.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::io::IsTerminal as _;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use clap::Args;
 use coffer_client::Client;
-use coffer_client::calls::{Command, Streams};
-use coffer_evidence::ids::SessionId;
-use coffer_proto::guest::v1::{ExitCause, Exited};
+use coffer_client::calls::{Command, Exec};
+use coffer_evidence::ids::{CallId, SessionId};
+use coffer_proto::guest::v1::{Exited, Offsets};
 use serde::Serialize;
 
+use super::carried::{Console, Left, OnSignal, Way};
+use super::tickets::Ticket;
 use crate::command::Context;
-use crate::exit::{Asked, Status, causes, is_closed_output, of_exited, status_of};
+use crate::exit::{Asked, Status, USAGE, causes, failure, is_closed_output, status_of};
 use crate::output::Form;
 use crate::signals::Interrupts;
-use crate::stdin::{Input, Stdin};
+use crate::stdin::Input;
+use crate::terminal;
 use crate::time::parse_duration;
 
 pub(super) const EXIT_HELP: &str = "\
-Input is passed on until it ends, output as it comes. SIGINT, SIGTERM and SIGHUP cancel the call; a second one leaves at once.
+Input is passed on until it ends, output as it comes. SIGINT, SIGTERM and SIGHUP go to the command; a second signal within \
+2 seconds cancels the call, one after that leaves at once. A connection to cofferd that is lost is made again for a minute, \
+and goes on where it was; the call runs on meanwhile (--reattach). With -t the command has a terminal, every key goes to \
+it, and SIGHUP leaves the call running: `coffer session attach SESSION --call ID` comes back to it.
 
 Exit status: the command's; 128+n when signal n ended it; 124 its time was up; 125 Coffer failed, or nobody knows how the \
 command ended (OUTCOME_UNKNOWN); 126 it could not be executed; 127 it was not found; 130 interrupted (143 by SIGTERM).
 With --json a summary is the last line on stderr: stdout is the command's.";
+
+pub(super) const ATTACH_HELP: &str = "\
+The command is a call like any other, in the action log with all that it was asked to do. Every key goes to it; when \
+the terminal here is closed it runs on for the time of --reattach, and --call comes back to it. Whoever attaches to a call \
+takes over from whoever was there.
+
+Exit status: as for `coffer session exec`.";
+
+/// How long an attached terminal may be used when nobody says: as long as any call may.
+const ATTACHED_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A program and how it is run.
 #[derive(Clone, Debug, Args)]
@@ -38,6 +53,9 @@ pub(crate) struct Program {
     /// How long the command may run [default: 10m]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     timeout: Option<Duration>,
+    /// How long the call runs on when the connection is lost [default: 1m]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    reattach: Option<Duration>,
     /// Do not pass standard input on: the command finds it empty
     #[arg(long, short = 'n')]
     no_stdin: bool,
@@ -50,8 +68,41 @@ pub(crate) struct Program {
 pub(crate) struct ExecArgs {
     /// The session
     id: SessionId,
+    /// Give the command a terminal, of the size of the one here
+    #[arg(long = "tty", short = 't', conflicts_with = "no_stdin")]
+    tty: bool,
+    /// As which identity of the session [default: default]
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "NAME")]
+    identity: String,
     #[command(flatten)]
     program: Program,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AttachArgs {
+    /// The session
+    id: SessionId,
+    /// Re-attach to this call, which this user started
+    #[arg(long, value_name = "ID", conflicts_with_all = ["identity", "cwd", "env", "timeout", "reattach", "argv"])]
+    call: Option<CallId>,
+    /// As which identity of the session [default: default]
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "NAME")]
+    identity: String,
+    /// Working directory below /workspace
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "DIR")]
+    cwd: String,
+    /// Add to the environment; may be repeated
+    #[arg(long = "env", short = 'e', value_name = "NAME=VALUE", value_parser = parse_variable)]
+    env: Vec<(String, String)>,
+    /// How long the command may run [default: 24h]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    timeout: Option<Duration>,
+    /// How long it runs on without a terminal here [default: 1m]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    reattach: Option<Duration>,
+    /// The command and its arguments [default: bash -l]
+    #[arg(trailing_var_arg = true, value_name = "CMD")]
+    argv: Vec<String>,
 }
 
 fn parse_variable(text: &str) -> Result<(String, String), String> {
@@ -66,6 +117,8 @@ fn parse_variable(text: &str) -> Result<(String, String), String> {
 pub(crate) struct Ended {
     /// The exit status that follows from it.
     pub(crate) status: u8,
+    /// The call id.
+    call: String,
     /// `exited`, `signalled` and so on.
     cause: String,
     code: i32,
@@ -75,10 +128,11 @@ pub(crate) struct Ended {
 }
 
 impl Ended {
-    fn new(status: Status, exited: &Exited) -> Self {
+    pub(super) fn new(status: Status, exited: &Exited, call: String) -> Self {
         let cause = exited.cause().as_str_name().trim_start_matches("EXIT_CAUSE_").to_lowercase();
         Self {
             status: status.0,
+            call,
             cause,
             code: exited.code,
             signal: exited.signal,
@@ -96,45 +150,34 @@ pub(crate) async fn execute(
     program: Program,
     interrupts: &Interrupts,
 ) -> anyhow::Result<(Status, Ended)> {
-    let input = if program.no_stdin { Input::Empty } else { Input::Passed };
-    let asked = Asked { program: program.argv.first().cloned().unwrap_or_default(), cwd: program.cwd.clone() };
-    let command = Command {
-        argv: program.argv,
-        cwd: workspace_path(&program.cwd).to_owned(),
-        env: HashMap::from_iter(program.env),
-        timeout: program.timeout,
-    };
-    context.output.done();
-    let streams = Streams {
-        stdin: Stdin::open(input),
-        stdout: unbuffered(std::io::stdout().as_fd())?,
-        stderr: unbuffered(std::io::stderr().as_fd())?,
-    };
-    let cancelled = async {
-        interrupts.first().await;
-    };
-    let exited = client.exec(id, command, streams, cancelled).await?;
-    let (status, told) = of_exited(&exited, &asked);
-    let cut = [&exited.stdout, &exited.stderr].into_iter().flatten().any(|s| s.bytes_delivered < s.bytes_total);
-    if cut {
-        context.output.note("the command wrote more than is delivered: the action log holds the digest of all of it");
-    }
-    let status = match (interrupts.seen(), exited.cause()) {
-        (Some(signal), ExitCause::Cancelled | ExitCause::Signalled) => Status::of_signal(signal),
-        _ => {
-            if let Some(told) = told {
-                context.output.note(told);
-            }
-            status
-        }
-    };
-    Ok((status, Ended::new(status, &exited)))
+    let (input, asked, command) = program.take(Console::Streams, String::new());
+    let mut exec = Exec::new(client, id, command)?;
+    let (on_signal, console) = (OnSignal::Cancel, Console::Streams);
+    let way = Way { context, session: id, interrupts, on_signal, console, input, asked, ticket: None };
+    way.carry(&mut exec).await
 }
 
-/// An output without a buffer of ours: what the command wrote is written when it comes.
-fn unbuffered(output: BorrowedFd<'_>) -> anyhow::Result<tokio::fs::File> {
-    let output = output.try_clone_to_owned().context("expected to duplicate an output of this command")?;
-    Ok(tokio::fs::File::from_std(output.into()))
+impl Program {
+    fn take(self, console: Console, identity: String) -> (Input, Asked, Command) {
+        let input = if self.no_stdin { Input::Empty } else { Input::Passed };
+        let asked = Asked { program: self.argv.first().cloned().unwrap_or_default(), cwd: self.cwd.clone() };
+        let mut env = HashMap::from_iter(self.env);
+        if console == Console::Terminal
+            && let Some(name) = std::env::var("TERM").ok().filter(|name| !name.is_empty())
+        {
+            env.entry("TERM".to_owned()).or_insert(name);
+        }
+        let command = Command {
+            identity,
+            argv: self.argv,
+            cwd: workspace_path(&self.cwd).to_owned(),
+            env,
+            timeout: self.timeout,
+            reattach: self.reattach,
+            terminal: (console == Console::Terminal).then(terminal::size),
+        };
+        (input, asked, command)
+    }
 }
 
 /// Paths are relative to /workspace, which people also write out.
@@ -146,17 +189,78 @@ pub(crate) fn workspace_path(path: &str) -> &str {
     }
 }
 
-/// `coffer session exec`. Whatever fails is Coffer's failure: the status says so, and is never one of the command's.
+/// `coffer session exec`.
 pub(super) async fn exec(context: &Context, args: ExecArgs) -> anyhow::Result<Status> {
+    let console = if args.tty { Console::Terminal } else { Console::Streams };
+    start(context, &args.id, args.program, args.identity, console).await
+}
+
+/// `coffer session attach`.
+pub(super) async fn attach(context: &Context, args: AttachArgs) -> anyhow::Result<Status> {
+    let AttachArgs { id, call, identity, cwd, env, timeout, reattach, mut argv } = args;
+    if let Some(call) = call {
+        return reattach_to(context, &id, &call).await;
+    }
+    if !std::io::stdin().is_terminal() {
+        let text = "expected a terminal on standard input to attach with, found something else; \
+                    use `coffer session exec` for input from elsewhere";
+        return Err(failure(USAGE, text));
+    }
+    if argv.is_empty() {
+        argv = ["bash", "-l"].map(str::to_owned).to_vec();
+    }
+    let timeout = Some(timeout.unwrap_or(ATTACHED_FOR));
+    let program = Program { cwd, env, timeout, reattach, no_stdin: false, argv };
+    start(context, &id, program, identity, Console::Terminal).await
+}
+
+async fn start(
+    context: &Context,
+    id: &SessionId,
+    program: Program,
+    identity: String,
+    console: Console,
+) -> anyhow::Result<Status> {
     let interrupts = Interrupts::install()?;
     let call = async {
         let client = context.client().await?;
-        execute(context, &client, &args.id, args.program, &interrupts).await
+        let (input, asked, command) = program.take(console, identity);
+        let mut exec = Exec::new(&client, id, command)?;
+        let ticket = match Ticket::keep(id, &exec) {
+            Ok(ticket) => Some(ticket),
+            Err(error) => {
+                context.output.note(format_args!("the call cannot be come back to from elsewhere: {}", causes(&error)));
+                None
+            }
+        };
+        let on_signal = OnSignal::PassOn;
+        let way = Way { context, session: id, interrupts: &interrupts, on_signal, console, input, asked, ticket };
+        way.carry(&mut exec).await
     };
-    let result = tokio::select! {
-        result = call => result,
-        signal = interrupts.second() => return Ok(Status::of_signal(signal)),
+    finish(context, &interrupts, call.await)
+}
+
+async fn reattach_to(context: &Context, id: &SessionId, call: &CallId) -> anyhow::Result<Status> {
+    let interrupts = Interrupts::install()?;
+    let (ticket, bytes) = Ticket::find(id, call)?;
+    let call = async {
+        let client = context.client().await?;
+        let mut exec = Exec::resume(&client, id, &bytes, Offsets::default())?;
+        let console = if exec.has_terminal() { Console::Terminal } else { Console::Streams };
+        let (asked, on_signal, input) = (Asked::default(), OnSignal::PassOn, Input::Passed);
+        let ticket = Some(ticket);
+        let way = Way { context, session: id, interrupts: &interrupts, on_signal, console, input, asked, ticket };
+        way.carry(&mut exec).await
     };
+    finish(context, &interrupts, call.await)
+}
+
+/// Whatever fails is Coffer's failure: the status says so, and is never one of the command's.
+fn finish(
+    context: &Context,
+    interrupts: &Interrupts,
+    result: anyhow::Result<(Status, Ended)>,
+) -> anyhow::Result<Status> {
     match result {
         Ok((status, ended)) => {
             if context.output.form == Form::Json {
@@ -166,6 +270,9 @@ pub(super) async fn exec(context: &Context, args: ExecArgs) -> anyhow::Result<St
         }
         Err(error) if is_closed_output(&error) => Ok(status_of(&error)),
         Err(error) => {
+            if let Some(Left(signal)) = error.downcast_ref() {
+                return Ok(Status::of_signal(*signal));
+            }
             context.output.note(causes(&error));
             Ok(interrupts.seen().map_or(Status::COFFER_FAILED, Status::of_signal))
         }

@@ -1,8 +1,12 @@
 //! `coffer session`: the commands on one session after another, and the words for what `cofferd` says about them.
 
+mod carried;
 mod cp;
 mod exec;
+mod files;
+mod listed;
 mod shown;
+mod tickets;
 mod watch;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -32,10 +36,14 @@ pub(crate) enum SessionCommand {
         #[arg(long)]
         all: bool,
     },
-    /// Show one session, or all, now and at each change
+    /// Show one session, or all, now and at each change; with a path, what changes in that directory of the session
     Watch {
         /// The session; all when left out
         id: Option<SessionId>,
+        /// A directory of the session, relative to /workspace
+        path: Option<String>,
+        #[command(flatten)]
+        changes: files::WatchArgs,
     },
     /// Wait until a session is ready or closed (exit 69: it will not be ready)
     Wait {
@@ -48,9 +56,22 @@ pub(crate) enum SessionCommand {
     /// Run a command in a session
     #[command(after_help = exec::EXIT_HELP)]
     Exec(exec::ExecArgs),
+    /// Open a terminal in a session, or come back to a call
+    #[command(after_help = exec::ATTACH_HELP)]
+    Attach(exec::AttachArgs),
     /// Copy files and trees into a session and out of it
     #[command(after_help = cp::COPY_HELP)]
     Cp(cp::CopyArgs),
+    /// List a directory of a session
+    Ls(files::LsArgs),
+    /// Show what is at paths of a session; links are shown, not followed (exit 1: nothing is there)
+    Stat(files::Paths),
+    /// Remove files, or with -r trees, of a session; links are removed, not followed
+    Rm(files::RmArgs),
+    /// Give a file or directory of a session another name
+    Mv(files::MvArgs),
+    /// Make directories in a session
+    Mkdir(files::MkdirArgs),
     /// Close a session, wait until it is closed and say how it ended (exit 0: sealed, 1: not)
     Close {
         #[command(flatten)]
@@ -97,10 +118,19 @@ pub(crate) async fn carry_out(context: &Context, command: SessionCommand) -> any
             Ok(Status::DONE)
         }
         SessionCommand::List { all } => shown::list(context, if all { Which::All } else { Which::Open }).await,
-        SessionCommand::Watch { id } => watch::watch(context, id).await,
+        SessionCommand::Watch { id: Some(id), path: Some(path), changes } => {
+            files::watch(context, &id, &path, &changes).await
+        }
+        SessionCommand::Watch { id, .. } => watch::watch(context, id).await,
         SessionCommand::Wait { id, phase } => wait_for(context, &id, phase).await,
         SessionCommand::Exec(args) => exec::exec(context, args).await,
+        SessionCommand::Attach(args) => exec::attach(context, args).await,
         SessionCommand::Cp(args) => cp::copy(context, args).await,
+        SessionCommand::Ls(args) => files::list(context, &args).await,
+        SessionCommand::Stat(args) => files::stat(context, &args).await,
+        SessionCommand::Rm(args) => files::remove(context, &args).await,
+        SessionCommand::Mv(args) => files::rename(context, &args).await,
+        SessionCommand::Mkdir(args) => files::make(context, &args).await,
         SessionCommand::Close { one, no_wait } => {
             close(context, &one.id, if no_wait { Until::Begun } else { Until::Closed }).await
         }

@@ -6,10 +6,13 @@ mod encrypted;
 mod evidence;
 mod execution;
 mod fake;
+mod files;
 mod hostile;
+mod policy;
 mod quote;
 mod running;
 mod sessions;
+mod terminal;
 mod usage;
 
 // Bundles that are right everywhere, and lies where a test wants one: the verifier's own fixtures.
@@ -32,6 +35,7 @@ fn coffer(home: &Path) -> Command {
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
         .env("HOME", home)
         .env("XDG_CONFIG_HOME", home.join("config"))
+        .env("XDG_STATE_HOME", home.join("state"))
         .env("COFFER_SOCKET", home.join("cofferd.sock"))
         .env("TMPDIR", home)
         .current_dir(home)

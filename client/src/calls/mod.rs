@@ -1,7 +1,10 @@
 //! Tool calls. In delegated sessions they go to `cofferd`, which relays them to the session named in the metadata
 //! `coffer-session`. What they have in common is here; each kind has its file.
 
-mod exec;
+pub mod command;
+pub mod exec;
+mod files;
+pub mod run;
 mod transfer;
 
 use coffer_evidence::ids::SessionId;
@@ -9,7 +12,10 @@ use coffer_proto::guest::v1 as guest;
 use tonic::Code;
 use tonic::metadata::MetadataValue;
 
-pub use exec::{Command, Streams};
+pub use command::{Command, Event, Order, TerminalSize};
+pub use exec::Exec;
+pub use files::{Above, IfMatch, LISTED_MAX, Listed, Reach, Taken};
+pub use run::{Notice, Streams};
 pub use transfer::{Downloaded, Uploaded};
 
 use crate::connection::Client;

@@ -15,10 +15,9 @@ use crate::fixtures::boot_log::{log, small_boot};
 use crate::fixtures::booted::{booted, named};
 use crate::fixtures::certificates::{rooted, third_root};
 use crate::fixtures::platform::{Dates, PLATFORM_INSTANCE, ROOT_DER, Tcb, collateral};
-use crate::fixtures::session::{AT, Ending, Recipe, opening, owner, parts, publisher, talk};
+use crate::fixtures::session::{AT, Ending, PERMIT_ALL, Recipe, opening, owner, parts, publisher, talk};
 use crate::leaf::{Leaf, Public, StepResult};
 use crate::manifest::{ImageManifest, Profile};
-use crate::policy_text::PERMIT_ALL;
 use crate::sign::PublicKey;
 
 /// Stands in for Intel's root.

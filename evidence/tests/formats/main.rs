@@ -6,17 +6,18 @@ mod examples;
 mod grammar;
 mod samples;
 mod samples_of_channels;
+mod samples_of_requests;
 mod strict;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use coffer_evidence::boot_disk;
+use coffer_evidence::call::RequestFlag;
 use coffer_evidence::call_header::HeaderType;
 use coffer_evidence::cbor::{Key, Value, encode};
 use coffer_evidence::fields::Canonical as _;
 use coffer_evidence::leaf::{CauseClass, LeafKind, LimitKind, Method, Rejection, Reporter, ScrubStep, StepResult};
-use coffer_evidence::policy_text::PERMIT_ALL;
 use coffer_evidence::seal::{ClosedBy, Reason};
 
 use examples::{block, compare_or_bless, hex_lines};
@@ -45,6 +46,7 @@ fn closed_lists_have_the_numbers_of_the_code() {
     check("leaf-kind", LeafKind::ALL, LeafKind::number, LeafKind::as_str);
     check("reporter", Reporter::ALL, Reporter::number, Reporter::as_str);
     check("method", Method::ALL, Method::number, Method::as_str);
+    check("request-flag", RequestFlag::ALL, RequestFlag::number, RequestFlag::as_str);
     check("cause-class", CauseClass::ALL, CauseClass::number, CauseClass::as_str);
     check("limit-kind", LimitKind::ALL, LimitKind::number, LimitKind::as_str);
     check("header-type", HeaderType::ALL, HeaderType::number, HeaderType::as_str);
@@ -92,7 +94,7 @@ fn the_page_of_examples_shows_what_the_code_writes() {
     let samples = samples::samples();
     let shown = samples.iter().filter(|sample| !sample.form.ends_with("-signed") && !INSIDE.contains(&sample.form));
     let mut blocks: Vec<(String, String)> = shown.map(|sample| (sample.form.to_owned(), block(sample))).collect();
-    let disk = boot_disk::write(&samples::config().to_bytes(), PERMIT_ALL.as_bytes());
+    let disk = boot_disk::write(&samples::config().to_bytes(), samples::PERMIT_ALL.as_bytes());
     assert!(boot_disk::read(&disk).is_ok());
     let json = |envelope: Vec<u8>| format!("{}\n", String::from_utf8(envelope).expect("JSON"));
     blocks.push(("boot disk".to_owned(), hex_lines(&disk[..112])));

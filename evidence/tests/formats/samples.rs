@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use coffer_evidence::bundle::{self, Parts};
 use coffer_evidence::call::{
-    Disclosed, IntentPrivate, OutcomePrivate, Request, StreamDigest, Usage, read_disclosed, write_disclosed,
+    Disclosed, IntentPrivate, OutcomePrivate, Request, StreamDigest, TerminalSize, Usage, read_disclosed,
+    write_disclosed,
 };
 use coffer_evidence::cbor::{Value, decode, encode};
 use coffer_evidence::collateral::Collateral;
@@ -20,7 +21,6 @@ use coffer_evidence::link::{Frame, Mirror, ToGuest, ToHost};
 use coffer_evidence::manifest::ImageManifest;
 use coffer_evidence::note::{Checkpoint, sign_note};
 use coffer_evidence::open::OpenMap;
-use coffer_evidence::policy_text::PERMIT_ALL;
 use coffer_evidence::private::{EncryptedPart, read_private, write_private};
 use coffer_evidence::receipt::{Receipt, open_receipt, sign_receipt};
 use coffer_evidence::rtmr::{Rtmr, Rtmr3Event, event_bytes, parse_event};
@@ -29,8 +29,11 @@ use coffer_evidence::sign::PublicKey;
 use coffer_evidence::statement::{Subjects, sign_statement};
 use ed25519_dalek::SigningKey;
 
+/// The policy of the samples; what it says is nothing that this crate looks at.
+pub(crate) const PERMIT_ALL: &str = "permit (principal, action, resource);\n";
+
 use crate::grammar::Sample;
-use crate::samples_of_channels;
+use crate::{samples_of_channels, samples_of_requests};
 
 /// Published, and worth nothing.
 pub(crate) fn key(seed: u8) -> SigningKey {
@@ -101,6 +104,15 @@ pub(crate) fn open(launch: Launch) -> OpenMap {
 }
 
 pub(crate) fn request() -> Request {
+    exec(None)
+}
+
+/// With every field that there is.
+pub(crate) fn request_on_a_terminal() -> Request {
+    exec(Some(TerminalSize { rows: 24, columns: 80 }))
+}
+
+fn exec(terminal: Option<TerminalSize>) -> Request {
     Request::Exec {
         argv: vec!["git".to_owned(), "log".to_owned()],
         cwd: ".".to_owned(),
@@ -108,6 +120,7 @@ pub(crate) fn request() -> Request {
         timeout_ms: 600_000,
         grace_ms: 2_000,
         output_bytes_max: 67_108_864,
+        terminal,
     }
 }
 
@@ -371,10 +384,8 @@ fn objects() -> Vec<Entry> {
     let checkpoint = event(1, &Rtmr3Event::Checkpoint { size, root });
     let sealed = event(2, &Rtmr3Event::Sealed { size, root });
     let events = bundle::frame_events(&[opening.clone(), checkpoint.clone(), sealed.clone()]);
-    let path = || "notes.txt".to_owned();
     let tenant = Value::Array(vec![Value::Text("local".to_owned()), Value::Text("tenant".to_owned())]);
     let committed = Value::Array(vec![Value::Bytes(private().salt.to_vec()), Value::Bytes(private().bytes)]);
-    let request_reads: fn(&[u8]) -> bool = reads::<Request>;
     let receipt_file = sign_receipt(&key(5), &receipt());
     assert!(open_receipt(&receipt_file, &public(5)).is_ok());
     vec![
@@ -392,15 +403,6 @@ fn objects() -> Vec<Entry> {
         ("events-file", "events-file", events, Some(events_file_reads)),
         ("commitment-hashed", "commitment-hashed", tagged("coffer/commit/v1", committed), None),
         ("intent-private", "intent-private", intent_private().to_bytes(), Some(intent_private_reads)),
-        ("request-exec", "request", request().to_bytes(), Some(request_reads)),
-        ("request-write", "request", Request::WriteFile { path: path(), mode: 0o644 }.to_bytes(), Some(request_reads)),
-        (
-            "request-read",
-            "request",
-            Request::ReadFile { path: path(), offset: 0, length: 9 }.to_bytes(),
-            Some(request_reads),
-        ),
-        ("request-path", "request", Request::Stat { path: path() }.to_bytes(), Some(request_reads)),
         ("outcome-private", "outcome-private", outcome_private().to_bytes(), Some(reads::<OutcomePrivate>)),
         ("seal-map", "seal-map", seal_map().0.to_bytes(), Some(reads::<SealMap>)),
         ("seal-hashed", "seal-hashed", tagged("coffer/seal/v1", seal_map().0.to_value()), None),
@@ -474,6 +476,7 @@ pub(crate) fn samples() -> Vec<Sample> {
     let plain = encode(&Value::Array(vec![Value::Bytes(vec![0x5a; 32]), Value::Bytes(vec![0xa0])]));
     objects()
         .into_iter()
+        .chain(samples_of_requests::entries())
         .chain(samples_of_channels::entries())
         .chain(leaves)
         .chain(link())

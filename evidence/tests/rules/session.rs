@@ -19,7 +19,6 @@ use coffer_evidence::leaf::{CauseClass, Leaf, Method, Opened, Public, Reporter, 
 use coffer_evidence::manifest::{ImageDigests, ImageManifest, Profile, Register, ShapeReference};
 use coffer_evidence::note::{Checkpoint, sign_note};
 use coffer_evidence::open::OpenMap;
-use coffer_evidence::policy_text;
 use coffer_evidence::private::{Place, PrivateKey};
 use coffer_evidence::receipt::{Receipt, sign_receipt};
 use coffer_evidence::rtmr::{Rtmr, Rtmr3Event, event_bytes, event_digest};
@@ -86,6 +85,11 @@ pub(crate) struct Recipe {
     pub(crate) host: SigningKey,
 }
 
+/// The policy of the fixtures. It permits everything; what it says is nothing that this crate looks at.
+pub(crate) const PERMIT_ALL: &str = "permit (principal, action, resource);\n";
+/// The rule of it that decisions name.
+pub(crate) const PERMIT_ALL_RULE: &str = "policy0";
+
 impl Default for Recipe {
     fn default() -> Self {
         Recipe {
@@ -94,7 +98,7 @@ impl Default for Recipe {
             manifest: |_| {},
             intent: |_| {},
             config: |_| {},
-            policy: policy_text::PERMIT_ALL,
+            policy: PERMIT_ALL,
             open: |_| {},
             opening_td: |_| {},
             talk: None,
@@ -252,6 +256,7 @@ fn private_intent(n: u32) -> Opened {
         timeout_ms: 1000,
         grace_ms: 100,
         output_bytes_max: 4096,
+        terminal: None,
     };
     let private = IntentPrivate {
         client_salt: salt(n, 0),
@@ -312,7 +317,7 @@ fn of_calls(recipe: &Recipe, opening: &Opening, ending: Ending) -> (Vec<Leaf>, V
         disclosed.push(Disclosed { index, salt: private.salt, bytes: private.bytes });
     };
     for n in 1..=recipe.calls {
-        let rules = vec![policy_text::PERMIT_ALL_RULE.to_owned()];
+        let rules = vec![PERMIT_ALL_RULE.to_owned()];
         let intent = Public::Intent { method: Method::Exec, rules, request_steps: 1, header: None };
         put(intent, n, private_intent(n), &mut leaves);
         if ending == Ending::Killed && n == recipe.calls {

@@ -8,7 +8,6 @@ use coffer_evidence::fields::Canonical as _;
 use coffer_evidence::ids::{CallId, Digest256, Identity};
 use coffer_evidence::intent::{Authority, Durability, Intent};
 use coffer_evidence::leaf::{CauseClass, Leaf, Method, Opened, Public, Rejection, size_steps};
-use coffer_evidence::policy_text;
 use coffer_evidence::sign::PublicKey;
 use coffer_evidence::tree::{Tree, leaf_hash};
 use ed25519_dalek::SigningKey;
@@ -160,7 +159,7 @@ impl<'a> Talk<'a> {
     }
 
     pub(crate) fn intent(&mut self, n: u32, header: Option<SignedHeader>) {
-        let rules = vec![policy_text::PERMIT_ALL_RULE.to_owned()];
+        let rules = vec![super::PERMIT_ALL_RULE.to_owned()];
         let public = Public::Intent { method: Method::Exec, rules, request_steps: 1, header: header.map(Box::new) };
         self.put(Some(Identity::default_name()), Some(call_id(n)), public, Some(private_intent(n)));
     }

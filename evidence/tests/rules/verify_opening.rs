@@ -4,14 +4,13 @@ use coffer_evidence::collateral::Collateral;
 use coffer_evidence::config::Launch;
 use coffer_evidence::intent::PooledAllowed;
 use coffer_evidence::manifest::Profile;
-use coffer_evidence::policy_text::PERMIT_ALL;
 use coffer_evidence::sign::PublicKey;
 use coffer_evidence::verify::{OpeningError, Platform, Rule, TrustAnchor, VerifiedOpening, verify_opening};
 
 use crate::boot_log::{log, small_boot};
 use crate::booted::{booted, named};
 use crate::platform::{self, DECEMBER, Dates, Tcb};
-use crate::session::{AT, Opening, Recipe, key, log_key, opening, publisher};
+use crate::session::{AT, Opening, PERMIT_ALL, Recipe, key, log_key, opening, publisher};
 use crate::vectors::{collateral, not_run, vector};
 
 fn simulated() -> Collateral {

@@ -1,12 +1,14 @@
 //! Seeds of everything that a proof rests on.
 
 use coffer_evidence::bundle::{self, Parts};
+use coffer_evidence::call::{Above, IfMatch, Reach, Request, Taken};
 use coffer_evidence::call_header::Speaker;
 use coffer_evidence::cbor::{Key, Value, encode};
 use coffer_evidence::channel::ChannelMap;
 use coffer_evidence::collateral::Collateral;
 use coffer_evidence::config::{Config, boot_disk};
 use coffer_evidence::fields::Canonical as _;
+use coffer_evidence::ids::Digest256;
 use coffer_evidence::intent::Shape;
 use coffer_evidence::leaf::{CauseClass, Leaf, LeafKind, Rejection};
 use coffer_evidence::note::Checkpoint;
@@ -64,6 +66,24 @@ fn bundles(sealed: &Parts, aborted: &Parts) -> Vec<Seed> {
     ]
 }
 
+/// One of each form of a request that works on files.
+fn requests() -> Vec<Seed> {
+    let path = || "a/b".to_owned();
+    let if_match = Some(IfMatch::Content(Digest256::of(b"old")));
+    let (page_token, page_size) = (Some("00".to_owned()), Some(9));
+    [
+        ("write", Request::WriteFile { path: path(), mode: 0o644, if_match }),
+        ("write-new", Request::WriteFile { path: path(), mode: 0o644, if_match: Some(IfMatch::Nothing) }),
+        ("list", Request::ListDirectory { path: path(), depth: Some(64), page_token, page_size }),
+        ("remove", Request::Remove { path: path(), reach: Reach::Tree }),
+        ("move", Request::Move { path: path(), destination: "c".to_owned(), taken: Taken::Replace }),
+        ("make", Request::MakeDirectory { path: path(), mode: 0o755, above: Above::Made }),
+        ("watch", Request::Watch { path: path(), reach: Reach::Tree, timeout_ms: 60_000 }),
+    ]
+    .map(|(name, request)| seed("records", &format!("request-{name}"), request.to_bytes()))
+    .to_vec()
+}
+
 fn records(sealed: &Parts) -> Vec<Seed> {
     let mut seeds: Vec<Seed> =
         sealed.leaves.iter().enumerate().map(|(n, leaf)| seed("records", &format!("leaf-{n}"), leaf.clone())).collect();
@@ -73,6 +93,7 @@ fn records(sealed: &Parts) -> Vec<Seed> {
     let config = Config::parse(&sealed.config).expect("a config");
     let seal = sealed.seal.clone().expect("a seal");
     seeds.extend(signed());
+    seeds.extend(requests());
     seeds.extend([
         seed("records", "disclosed", coffer_evidence::call::write_disclosed(&disclosed)),
         seed("records", "config", sealed.config.clone()),

@@ -1,6 +1,6 @@
 //! Seeds of what processes and machines say to each other.
 
-use coffer_agent::frames::{self, Frame as _, log, start, tool, warrant};
+use coffer_agent::frames::{self, Frame as _, grant, log, start, tool, warrant};
 use coffer_evidence::ids::SessionId;
 use coffer_evidence::link::{Frame as _, Mirror, ToGuest, ToHost};
 use coffer_evidence::seal::{ClosedBy, Reason};
@@ -95,6 +95,7 @@ fn processes() -> Vec<Seed> {
         request: vec![3; 8],
         program: Some("/usr/bin/true".into()),
         paths: vec!["a/b".into()],
+        rules: vec!["run-installed".into()],
     };
     let exit = start::Exit {
         cause: start::Cause::Ended,
@@ -113,6 +114,12 @@ fn processes() -> Vec<Seed> {
         modified_ms: 1,
         target: b"b".to_vec(),
     };
+    let change = tool::Change {
+        kind: tool::ChangeKind::Moved,
+        path: b"a".to_vec(),
+        from: b"b".to_vec(),
+        of: tool::Of::Directory,
+    };
     let all: Vec<Vec<u8>> = vec![
         log::ToNotary::Intent(call.clone()).encode(),
         log::ToNotary::Denied(log::Call { program: None, ..call }).encode(),
@@ -127,11 +134,18 @@ fn processes() -> Vec<Seed> {
         start::ToAgent::Exited { intent: 1, exit }.encode(),
         tool::Report::Entry(entry).encode(),
         tool::Report::Done { files: 1, bytes: 2, left_out: 3 }.encode(),
+        grant::Granted { identity: "default".into(), paths: vec!["/workspace".into()], access: vec![[7]] }.encode(),
         warrant::ToInit::Admitted { identities: vec!["default".into()] }.encode(),
         warrant::ToInit::Permit { intent: 1, identity: "default".into(), call: [1; 16], request: [2; 32] }.encode(),
         warrant::ToInit::Open { file: warrant::ReportFile::Outblob }.encode(),
         warrant::ToNotary::Scrubbed { steps: vec![[1, 0], [2, 1]] }.encode(),
+        tool::Report::More { after: b"a/b".to_vec() }.encode(),
+        tool::Report::Change(change).encode(),
+        tool::Report::Lagged.encode(),
+        tool::Report::WatchEnd(tool::WatchEnd::Gone).encode(),
     ];
     assert!(all.iter().all(|frame| frame.len() <= frames::FRAME_MAX));
-    all.into_iter().enumerate().map(|(n, frame)| seed("process_frames", &format!("frame-{n:02}"), frame)).collect()
+    let token = coffer_agent::tool::page::token(b"a/b", 3, b"c/d").into_bytes();
+    let frames = all.into_iter().enumerate().map(|(n, frame)| seed("process_frames", &format!("frame-{n:02}"), frame));
+    frames.chain([seed("process_frames", "page-token", token)]).collect()
 }

@@ -74,6 +74,7 @@ fn of_refusal(refusal: &Refusal) -> (Code, &'static str) {
         Refusal::SignatureLength(_) | Refusal::Intent(_) => (Code::InvalidArgument, "INTENT_MALFORMED"),
         Refusal::Labels => (Code::InvalidArgument, "INVALID_ARGUMENT"),
         Refusal::Config(error) => of_admission(error),
+        Refusal::Policy(_) => (Code::InvalidArgument, "POLICY_INVALID"),
         Refusal::UnknownImage(_) => (Code::NotFound, "IMAGE_NOT_FOUND"),
         Refusal::ProfileNotServed { .. } => (Code::FailedPrecondition, "PROFILE_NOT_SERVED"),
         Refusal::ImageTooOld { .. } => (Code::FailedPrecondition, "IMAGE_TOO_OLD"),

@@ -9,6 +9,7 @@ use coffer_evidence::ids::{Digest256, SessionId};
 use coffer_evidence::intent::{Intent, Shape};
 use coffer_evidence::manifest::Profile;
 use coffer_evidence::sign::PublicKey;
+use coffer_policy::Policy;
 
 use super::types::Timestamp;
 
@@ -70,6 +71,8 @@ pub(crate) enum Refusal {
     Intent(#[source] coffer_evidence::fields::ParseError),
     #[error("the intent is refused")]
     Config(#[from] AdmissionError),
+    #[error("the policy is refused at {0}")]
+    Policy(String),
     #[error("expected an image of this host, found none with digest {0}: `coffer image list` shows what there is")]
     UnknownImage(Digest256),
     #[error(
@@ -100,7 +103,37 @@ pub(crate) fn check_intent(request: Request<'_>, host_key: PublicKey, now: Times
     let host = HostPart { host_key, launch: Launch::Cold, labels: request.labels.clone() };
     let config = Config { intent: request.intent.to_vec(), owner_sig, host }.to_bytes();
     let (_, intent) = admit(&config, request.policy, Some(now.seconds()))?;
+    check_policy(request.policy, &intent)?;
     Ok(Admitted { config, policy: request.policy.to_vec(), intent, labels: request.labels })
+}
+
+/// Bytes of problems that a refusal tells: it travels in a header of bounded size.
+const PROBLEMS_TOLD: usize = 3 * 1024;
+
+/// Checks what the agent will decide by: a session whose policy says nothing would only fail later.
+fn check_policy(text: &[u8], intent: &Intent) -> Result<(), Refusal> {
+    let refused = |problems: Vec<String>| Refusal::Policy(told(&problems));
+    let text =
+        str::from_utf8(text).map_err(|error| refused(vec![format!("byte {}: not UTF-8", error.valid_up_to())]))?;
+    let policy = Policy::parse(text).map_err(|problems| {
+        let more = (problems.more() > 0).then(|| format!("and {} more", problems.more()));
+        refused(problems.iter().map(ToString::to_string).chain(more).collect())
+    })?;
+    let has = |name: &str| intent.identities.keys().any(|identity| identity.to_string() == name);
+    let strangers = policy.identities().iter().filter(|(name, _)| !has(name.as_str()));
+    let unknown = |name, place| {
+        let names: Vec<String> = intent.identities.keys().map(ToString::to_string).collect();
+        format!("{place}: expected an identity of the intent ({}), found `{name}`", names.join(", "))
+    };
+    let strangers: Vec<String> = strangers.map(|(name, place)| unknown(name, place)).collect();
+    if strangers.is_empty() { Ok(()) } else { Err(refused(strangers)) }
+}
+
+/// All problems on one line, as far as they fit.
+fn told(problems: &[String]) -> String {
+    let all = problems.join(" | ");
+    let cut = &all[..all.floor_char_boundary(PROBLEMS_TOLD)];
+    if cut.len() < all.len() { format!("{cut} … (`coffer policy check` shows all)") } else { all }
 }
 
 /// Checks it against what this host has and does.
@@ -138,9 +171,9 @@ pub(crate) mod fixtures {
     //! Intents for tests of this crate.
 
     use super::*;
-    use coffer_evidence::config::policy_text::PERMIT_ALL;
     use coffer_evidence::ids::{Digest384, Identity};
     use coffer_evidence::intent::{Authority, Durability, Limits, PooledAllowed, RecordRequired, sign_intent};
+    use coffer_policy::texts::DEFAULT;
     use ed25519_dalek::SigningKey;
 
     pub(crate) const NOW: Timestamp = Timestamp(1_800_000_000_000);
@@ -159,7 +192,7 @@ pub(crate) mod fixtures {
             tenant: "acme".into(),
             region: String::new(),
             image,
-            policy: Digest384::of(PERMIT_ALL.as_bytes()),
+            policy: Digest384::of(DEFAULT.as_bytes()),
             identities: [(Identity::default_name(), key)].into(),
             authority: Authority::Delegated,
             durability: Durability::Relaxed,
@@ -184,8 +217,8 @@ pub(crate) mod fixtures {
 mod tests {
     use super::fixtures::*;
     use super::*;
-    use coffer_evidence::config::policy_text::PERMIT_ALL;
     use coffer_evidence::intent::Authority;
+    use coffer_policy::texts::DEFAULT;
     use ed25519_dalek::SigningKey;
 
     fn host_key() -> PublicKey {
@@ -214,8 +247,8 @@ mod tests {
     }
 
     #[test]
-    fn a_signed_intent_with_the_one_policy_is_admitted() {
-        let admitted = check(&intent([1; 16], image()), PERMIT_ALL).expect("admitted");
+    fn a_signed_intent_with_a_policy_is_admitted() {
+        let admitted = check(&intent([1; 16], image()), DEFAULT).expect("admitted");
         assert_eq!(check_host(&admitted, &facts(), NOW).expect("fits"), Profile::Simulated);
         let config = Config::parse(&admitted.config).expect("canonical");
         assert_eq!(config.host.host_key, host_key());
@@ -226,7 +259,7 @@ mod tests {
         let (bytes, mut signature) = signed(&intent([1; 16], image()));
         signature[7] ^= 1;
         let request =
-            |intent, owner_sig| Request { intent, owner_sig, policy: PERMIT_ALL.as_bytes(), labels: BTreeMap::new() };
+            |intent, owner_sig| Request { intent, owner_sig, policy: DEFAULT.as_bytes(), labels: BTreeMap::new() };
         let refused = check_intent(request(&bytes, &signature), host_key(), NOW);
         assert!(matches!(refused, Err(Refusal::Config(AdmissionError::Owner(_)))));
         assert!(matches!(check_intent(request(&bytes, &[1]), host_key(), NOW), Err(Refusal::SignatureLength(1))));
@@ -234,32 +267,47 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_that_would_not_be_enforced_is_refused() {
-        let other = "forbid (principal, action, resource);\n";
-        let mut wanted = intent([1; 16], image());
-        wanted.policy = coffer_evidence::ids::Digest384::of(other.as_bytes());
-        assert!(matches!(check(&wanted, other), Err(Refusal::Config(AdmissionError::PolicyUnsupported))));
-        assert!(matches!(check(&wanted, PERMIT_ALL), Err(Refusal::Config(AdmissionError::PolicyDigest { .. }))));
+    fn a_policy_that_says_nothing_or_names_a_stranger_is_refused_with_all_its_problems() {
+        let refused = |text: &str| {
+            let mut wanted = intent([1; 16], image());
+            wanted.policy = coffer_evidence::ids::Digest384::of(text.as_bytes());
+            assert!(matches!(check(&wanted, DEFAULT), Err(Refusal::Config(AdmissionError::PolicyDigest { .. }))));
+            match check(&wanted, text) {
+                Err(Refusal::Policy(problems)) => problems,
+                other => panic!("{other:?}"),
+            }
+        };
+        let two = refused(
+            "permit (principal, action, resource);\n@id(\"b\") permit (principal, action == Action::\"x\", resource);",
+        );
+        assert!(
+            two.starts_with("1:1: expected `@id") && two.contains(" | 2:39: rule `b`: unrecognized action"),
+            "{two}"
+        );
+        let stranger = refused("@id(\"a\")\npermit (principal == Identity::\"coder\", action, resource);");
+        assert_eq!(stranger, "2:32: expected an identity of the intent (default), found `coder`");
+        let many = refused(&"permit (principal, action, resource);\n".repeat(100));
+        assert!(many.len() < PROBLEMS_TOLD + 100 && many.ends_with("(`coffer policy check` shows all)"), "{many}");
     }
 
     #[test]
     fn what_is_not_served_yet_is_refused() {
         let mut wanted = intent([1; 16], image());
         wanted.authority = Authority::EndToEnd;
-        assert!(matches!(check(&wanted, PERMIT_ALL), Err(Refusal::Config(AdmissionError::Unsupported { .. }))));
+        assert!(matches!(check(&wanted, DEFAULT), Err(Refusal::Config(AdmissionError::Unsupported { .. }))));
         let mut late = intent([1; 16], image());
         late.not_after = NOW.seconds() - 1;
-        assert!(matches!(check(&late, PERMIT_ALL), Err(Refusal::Config(AdmissionError::Expired { .. }))));
+        assert!(matches!(check(&late, DEFAULT), Err(Refusal::Config(AdmissionError::Expired { .. }))));
         let mut long = intent([1; 16], image());
         long.limits.ttl_s = 86_401;
-        assert!(matches!(check(&long, PERMIT_ALL), Err(Refusal::Config(AdmissionError::Limits { .. }))));
+        assert!(matches!(check(&long, DEFAULT), Err(Refusal::Config(AdmissionError::Limits { .. }))));
     }
 
     #[test]
     fn labels_are_bounded() {
         let (bytes, signature) = signed(&intent([1; 16], image()));
         let with = |labels: BTreeMap<String, String>| {
-            let request = Request { intent: &bytes, owner_sig: &signature, policy: PERMIT_ALL.as_bytes(), labels };
+            let request = Request { intent: &bytes, owner_sig: &signature, policy: DEFAULT.as_bytes(), labels };
             check_intent(request, host_key(), NOW)
         };
         let labels = |n: usize, length: usize| (0..n).map(|i| (format!("{i}"), "x".repeat(length))).collect();
@@ -270,7 +318,7 @@ mod tests {
 
     #[test]
     fn what_the_host_does_not_have_is_refused() {
-        let admitted = check(&intent([1; 16], image()), PERMIT_ALL).expect("admitted");
+        let admitted = check(&intent([1; 16], image()), DEFAULT).expect("admitted");
         let refusal = |change: fn(&mut HostFacts)| {
             let mut host = facts();
             change(&mut host);

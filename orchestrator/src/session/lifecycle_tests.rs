@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use coffer_evidence::config::policy_text::PERMIT_ALL;
 use coffer_evidence::fields::Canonical as _;
 use coffer_evidence::ids::{Digest256, SessionId};
 use coffer_evidence::intent::sign_intent;
 use coffer_evidence::manifest::Profile;
 use coffer_evidence::seal::{ClosedBy, Reason};
+use coffer_policy::texts::DEFAULT;
 use ed25519_dalek::SigningKey;
 use futures_util::future::BoxFuture;
 use tokio::sync::{Semaphore, watch};
@@ -219,7 +219,7 @@ pub(super) async fn create(registry: &Arc<Registry>, world: &World, n: u32) -> S
     let request = admission::Request {
         intent: &bytes,
         owner_sig: &signature,
-        policy: PERMIT_ALL.as_bytes(),
+        policy: DEFAULT.as_bytes(),
         labels: BTreeMap::new(),
     };
     registry.create(request, key(n, "create")).await.expect("created").id

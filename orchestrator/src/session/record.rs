@@ -131,7 +131,6 @@ pub(crate) mod fixtures {
 
     use super::*;
     use crate::session::admission::fixtures::{NOW, intent, signed};
-    use coffer_evidence::config::policy_text::PERMIT_ALL;
     use coffer_evidence::sign::PublicKey;
     use ed25519_dalek::SigningKey;
 
@@ -155,7 +154,7 @@ pub(crate) mod fixtures {
         let request = crate::session::admission::Request {
             intent: &intent,
             owner_sig: &owner_sig,
-            policy: PERMIT_ALL.as_bytes(),
+            policy: coffer_policy::texts::DEFAULT.as_bytes(),
             labels: BTreeMap::new(),
         };
         let host_key = PublicKey::of(&SigningKey::from_bytes(&[13; 32]));

@@ -7,7 +7,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 /// Refusals that tell what to do about a state; there was nothing to expect of the request.
-const OF_STATE: [&str; 11] = [
+const OF_STATE: [&str; 13] = [
     "CALL_ID_REUSED",
     "IDENTITY_UNKNOWN",
     "TOO_MANY_CALLS",
@@ -19,6 +19,8 @@ const OF_STATE: [&str; 11] = [
     "OWNER_SIGNATURE",
     "NO_EVIDENCE",
     "SESSION_CLOSING",
+    "ATTACHED_ELSEWHERE",
+    "OUTPUT_GONE",
 ];
 
 /// What was not refused as it should be: one run tells all of it.

@@ -8,11 +8,10 @@ use coffer_evidence::ids::{Digest256, Digest384, Identity, SessionId};
 use coffer_evidence::intent::{
     Authority, Durability, Intent, Limits, PooledAllowed, RecordRequired, Shape, sign_intent,
 };
-use coffer_evidence::policy_text::PERMIT_ALL;
 use coffer_evidence::sign::PublicKey;
 use coffer_proto::control::v1 as pb;
 use coffer_proto::guest::v1::StatRequest;
-use coffer_tests::guest::{now, random};
+use coffer_tests::guest::{PERMIT_ALL, now, random};
 use coffer_tests::host::Host;
 use ed25519_dalek::SigningKey;
 use pb::evidence_service_client::EvidenceServiceClient;
@@ -163,13 +162,6 @@ async fn intents(sessions: &Sessions, image: Digest256, session: &Session) -> an
             InvalidArgument,
             "INTENT_REFUSED",
             "18446744073709551615",
-        ),
-        (
-            "two identities",
-            Box::new(|i| i.identities.extend([(Identity::new("other").expect("a name"), PublicKey::of(&owner()))])),
-            InvalidArgument,
-            "INTENT_REFUSED",
-            "found several identities",
         ),
         (
             "a tenant of 256",

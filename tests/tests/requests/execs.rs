@@ -63,10 +63,11 @@ async fn arguments(session: &Session) {
 
 async fn numbers(session: &Session) -> anyhow::Result<()> {
     type Set = fn(&mut pb::ExecStart, i64);
-    let fields: [(&str, Set, i64); 3] = [
+    let fields: [(&str, Set, i64); 4] = [
         ("timeout_ms", |start, value| start.timeout_ms = value, 86_400_000),
         ("grace_ms", |start, value| start.grace_ms = value, 30_000),
         ("output_bytes_max", |start, value| start.output_bytes_max = value, OUTPUT),
+        ("reattach_ms", |start, value| start.reattach_ms = value, 86_400_000),
     ];
     for (field, set, most) in fields {
         for value in [0, most] {
@@ -136,15 +137,15 @@ async fn directories(session: &Session) -> anyhow::Result<()> {
         let start = pb::ExecStart { cwd: cwd.into(), ..exec(session, cwd, DONE, words(&["pwd", "-P"])) };
         assert_eq!(done(cwd, session.start(start).await).out.trim(), expected, "{cwd}");
     }
-    for (cwd, text) in [
-        ("..", "without `..`"),
-        ("here/../..", "without `..`"),
-        ("/", "relative to /workspace"),
-        ("/workspace", "relative to /workspace"),
-        ("a\0b", "without NUL"),
+    for (cwd, code, reason, text) in [
+        ("..", InvalidArgument, "INVALID_ARGUMENT", "without `..`"),
+        ("here/../..", InvalidArgument, "INVALID_ARGUMENT", "without `..`"),
+        ("/", PermissionDenied, "POLICY_DENIED", "relative to /workspace"),
+        ("/workspace", PermissionDenied, "POLICY_DENIED", "relative to /workspace"),
+        ("a\0b", InvalidArgument, "INVALID_ARGUMENT", "without NUL"),
     ] {
         let start = pb::ExecStart { cwd: cwd.into(), ..exec(session, cwd, Leaves::None, words(&["true"])) };
-        refused(cwd, session.start(start).await, InvalidArgument, "INVALID_ARGUMENT", text);
+        refused(cwd, session.start(start).await, code, reason, text);
     }
     // What only the kernel can know is an outcome of the call.
     let unstarted = Leaves::Ended(FailedToStart);
@@ -154,7 +155,7 @@ async fn directories(session: &Session) -> anyhow::Result<()> {
         ("missing", "true", "cwd", 2),
         ("file", "true", "cwd", 20),
         ("", "missing", "program", 2),
-        ("", "/etc/passwd", "exec", 13),
+        ("", "/usr/lib/os-release", "exec", 13),
         ("", "/workspace", "exec", 13),
     ] {
         let what = format!("{program} in {cwd:?}");

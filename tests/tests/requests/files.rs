@@ -3,7 +3,7 @@
 
 use coffer_evidence::leaf::CauseClass::{Completed, Failed};
 use coffer_proto::guest::v1 as pb;
-use tonic::Code::{Aborted, FailedPrecondition, InvalidArgument, NotFound, PermissionDenied};
+use tonic::Code::{FailedPrecondition, InvalidArgument, NotFound, PermissionDenied};
 use tonic::{Code, Status};
 
 use crate::answers::{done, refused};
@@ -21,11 +21,20 @@ pub(crate) enum Operation {
     Stat,
     Upload,
     Download,
+    /// Without what is beneath.
+    Remove,
+    /// To where nothing is.
+    MoveFrom,
+    /// Of a file that is there.
+    MoveTo,
+    Make,
+    /// For a millisecond.
+    Watch,
 }
 
-use Operation::{Download, List, Read, Stat, Upload, Write};
+use Operation::{Download, List, Make, MoveFrom, MoveTo, Read, Remove, Stat, Upload, Watch, Write};
 
-const ALL: [Operation; 6] = [Read, Write, List, Stat, Upload, Download];
+const ALL: [Operation; 11] = [Read, Write, List, Stat, Upload, Download, Remove, MoveFrom, MoveTo, Make, Watch];
 
 /// What came back: content, names, or the kind.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -44,11 +53,15 @@ impl Session {
         match operation {
             Read => self.read(pb::ReadFileRequest { header, path, offset: 0, length: 0 }).await,
             Write => {
-                let start = pb::WriteFileStart { header, path, mode: 0 };
+                let start = pb::WriteFileStart { header, path, mode: 0, precondition: None };
                 self.write(start, vec![b"written"[..].into()]).await.map(|_| Answer::default())
             }
             List => {
-                let listed = self.tools().list_directory(pb::ListDirectoryRequest { header, path }).await?.into_inner();
+                let listed = self
+                    .tools()
+                    .list_directory(pb::ListDirectoryRequest { header, path, ..Default::default() })
+                    .await?
+                    .into_inner();
                 Ok(Answer { names: listed.entries.iter().map(|e| text(&e.name)).collect(), ..Answer::default() })
             }
             Stat => {
@@ -64,6 +77,19 @@ impl Session {
                 self.upload(pb::UploadStart { header, path }, &archive).await.map(|_| Answer::default())
             }
             Download => self.download(pb::DownloadRequest { header, path }).await,
+            Remove => {
+                self.remove(pb::RemoveRequest { header, path, recursive: false }).await.map(|_| Answer::default())
+            }
+            MoveFrom => self.rename(header, &path, "moved").await.map(|()| Answer::default()),
+            MoveTo => self.rename(header, MOVABLE, &path).await.map(|()| Answer::default()),
+            Make => {
+                let request = pb::MakeDirectoryRequest { header, path, mode: 0, parents: false };
+                self.make(request).await.map(|_| Answer::default())
+            }
+            Watch => {
+                let request = pb::WatchRequest { header, path, recursive: true, timeout_ms: 1 };
+                self.watched(request).await.map(|_| Answer::default())
+            }
         }
     }
 
@@ -121,7 +147,11 @@ impl Session {
     }
 }
 
+/// A file that is there to be moved, and stays: every move of it is refused.
+const MOVABLE: &str = "movable";
+
 pub(crate) async fn paths(session: &Session) -> anyhow::Result<()> {
+    session.sh(&format!("echo stays >{MOVABLE}")).await?;
     no_paths(session).await;
     longest(session).await?;
     links(session).await?;
@@ -133,12 +163,16 @@ pub(crate) async fn paths(session: &Session) -> anyhow::Result<()> {
 async fn no_paths(session: &Session) {
     let long = "a".repeat(4096);
     for operation in ALL {
+        for path in ["/etc/passwd", "/workspace/a", "/"] {
+            let result = session.try_path(operation, path, Leaves::None).await;
+            let what = format!("{operation:?} {path}");
+            refused(&what, result, PermissionDenied, "POLICY_DENIED", "relative to /workspace");
+        }
         for (path, reason, text) in [
             ("..", "INVALID_ARGUMENT", "without `..`"),
             ("../etc/passwd", "INVALID_ARGUMENT", "without `..`"),
             ("a/..", "INVALID_ARGUMENT", "without `..`"),
-            ("/etc/passwd", "INVALID_ARGUMENT", "relative to /workspace"),
-            ("/", "INVALID_ARGUMENT", "relative to /workspace"),
+            ("/..", "INVALID_ARGUMENT", "without `..`"),
             ("a\0", "INVALID_ARGUMENT", "without NUL"),
             (&long, "LIMIT_EXCEEDED", "at most 4096 bytes with the NUL at its end, found 4097"),
         ] {
@@ -148,7 +182,7 @@ async fn no_paths(session: &Session) {
         for path in ["", ".", "./"] {
             let what = format!("{operation:?} {path:?}");
             match operation {
-                Read | Write => {
+                Read | Write | Remove | MoveFrom | MoveTo | Make => {
                     let result = session.try_path(operation, path, Leaves::None).await;
                     refused(&what, result, InvalidArgument, "INVALID_ARGUMENT", "found the workspace itself");
                 }
@@ -156,7 +190,7 @@ async fn no_paths(session: &Session) {
             }
         }
         // Names that mean something only to others.
-        if matches!(operation, Read | Stat) {
+        if matches!(operation, Read | Stat | Remove | MoveFrom | Watch) {
             for path in ["%2e%2e/etc/passwd", "..\\etc", "~", "missing/a", "..."] {
                 let result = session.try_path(operation, path, TRIED).await;
                 refused(path, result, NotFound, "FILE_NOT_FOUND", "something at the path, found nothing");
@@ -224,6 +258,9 @@ async fn links(session: &Session) -> anyhow::Result<()> {
         (Upload, "links/out/new"),
         (Upload, "links/a/b/up"),
         (Upload, "links/loop"),
+        (Watch, "links/out"),
+        (Watch, "links/absolute"),
+        (Watch, "links/loop"),
     ] {
         let result = session.try_path(operation, path, TRIED).await;
         refused(&format!("{operation:?} {path}"), result, PermissionDenied, "PATH_ESCAPE", "leads out of it");
@@ -239,6 +276,15 @@ async fn links(session: &Session) -> anyhow::Result<()> {
         done(path, session.try_path(Write, path, DONE).await);
         assert_eq!(done(path, session.try_path(Read, path, DONE).await).bytes, b"written", "{path}");
     }
+    // Removed and moved, too; who makes a directory of its name finds it taken.
+    session.sh("cd links && ln -s /etc gone-1 && ln -s /etc gone-2").await?;
+    for operation in [Make, MoveTo] {
+        let result = session.try_path(operation, "links/gone-1", TRIED).await;
+        refused("a link in the way", result, FailedPrecondition, "WRONG_KIND", "expected a free name");
+    }
+    done("a link is removed", session.try_path(Remove, "links/gone-1", DONE).await);
+    done("a link is moved", session.try_path(MoveFrom, "links/gone-2", DONE).await);
+    done("and removed", session.try_path(Remove, "moved", DONE).await);
     // What stays inside is followed.
     assert_eq!(done("in", session.try_path(Read, "links/in/file", DONE).await).bytes, b"inside\n");
     assert_eq!(done("up", session.try_path(Read, "links/up/real/file", DONE).await).bytes, b"inside\n");
@@ -260,7 +306,7 @@ async fn kinds(session: &Session) -> anyhow::Result<()> {
                 try: os.mknod('null', 0o20666, os.makedev(1, 3))\nexcept PermissionError: print('no devices')";
     assert_eq!(session.python(make).await?, "no devices\n");
     type Row = (Operation, &'static str, Code, &'static str, &'static str);
-    let rows: [Row; 13] = [
+    let rows: [Row; 19] = [
         (Read, "kinds/pipe", FailedPrecondition, "WRONG_KIND", "a regular file, found a pipe"),
         (Read, "kinds/socket", FailedPrecondition, "WRONG_KIND", "a regular file, found a pipe, a socket"),
         (Read, "kinds/tree", FailedPrecondition, "WRONG_KIND", "found a directory"),
@@ -274,6 +320,12 @@ async fn kinds(session: &Session) -> anyhow::Result<()> {
         (Write, "kinds/shut/x", PermissionDenied, "ACCESS_DENIED", "forbids it"),
         (Read, "kinds/sparse", InvalidArgument, "LIMIT_EXCEEDED", "at most 1073741824 bytes"),
         (Download, "kinds/sparse", InvalidArgument, "LIMIT_EXCEEDED", "at most 1073741824 bytes"),
+        (Remove, "kinds/tree", FailedPrecondition, "WRONG_KIND", "only `recursive` removes one"),
+        (Remove, "kinds/pipe/x", FailedPrecondition, "WRONG_KIND", "a directory, found something else"),
+        (MoveTo, "kinds/pipe", FailedPrecondition, "WRONG_KIND", "expected a free name"),
+        (Make, "kinds/socket", FailedPrecondition, "WRONG_KIND", "expected a free name"),
+        (Make, "kinds/shut/x", PermissionDenied, "ACCESS_DENIED", "forbids it"),
+        (Watch, "kinds/pipe", FailedPrecondition, "WRONG_KIND", "a directory, found something else"),
     ];
     for (operation, path, code, reason, text) in rows {
         let result = session.try_path(operation, path, TRIED).await;
@@ -321,18 +373,21 @@ async fn leased(session: &Session) -> anyhow::Result<()> {
                 except OSError: print('none', flush=True)\nsys.stdin.read()";
     let holder = session.running(&["python3", "-c", hold], DONE).await?;
     for operation in [Read, Download] {
-        let result = session.try_path(operation, "kinds/tree/file", TRIED).await;
-        refused("a leased file", result, Aborted, "FILE_BUSY", "others change or lock");
+        done("a file that nobody can lease", session.try_path(operation, "kinds/tree/file", DONE).await);
     }
-    assert_eq!(holder.end().await?.0.code, 0);
-    done("released", session.try_path(Read, "kinds/tree/file", DONE).await);
+    let (exited, out) = holder.end().await?;
+    assert_eq!((exited.code, out.trim()), (0, "none"));
     Ok(())
 }
 
 /// The pieces that content comes in, and what is no content.
 async fn chunks(session: &Session) {
-    let write =
-        |what: &str, leaves, mode| pb::WriteFileStart { header: session.header(what, leaves), path: "w".into(), mode };
+    let write = |what: &str, leaves, mode| pb::WriteFileStart {
+        header: session.header(what, leaves),
+        path: "w".into(),
+        mode,
+        precondition: None,
+    };
     let whole = session.write(write("64 KiB", DONE, 0o777), vec![vec![7; 65_536]; 2]).await;
     assert_eq!(done("64 KiB", whole).size, 131_072);
     let cancelled = Leaves::Ended(coffer_evidence::leaf::CauseClass::Cancelled);

@@ -51,7 +51,7 @@ pub(crate) async fn transfers(session: &Session, host: &Host, before: u64) -> an
     session.python(&fill).await?;
     let begin = Instant::now();
     let header = session.header("5 GiB, a file", Leaves::Ended(Failed));
-    let start = pb::WriteFileStart { header, path: "endless".into(), mode: 0 };
+    let start = pb::WriteFileStart { header, path: "endless".into(), mode: 0, precondition: None };
     let data = std::iter::repeat_n(write_file_request::Request::Data(vec![7; CHUNK].into()), CHUNKS);
     let requests = std::iter::once(write_file_request::Request::Start(start)).chain(data);
     let requests = requests.map(|request| pb::WriteFileRequest { request: Some(request) });

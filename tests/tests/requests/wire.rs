@@ -20,7 +20,7 @@ use crate::session::Session;
 const MESSAGE: usize = 4 << 20;
 
 /// Methods that take one message, and those that take a stream of them.
-const METHODS: [&str; 16] = [
+const METHODS: [&str; 20] = [
     "coffer.control.v1.SessionService/CreateSession",
     "coffer.control.v1.SessionService/GetSession",
     "coffer.control.v1.SessionService/ListSessions",
@@ -36,6 +36,10 @@ const METHODS: [&str; 16] = [
     "coffer.guest.v1.ToolService/Exec",
     "coffer.guest.v1.ToolService/WriteFile",
     "coffer.guest.v1.ToolService/Upload",
+    "coffer.guest.v1.ToolService/Remove",
+    "coffer.guest.v1.ToolService/Move",
+    "coffer.guest.v1.ToolService/MakeDirectory",
+    "coffer.guest.v1.ToolService/Watch",
     "coffer.guest.v1.ToolService/Nothing",
 ];
 

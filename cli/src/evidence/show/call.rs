@@ -1,6 +1,6 @@
 //! One call whole: what was asked, what was decided and by which rules, and everything that is known of its end.
 
-use coffer_evidence::call::{Disclosed, IntentPrivate, OutcomePrivate, Request, StreamDigest};
+use coffer_evidence::call::{Disclosed, IfMatch, IntentPrivate, OutcomePrivate, Request, RequestFlag, StreamDigest};
 use coffer_evidence::call_header::ClientPrivate;
 use coffer_evidence::fields::Canonical as _;
 use coffer_evidence::leaf::{Leaf, Public};
@@ -167,30 +167,69 @@ fn opened(public: &Public, bytes: &[u8], put: &mut impl FnMut(&str, Value)) {
 
 fn request(private: &IntentPrivate, put: &mut impl FnMut(&str, Value)) {
     match Request::parse(&private.request) {
-        Ok(Request::Exec { argv, cwd, env, timeout_ms, grace_ms, output_bytes_max }) => {
+        Ok(Request::Exec { argv, cwd, env, timeout_ms, grace_ms, output_bytes_max, terminal }) => {
             put("argv", json!(argv));
             put("cwd", json!(if cwd.is_empty() { "." } else { &cwd }));
             put("env", json!(env.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>()));
             put("timeout_ms", json!(timeout_ms));
             put("grace_ms", json!(grace_ms));
             put("output_bytes_max", json!(output_bytes_max));
+            if let Some(size) = terminal {
+                put("terminal", json!(format!("{} rows, {} columns", size.rows, size.columns)));
+            }
         }
-        Ok(Request::WriteFile { path, mode }) => {
+        Ok(Request::WriteFile { path, mode, if_match }) => {
             put("path", json!(path));
             put("mode", json!(format!("{mode:04o}")));
+            match if_match {
+                Some(IfMatch::Content(digest)) => put("if_match", json!(digest.to_string())),
+                Some(IfMatch::Nothing) => put("if_match", json!("nothing")),
+                None => {}
+            }
         }
         Ok(Request::ReadFile { path, offset, length }) => {
             put("path", json!(path));
             put("offset", json!(offset));
             put("length", json!(length));
         }
-        Ok(
-            Request::ListDirectory { path }
-            | Request::Stat { path }
-            | Request::Upload { path }
-            | Request::Download { path },
-        ) => put("path", json!(path)),
+        Ok(Request::ListDirectory { path, depth, page_token, page_size }) => {
+            put("path", json!(path));
+            for (name, number) in [("depth", depth), ("page_size", page_size)] {
+                if let Some(number) = number {
+                    put(name, json!(number));
+                }
+            }
+            if let Some(token) = page_token {
+                put("page_token", json!(token));
+            }
+        }
+        Ok(Request::Stat { path } | Request::Upload { path } | Request::Download { path }) => put("path", json!(path)),
+        Ok(Request::Remove { path, reach }) => {
+            put("path", json!(path));
+            flag(reach.flag(), put);
+        }
+        Ok(Request::Move { path, destination, taken }) => {
+            put("path", json!(path));
+            put("destination", json!(destination));
+            flag(taken.flag(), put);
+        }
+        Ok(Request::MakeDirectory { path, mode, above }) => {
+            put("path", json!(path));
+            put("mode", json!(format!("{mode:04o}")));
+            flag(above.flag(), put);
+        }
+        Ok(Request::Watch { path, reach, timeout_ms }) => {
+            put("path", json!(path));
+            flag(reach.flag(), put);
+            put("timeout_ms", json!(timeout_ms));
+        }
         Err(error) => put("request", json!(format!("FALSE: {error}"))),
+    }
+}
+
+fn flag(flag: Option<RequestFlag>, put: &mut impl FnMut(&str, Value)) {
+    if let Some(flag) = flag {
+        put("flag", json!(flag.as_str()));
     }
 }
 

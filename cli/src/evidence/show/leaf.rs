@@ -1,6 +1,6 @@
 //! One leaf as a line: when, who, what, and what came of it.
 
-use coffer_evidence::call::{Disclosed, IntentPrivate, OutcomePrivate, Request};
+use coffer_evidence::call::{Disclosed, IntentPrivate, OutcomePrivate, Request, RequestFlag};
 use coffer_evidence::fields::Canonical as _;
 use coffer_evidence::leaf::{Leaf, Method, Public};
 use serde::Serialize;
@@ -39,6 +39,10 @@ pub(super) struct Line {
     detail: Option<String>,
     argv: Vec<String>,
     path: Option<String>,
+    /// Of a move: the new path.
+    destination: Option<String>,
+    /// What was asked for beside the usual.
+    flag: Option<&'static str>,
     code: Option<u64>,
     signal: Option<u64>,
     private: Private,
@@ -60,6 +64,8 @@ impl Line {
             detail: None,
             argv: Vec::new(),
             path: None,
+            destination: None,
+            flag: None,
             code: None,
             signal: None,
             private: match (leaf.commitment, disclosed) {
@@ -116,10 +122,23 @@ impl Line {
                         self.argv = argv;
                         self.path = Some(cwd);
                     }
+                    Ok(Request::Move { path, destination, taken }) => {
+                        self.path = Some(path);
+                        self.destination = Some(destination);
+                        self.flag = taken.flag().map(RequestFlag::as_str);
+                    }
+                    Ok(Request::Remove { path, reach } | Request::Watch { path, reach, .. }) => {
+                        self.path = Some(path);
+                        self.flag = reach.flag().map(RequestFlag::as_str);
+                    }
+                    Ok(Request::MakeDirectory { path, above, .. }) => {
+                        self.path = Some(path);
+                        self.flag = above.flag().map(RequestFlag::as_str);
+                    }
                     Ok(
                         Request::WriteFile { path, .. }
                         | Request::ReadFile { path, .. }
-                        | Request::ListDirectory { path }
+                        | Request::ListDirectory { path, .. }
                         | Request::Stat { path }
                         | Request::Upload { path }
                         | Request::Download { path },
@@ -169,6 +188,10 @@ impl Line {
             (path, true) => Some(quoted(path)),
             (path, false) => Some(format!("(in {})", quoted(path))),
         }));
+        if let (Some(path), Some(destination)) = (words.last_mut().filter(|_| self.path.is_some()), &self.destination) {
+            path.push_str(&format!(" -> {}", quoted(destination)));
+        }
+        words.extend(self.flag.map(|flag| format!("({flag})")));
         words.extend(self.cause.map(str::to_owned));
         words.extend(self.code.map(|code| format!("exit {code}")));
         words.extend(self.signal.map(|signal| format!("signal {signal}")));
@@ -192,10 +215,20 @@ fn details(method: Method, outcome: &OutcomePrivate) -> Option<String> {
     let mut details = Vec::new();
     details.extend(outcome.stage.as_ref().map(|stage| format!("at {stage}")));
     details.extend(outcome.errno.map(|errno| format!("errno {errno}")));
-    details
-        .extend(outcome.files.map(|files| if files == 1 { "1 entry".to_owned() } else { format!("{files} entries") }));
-    let bytes = if matches!(method, Method::Upload | Method::Download) { "archive bytes" } else { "bytes" };
-    details.extend(outcome.size.map(|size| format!("{size} {bytes}")));
+    details.extend(outcome.files.and_then(|files| match method {
+        Method::Move => None,
+        Method::Remove => Some(format!("{files} removed")),
+        Method::MakeDirectory => Some(format!("{files} made")),
+        Method::Watch => Some(if files == 1 { "1 change told".to_owned() } else { format!("{files} changes told") }),
+        _ => Some(if files == 1 { "1 entry".to_owned() } else { format!("{files} entries") }),
+    }));
+    let bytes = match method {
+        Method::Upload | Method::Download => Some("archive bytes"),
+        // They move no content.
+        Method::Remove | Method::Move | Method::MakeDirectory | Method::Watch => None,
+        _ => Some("bytes"),
+    };
+    details.extend(outcome.size.zip(bytes).map(|(size, bytes)| format!("{size} {bytes}")));
     details.extend(outcome.stdout.map(|stream| format!("{} bytes out", stream.total)));
     details.extend(outcome.stderr.filter(|s| s.total > 0).map(|stream| format!("{} bytes err", stream.total)));
     details.extend(outcome.usage.map(|usage| format!("{} ms", usage.wall_ms)));
@@ -212,7 +245,9 @@ fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use coffer_evidence::leaf::CauseClass;
+    use coffer_evidence::call::{Above, Reach, Taken};
+    use coffer_evidence::ids::{CallId, Identity, SessionId};
+    use coffer_evidence::leaf::{CauseClass, Reporter, commitment};
 
     use super::*;
 
@@ -232,5 +267,44 @@ mod tests {
         assert_eq!(told(Method::Upload, Some(1), Some(3072)).as_deref(), Some("1 entry, 3072 archive bytes"));
         assert_eq!(told(Method::Download, Some(2), Some(3072)).as_deref(), Some("2 entries, 3072 archive bytes"));
         assert_eq!(told(Method::ReadFile, None, Some(7)).as_deref(), Some("7 bytes"));
+        assert_eq!(told(Method::Remove, Some(12), Some(0)).as_deref(), Some("12 removed"));
+        assert_eq!(told(Method::MakeDirectory, Some(2), Some(0)).as_deref(), Some("2 made"));
+        assert_eq!(told(Method::Watch, Some(1), Some(0)).as_deref(), Some("1 change told"));
+        assert_eq!(told(Method::Move, Some(1), Some(0)), None);
+    }
+
+    #[test]
+    fn an_order_is_told_with_both_its_names_and_what_was_asked_beside() {
+        let (path, destination) = ("a b".to_owned(), "c\x1b".to_owned());
+        for (request, expected) in [
+            (Request::Remove { path: path.clone(), reach: Reach::Tree }, "remove  'a b'  (recursive)"),
+            (Request::Remove { path: path.clone(), reach: Reach::One }, "remove  'a b'"),
+            (
+                Request::Move { path: path.clone(), destination, taken: Taken::Replace },
+                "move  'a b' -> 'c\\u{1b}'  (replace)",
+            ),
+            (
+                Request::MakeDirectory { path: path.clone(), mode: 0o755, above: Above::Made },
+                "make_directory  'a b'  (parents)",
+            ),
+            (Request::Watch { path: String::new(), reach: Reach::Tree, timeout_ms: 1 }, "watch  .  (recursive)"),
+        ] {
+            let private =
+                IntentPrivate { client_salt: [1; 32], request: request.to_bytes(), program: None, paths: Vec::new() };
+            let part = Disclosed { index: 0, salt: [2; 32], bytes: private.to_bytes() };
+            let leaf = Leaf {
+                session: SessionId::new([3; 16]),
+                index: 0,
+                reporter: Reporter::Agent,
+                identity: Some(Identity::default_name()),
+                call: Some(CallId::new([4; 16])),
+                monotonic_ns: 0,
+                wall_hint_ms: 0,
+                public: Public::Intent { method: request.method(), rules: Vec::new(), request_steps: 1, header: None },
+                commitment: Some(commitment(&part.salt, &part.bytes)),
+            };
+            let text = Line::new(&leaf, Some(&part)).text();
+            assert!(text.ends_with(expected), "{text:?} does not end with {expected:?}");
+        }
     }
 }

@@ -32,7 +32,9 @@ pub(super) fn bundle(session: &Known, fault: Fault) -> Vec<u8> {
     let now = chrono::DateTime::from_timestamp_millis(milliseconds()).expect("now");
     let month = |year: i32| (year, u8::try_from(now.month()).expect("a month"));
     let dates = Dates { issued: month(now.year()), ends: month(now.year() + 1) };
-    let mut recipe = Recipe { opening_dates: dates, final_dates: dates, ..Recipe::default() };
+    // What the command sends when it is given none.
+    let policy = coffer_policy::texts::DEFAULT;
+    let mut recipe = Recipe { policy, opening_dates: dates, final_dates: dates, ..Recipe::default() };
     match fault {
         Fault::OtherOwner => {
             recipe.intent = |intent| {

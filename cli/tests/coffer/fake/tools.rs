@@ -1,6 +1,7 @@
 //! The guest of the fake: programs and archives as the tests want them.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use coffer_proto::guest::v1 as pb;
 use coffer_proto::guest::v1::tool_service_server::ToolService;
@@ -14,21 +15,35 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use tonic_types::{ErrorDetails, StatusExt as _};
+
 use super::{Shared, refusal};
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-type Reply = mpsc::Sender<Result<pb::ExecResponse, Status>>;
+
+/// The answers to an exec, with how far each stream has come.
+struct Reply {
+    answers: mpsc::Sender<Result<pb::ExecResponse, Status>>,
+    out: AtomicU64,
+    err: AtomicU64,
+}
 
 fn exited(cause: pb::ExitCause, code: i32, signal: i32) -> pb::Exited {
     pb::Exited { cause: cause.into(), code, signal, ..pb::Exited::default() }
 }
 
 async fn send(reply: &Reply, response: Out) -> bool {
-    reply.send(Ok(pb::ExecResponse { response: Some(response) })).await.is_ok()
+    reply.answers.send(Ok(pb::ExecResponse { response: Some(response) })).await.is_ok()
 }
 
-async fn write(reply: &Reply, stream: fn(pb::Output) -> Out, data: &[u8]) -> bool {
-    send(reply, stream(pb::Output { offset: 0, data: data.to_vec().into() })).await
+async fn out(reply: &Reply, data: &[u8]) -> bool {
+    let offset = reply.out.fetch_add(data.len() as u64, Ordering::Relaxed);
+    send(reply, Out::Stdout(pb::Output { offset, data: data.to_vec().into() })).await
+}
+
+async fn err(reply: &Reply, data: &[u8]) -> bool {
+    let offset = reply.err.fetch_add(data.len() as u64, Ordering::Relaxed);
+    send(reply, Out::Stderr(pb::Output { offset, data: data.to_vec().into() })).await
 }
 
 impl Shared {
@@ -43,28 +58,32 @@ impl Shared {
         let number = || argv.get(1).and_then(|n| n.parse().ok()).unwrap_or(0);
         match argv[0] {
             "echo" => {
-                write(reply, Out::Stdout, format!("{}\n", argv[1..].join(" ")).as_bytes()).await;
-                write(reply, Out::Stderr, b"to stderr\n").await;
+                out(reply, format!("{}\n", argv[1..].join(" ")).as_bytes()).await;
+                err(reply, b"to stderr\n").await;
             }
             "env" => {
                 let mut env: Vec<String> = start.env.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
                 env.sort();
                 env.push(format!("cwd={} timeout={}\n", start.cwd, start.timeout_ms));
-                write(reply, Out::Stdout, env.concat().as_bytes()).await;
+                out(reply, env.concat().as_bytes()).await;
             }
             "cat" => {
+                let mut taken = 0;
                 while let Some(message) = input.message().await? {
                     match message.request {
                         Some(In::Stdin(data)) => {
                             self.lock().stdin.extend_from_slice(&data);
-                            write(reply, Out::Stdout, &data).await;
+                            taken += data.len() as u64;
+                            send(reply, Out::StdinTaken(pb::StdinTaken { offset: taken })).await;
+                            out(reply, &data).await;
                         }
+                        Some(In::Received(_)) => {}
                         _ => break,
                     }
                 }
             }
             "yes" => {
-                while write(reply, Out::Stdout, &[b'y'; 4096]).await {
+                while out(reply, &[b'y'; 4096]).await {
                     let came = tokio::time::timeout(std::time::Duration::ZERO, input.message()).await;
                     if came.is_ok_and(|message| {
                         matches!(message, Ok(Some(pb::ExecRequest { request: Some(In::Cancel(_)) })))
@@ -76,6 +95,10 @@ impl Shared {
             }
             "sleep" | "sleep-gone" => {
                 while let Some(message) = input.message().await? {
+                    if let Some(In::Signal(pb::Signal { number })) = message.request {
+                        self.ask(format!("signal {number}"));
+                        return Ok(exited(pb::ExitCause::Signalled, 0, number));
+                    }
                     if matches!(message.request, Some(In::Cancel(_))) {
                         self.ask("cancelled");
                         if argv[0] == "sleep-gone" {
@@ -86,6 +109,72 @@ impl Shared {
                 }
                 self.ask("left alone");
             }
+            // Takes signals as they come, and ends when it is cancelled.
+            "stubborn" => {
+                while let Some(message) = input.message().await? {
+                    match message.request {
+                        Some(In::Signal(pb::Signal { number })) => self.ask(format!("signal {number}")),
+                        Some(In::Cancel(_)) => {
+                            self.ask("cancelled");
+                            return Ok(exited(pb::ExitCause::Cancelled, 0, 15));
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            // The connection breaks after the first word; who comes back with it gets the second.
+            "flaky" => match start.resume {
+                None => {
+                    out(reply, b"one\n").await;
+                    return Err(Status::unavailable("connection reset"));
+                }
+                Some(at) => {
+                    self.ask(format!("resumed at {} {}", at.stdout, at.stderr));
+                    reply.out.store(at.stdout, Ordering::Relaxed);
+                    out(reply, b"two\n").await;
+                }
+            },
+            // As the one before, and the guest has less than what is asked for.
+            "forgetful" => match start.resume {
+                None => {
+                    out(reply, b"one\n").await;
+                    return Err(Status::unavailable("connection reset"));
+                }
+                Some(pb::Offsets { stdout: 100, .. }) => {
+                    reply.out.store(100, Ordering::Relaxed);
+                    out(reply, b"two\n").await;
+                }
+                Some(_) => {
+                    let numbers = [("stdout", "100"), ("stderr", "0")];
+                    let numbers = numbers.map(|(name, number)| (name.to_owned(), number.to_owned()));
+                    let details = ErrorDetails::with_error_info("OUTPUT_GONE", "coffer.dev", numbers);
+                    return Err(Status::with_error_details(Code::OutOfRange, "OUTPUT_GONE: kept no longer", details));
+                }
+            },
+            "elsewhere" => return Err(refusal(Code::Aborted, "ATTACHED_ELSEWHERE", "another client attached")),
+            // What a terminal is told of, until it is sent a line.
+            "terminal" => {
+                let size = start.terminal.unwrap_or_default();
+                self.ask(format!(
+                    "terminal {} {} {}",
+                    size.rows,
+                    size.columns,
+                    start.env.get("TERM").map_or("", |t| t)
+                ));
+                out(reply, b"ready\r\n").await;
+                while let Some(message) = input.message().await? {
+                    match message.request {
+                        Some(In::Resize(size)) => self.ask(format!("resize {} {}", size.rows, size.columns)),
+                        Some(In::Stdin(data)) => {
+                            self.ask(format!("typed {data:?}"));
+                            if data.contains(&b'q') {
+                                break;
+                            }
+                        }
+                        _ => {}
+                    }
+                }
+            }
             // Neither reads nor answers.
             "deaf" => std::future::pending().await,
             "exit" => return Ok(exited(pb::ExitCause::Exited, number(), 0)),
@@ -93,8 +182,10 @@ impl Shared {
             "slow" => return Ok(exited(pb::ExitCause::TimedOut, 0, 15)),
             "closing" => return Ok(exited(pb::ExitCause::SessionClosing, 0, 15)),
             "gone" => return Err(refusal(Code::Unknown, "OUTCOME_UNKNOWN", "the guest went away")),
-            // Nobody of Coffer says this; a broken connection looks like it.
-            "broken" => return Err(Status::unavailable("connection reset")),
+            // Nobody of Coffer says this; a broken connection looks like it. The guest does not know either, later.
+            "broken" if start.resume.is_none() => return Err(Status::unavailable("connection reset")),
+            "broken" => return Err(refusal(Code::Unknown, "OUTCOME_UNKNOWN", "the call ran")),
+            "silent" => return Err(refusal(Code::Unknown, "OUTCOME_UNKNOWN", "the call ran")),
             program => {
                 let errno = if program == "/etc/passwd" { 13 } else { 2 };
                 let stage = if start.cwd == "gone" { "cwd" } else { "program" };
@@ -120,26 +211,29 @@ impl ToolService for Shared {
     type ExecStream = Answers<pb::ExecResponse>;
     type ReadFileStream = Answers<pb::ReadFileResponse>;
     type DownloadStream = Answers<pb::DownloadResponse>;
+    type WatchStream = Answers<pb::WatchResponse>;
 
     async fn exec(&self, request: Request<Streaming<pb::ExecRequest>>) -> Result<Response<Self::ExecStream>, Status> {
         assert!(request.metadata().contains_key("coffer-session"), "the session is named in the metadata");
-        let (reply, receiver) = mpsc::channel(4);
+        let (answers, receiver) = mpsc::channel(4);
+        let reply = Reply { answers, out: AtomicU64::new(0), err: AtomicU64::new(0) };
         let shared = self.clone();
         let mut input = request.into_inner();
         tokio::spawn(async move {
             let Ok(Some(pb::ExecRequest { request: Some(In::Start(start)) })) = input.message().await else { return };
             shared.ask(format!("exec {}", start.argv.join(" ")));
-            send(&reply, Out::Started(pb::Started { intent_index: 1 })).await;
-            let silent = start.argv[0] == "silent";
-            let gone = reply.clone();
+            send(&reply, Out::Started(pb::Started { intent_index: 1, stdin_offset: 0 })).await;
+            if start.argv[0] == "silent" && start.resume.is_none() {
+                return;
+            }
+            let gone = reply.answers.clone();
             let result = tokio::select! {
                 result = shared.program(start, &mut input, &reply) => result,
                 () = gone.closed() => return shared.ask("dropped"),
             };
             match result {
-                Ok(_) if silent => {}
                 Ok(exited) => drop(send(&reply, Out::Exited(exited)).await),
-                Err(status) => drop(reply.send(Err(status)).await),
+                Err(status) => drop(reply.answers.send(Err(status)).await),
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
@@ -151,9 +245,10 @@ impl ToolService for Shared {
         let kind = match path.as_str() {
             "directory" | "empty" => pb::EntryKind::Directory,
             "pipe" => pb::EntryKind::Other,
+            "evil\u{1b}[2J" => pb::EntryKind::File,
             _ => return Err(refusal(Code::NotFound, "FILE_NOT_FOUND", &path)),
         };
-        let entry = pb::Entry { kind: kind.into(), ..pb::Entry::default() };
+        let entry = pb::Entry { name: path.into(), kind: kind.into(), ..pb::Entry::default() };
         Ok(Response::new(pb::StatResponse { entry: Some(entry), intent_index: 1, outcome_index: 2 }))
     }
 
@@ -232,9 +327,88 @@ impl ToolService for Shared {
 
     async fn list_directory(
         &self,
-        _: Request<pb::ListDirectoryRequest>,
+        request: Request<pb::ListDirectoryRequest>,
     ) -> Result<Response<pb::ListDirectoryResponse>, Status> {
-        Err(Status::unimplemented("the command does not use it"))
+        let request = request.into_inner();
+        self.ask(format!("list {} {} {}", request.path, request.depth, request.page_token));
+        let entry = |name: &[u8], kind: pb::EntryKind, target: &[u8]| pb::Entry {
+            name: name.to_vec().into(),
+            kind: kind.into(),
+            size: 7,
+            mode: 0o644,
+            modified_at_ms: 0,
+            symlink_target: target.to_vec().into(),
+        };
+        let first = request.page_token.is_empty();
+        if request.path == "ever-new" {
+            let next_page_token = format!("{}x", request.page_token);
+            return Ok(Response::new(pb::ListDirectoryResponse { next_page_token, ..Default::default() }));
+        }
+        let entries = match first {
+            true => vec![entry(b"a\x1b[2J", pb::EntryKind::File, b""), entry(b"b", pb::EntryKind::Directory, b"")],
+            false => vec![entry(b"b/\xff", pb::EntryKind::Symlink, b"/etc\n")],
+        };
+        // One that says the same for ever.
+        let more = first || request.path == "endless";
+        Ok(Response::new(pb::ListDirectoryResponse {
+            entries,
+            truncated: more,
+            next_page_token: if more { "next".to_owned() } else { String::new() },
+            unreadable: u64::from(first),
+            intent_index: 1,
+            outcome_index: 2,
+        }))
+    }
+
+    async fn remove(&self, request: Request<pb::RemoveRequest>) -> Result<Response<pb::RemoveResponse>, Status> {
+        let pb::RemoveRequest { path, recursive, .. } = request.into_inner();
+        self.ask(format!("remove {path} {recursive}"));
+        if path == "directory" && !recursive {
+            return Err(refusal(Code::FailedPrecondition, "WRONG_KIND", "found a directory"));
+        }
+        let removed = if recursive { 12 } else { 1 };
+        Ok(Response::new(pb::RemoveResponse { removed, intent_index: 1, outcome_index: 2 }))
+    }
+
+    async fn r#move(&self, request: Request<pb::MoveRequest>) -> Result<Response<pb::MoveResponse>, Status> {
+        let pb::MoveRequest { path, destination, replace, .. } = request.into_inner();
+        self.ask(format!("move {path} {destination} {replace}"));
+        if destination == "taken" && !replace {
+            return Err(refusal(Code::FailedPrecondition, "WRONG_KIND", "found it taken"));
+        }
+        Ok(Response::new(pb::MoveResponse { intent_index: 1, outcome_index: 2 }))
+    }
+
+    async fn make_directory(
+        &self,
+        request: Request<pb::MakeDirectoryRequest>,
+    ) -> Result<Response<pb::MakeDirectoryResponse>, Status> {
+        let pb::MakeDirectoryRequest { path, parents, .. } = request.into_inner();
+        self.ask(format!("mkdir {path} {parents}"));
+        let made = if parents { 2 } else { 1 };
+        Ok(Response::new(pb::MakeDirectoryResponse { made, intent_index: 1, outcome_index: 2 }))
+    }
+
+    async fn watch(&self, request: Request<pb::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        use pb::watch_response::Response as News;
+        let pb::WatchRequest { path, recursive, timeout_ms, .. } = request.into_inner();
+        self.ask(format!("watch {path} {recursive} {timeout_ms}"));
+        let moved = pb::Change {
+            kind: pb::ChangeKind::Moved.into(),
+            path: b"b\r".to_vec().into(),
+            moved_from: b"a".to_vec().into(),
+            directory: true,
+        };
+        let ended = pb::WatchEnded { end: pb::WatchEnd::Timeout.into(), changes: 1, outcome_index: 2 };
+        let news = [
+            Some(News::Started(pb::WatchStarted { intent_index: 1 })),
+            Some(News::Change(moved)),
+            Some(News::Lagged(pb::Lagged {})),
+            (path != "cut").then_some(News::Ended(ended)),
+        ];
+        let messages: Vec<_> =
+            news.into_iter().flatten().map(|news| Ok(pb::WatchResponse { response: Some(news) })).collect();
+        Ok(Response::new(Box::pin(tokio_stream::iter(messages))))
     }
 }
 

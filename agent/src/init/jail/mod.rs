@@ -1,0 +1,283 @@
+//! What keeps a call from everything that is not its own.
+//!
+//! ```text
+//!   identity ── room:  mount tree, network                  made once, before the first tool runs
+//!      └ call ── jail: processes, IPC, mount tree, /proc     a warden holds them; used once, gone with the call
+//!           └ tool: joins the jail ─ uid ─ no capabilities ─ directory ─ Landlock ─ filters ─ executes its program
+//! ```
+//! A jail is made ahead of the call that uses it, after the end of another: nobody waits for it then.
+
+pub mod filter;
+pub mod mapped;
+pub mod room;
+pub mod rules;
+pub mod warden;
+
+use super::error::{BootError, Context as _};
+use super::reap::{Who, reap_waiting};
+use filter::Filters;
+use mapped::Owners;
+use room::{Room, Site};
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{Pid, Signal, kill_process};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use thiserror::Error;
+use warden::Warden;
+
+const STAGE: &str = "jail";
+
+/// A set of ways to use files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Access(u64);
+
+impl Access {
+    /// Reading files and listing directories.
+    pub const READ: Self = Self(1);
+    /// Making, changing and replacing files.
+    pub const WRITE: Self = Self(2);
+    /// Removing files and directories.
+    pub const DELETE: Self = Self(4);
+    /// Executing.
+    pub const EXECUTE: Self = Self(8);
+
+    /// From the number on the link; `None` when it has other bits.
+    #[must_use]
+    pub fn from_number(number: u64) -> Option<Self> {
+        (number < 16).then_some(Self(number))
+    }
+
+    /// The number on the link.
+    #[must_use]
+    pub fn number(self) -> u64 {
+        self.0
+    }
+
+    /// Both together.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether all of `other` is in it.
+    #[must_use]
+    pub fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+/// How far a grant goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// To everything at and beneath its path.
+    Beneath,
+    /// To the one file, if there is one when the session begins.
+    File,
+}
+
+/// One way into the files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// Absolute, without `.`, `..` and doubled slashes.
+    pub path: PathBuf,
+    /// For what.
+    pub access: Access,
+    /// How far.
+    pub reach: Reach,
+}
+
+/// Why a call has no jail.
+#[derive(Debug, Error)]
+pub enum JailError {
+    /// The identity has no room.
+    #[error("no room was made for the identity")]
+    NoRoom,
+    /// The namespaces.
+    #[error("the namespaces of the call could not be made")]
+    Warden(#[source] io::Error),
+    /// The view of its processes.
+    #[error("the call's /proc could not be opened")]
+    Proc(#[source] io::Error),
+    /// Where its terminals are.
+    #[error("the identity's terminals could not be had")]
+    Terminals(#[source] io::Error),
+    /// Landlock.
+    #[error("the rules for files could not be made")]
+    Rules(#[from] rules::RulesError),
+}
+
+impl JailError {
+    /// The system's answer, as a start that failed tells it.
+    #[must_use]
+    pub fn errno(&self) -> i32 {
+        match self {
+            Self::NoRoom => libc::ENOENT,
+            Self::Warden(error) | Self::Proc(error) | Self::Terminals(error) => {
+                error.raw_os_error().unwrap_or(libc::EIO)
+            }
+            Self::Rules(rules::RulesError::Open { source, .. }) => source.raw_os_error().unwrap_or(libc::EIO),
+            Self::Rules(rules::RulesError::Landlock(_)) => libc::EOPNOTSUPP,
+        }
+    }
+}
+
+/// The namespaces of one call. Everything in them ends when it is dropped.
+#[derive(Debug)]
+pub struct Jail {
+    warden: Warden,
+    processes: OwnedFd,
+    ruleset: OwnedFd,
+    filters: Arc<Filters>,
+    terminals: OwnedFd,
+}
+
+/// What a tool needs to enter a jail.
+#[derive(Debug)]
+pub struct Entry {
+    /// The warden: what the tool joins.
+    pub(super) warden: OwnedFd,
+    /// Its processes: what the tool is born into.
+    pub(super) processes: OwnedFd,
+    pub(super) ruleset: OwnedFd,
+    pub(super) filters: Arc<Filters>,
+}
+
+impl Jail {
+    fn new(warden: Warden, room: &Room, filters: &Arc<Filters>) -> Result<Self, JailError> {
+        let open = |name: &str, flags: OFlags| {
+            let path = format!("/proc/{}/{name}", warden.pid());
+            rustix::fs::open(&path, flags | OFlags::CLOEXEC, Mode::empty())
+                .map_err(|errno| JailError::Proc(errno.into()))
+        };
+        let processes = open("ns/pid", OFlags::RDONLY)?;
+        let ruleset = room.rules.ruleset(&open("root/proc", OFlags::PATH)?)?;
+        let terminals = room.terminals.try_clone().map_err(JailError::Terminals)?;
+        Ok(Self { warden, processes, ruleset, filters: filters.clone(), terminals })
+    }
+
+    /// Where its terminals are opened.
+    pub fn terminals(&self) -> BorrowedFd<'_> {
+        self.terminals.as_fd()
+    }
+
+    /// What its tool is given.
+    pub fn entry(&self) -> io::Result<Entry> {
+        let warden = self.warden.pidfd().try_clone_to_owned()?;
+        let (processes, ruleset) = (self.processes.try_clone()?, self.ruleset.try_clone()?);
+        Ok(Entry { warden, processes, ruleset, filters: self.filters.clone() })
+    }
+}
+
+/// The rooms of all identities, and a jail ahead for those that have had a call.
+#[derive(Debug)]
+pub struct Jails {
+    /// Every warden that is not reaped.
+    wardens: BTreeSet<i32>,
+    rooms: BTreeMap<u32, Room>,
+    spare: BTreeMap<u32, Jail>,
+    filters: Arc<Filters>,
+}
+
+impl Jails {
+    /// Makes a room for each uid. No tool runs yet.
+    pub fn new(site: &Site, identities: &[(u32, Vec<Grant>)]) -> Result<Self, BootError> {
+        let filters = Filters::compile().map_err(|error| BootError::Unexpected {
+            stage: STAGE,
+            expected: "filters for system calls".into(),
+            found: error.to_string(),
+        })?;
+        let first = crate::fixed::UID_IDENTITY;
+        for (_, grants) in identities {
+            make_places(&site.workspace, first, grants)?;
+        }
+        let mut rooms = BTreeMap::new();
+        for (uid, grants) in identities {
+            let owners = (*uid != first).then(|| owners(first, *uid)).transpose()?;
+            rooms.insert(*uid, Room::new(site, owners.as_ref(), grants)?);
+        }
+        Ok(Self { wardens: BTreeSet::new(), rooms, spare: BTreeMap::new(), filters: Arc::new(filters) })
+    }
+
+    /// A jail for one call of this identity.
+    pub fn take(&mut self, uid: u32) -> Result<Jail, JailError> {
+        if let Some(jail) = self.spare.remove(&uid) {
+            return Ok(jail);
+        }
+        self.make(uid)
+    }
+
+    fn make(&mut self, uid: u32) -> Result<Jail, JailError> {
+        let room = self.rooms.get(&uid).ok_or(JailError::NoRoom)?;
+        let warden = Warden::new(room.mounts.as_fd(), room.network.as_fd()).map_err(JailError::Warden)?;
+        self.wardens.insert(warden.pid());
+        Jail::new(warden, room, &self.filters)
+    }
+
+    /// Makes the next jail of this identity ahead. Whoever needs one finds out itself when that fails.
+    pub fn prepare(&mut self, uid: u32) {
+        if !self.spare.contains_key(&uid)
+            && let Ok(jail) = self.make(uid)
+        {
+            self.spare.insert(uid, jail);
+        }
+    }
+
+    /// A process was reaped.
+    pub fn reaped(&mut self, pid: i32) {
+        if self.wardens.remove(&pid) {
+            // One that ended by itself holds nothing any more.
+            self.spare.retain(|_, jail| jail.warden.pid() != pid);
+        }
+    }
+
+    /// Ends what is left of every jail and frees the rooms; true when nothing in them was kept busy. Every call is over, and
+    /// every copy of a room's mounts goes with the last process of its jail.
+    pub fn close(mut self) -> bool {
+        self.spare.clear();
+        for pid in std::mem::take(&mut self.wardens) {
+            // It is not reaped, so the number is its own. It goes when the last process in its namespace has; only then are its
+            // mounts gone.
+            if let Some(pid) = Pid::from_raw(pid) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+            let _ = reap_waiting(Who::Pid(pid));
+        }
+        let rooms = std::mem::take(&mut self.rooms);
+        // Each is closed, whatever became of the one before.
+        let closed: Vec<bool> = rooms.into_values().map(Room::close).collect();
+        closed.iter().all(|closed| *closed)
+    }
+}
+
+/// The table of owners, made while user namespaces are allowed for just that moment: tools can make none, ever.
+fn owners(inside: u32, outside: u32) -> Result<Owners, BootError> {
+    const LIMIT: &str = "/proc/sys/user/max_user_namespaces";
+    let before = std::fs::read_to_string(LIMIT).context(STAGE, || format!("read {LIMIT}"))?;
+    super::cgroup::put(LIMIT, "16").context(STAGE, || format!("write {LIMIT}"))?;
+    let owners = Owners::new(inside, outside).context(STAGE, || "make a table of owners".into());
+    super::cgroup::put(LIMIT, before.trim()).context(STAGE, || format!("write {LIMIT}"))?;
+    owners
+}
+
+/// Makes the directories of the workspace that grants name, so that there is something for them to hold for.
+fn make_places(workspace: &Path, owner: u32, grants: &[Grant]) -> Result<(), BootError> {
+    for grant in grants.iter().filter(|grant| grant.reach == Reach::Beneath) {
+        let Ok(beneath) = grant.path.strip_prefix(workspace) else { continue };
+        let mut path = workspace.to_owned();
+        for part in beneath.components() {
+            path.push(part);
+            match std::fs::create_dir(&path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                result => {
+                    result.context(STAGE, || format!("make {}", path.display()))?;
+                    std::os::unix::fs::chown(&path, Some(owner), Some(owner))
+                        .context(STAGE, || format!("give {}", path.display()))?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
