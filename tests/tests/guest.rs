@@ -195,11 +195,12 @@ async fn programs(tools: &Tools) -> anyhow::Result<()> {
     assert_eq!((exited.cause(), exited.signal), (pb::ExitCause::Signalled, 9));
 
     // Time out: the whole tree goes, a child that left the session and ignores the signal included.
-    let script = "trap '' TERM; setsid sh -c \"trap '' TERM; exec sleep 7654\" >/dev/null 2>&1 & sleep 7654";
+    // No other call sees processes; what they write to the identity's `/tmp`, one does.
+    let script = "trap '' TERM; setsid sh -c \"trap '' TERM; while :; do echo x >>/tmp/beat; sleep 0.05; done\" >/dev/null 2>&1 & sleep 7654";
     let (exited, ..) = exec(tools, &["sh", "-c", script], Some(Duration::from_secs(1)), b"").await?;
     assert_eq!(exited.cause(), pb::ExitCause::TimedOut);
-    let left = sh(tools, "cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c 'sleep 765[4]'").await?;
-    assert_eq!(left.trim(), "0", "a process of the call that timed out is still there");
+    let beats = "[ -s /tmp/beat ] || echo never; a=$(wc -c </tmp/beat); sleep 1; [ $a = $(wc -c </tmp/beat) ] && echo over; rm /tmp/beat";
+    assert_eq!(sh(tools, beats).await?, "over\n", "a process of the call that timed out is still there");
     Ok(())
 }
 
