@@ -196,8 +196,9 @@ async fn programs(tools: &Tools) -> anyhow::Result<()> {
 
     // Time out: the whole tree goes, a child that left the session and ignores the signal included.
     // No other call sees processes; what they write to the identity's `/tmp`, one does.
-    let script = "trap '' TERM; setsid sh -c \"trap '' TERM; while :; do echo x >>/tmp/beat; sleep 0.05; done\" >/dev/null 2>&1 & sleep 7654";
-    let (exited, ..) = exec(tools, &["sh", "-c", script], Some(Duration::from_secs(1)), b"").await?;
+    let script = "import os, signal, time\nsignal.signal(15, signal.SIG_IGN)\nif os.fork() == 0:\n os.setsid()\n \
+                  while True: open('/tmp/beat', 'a').write('x'); time.sleep(0.05)\ntime.sleep(7654)";
+    let (exited, ..) = exec(tools, &["python3", "-c", script], Some(Duration::from_secs(2)), b"").await?;
     assert_eq!(exited.cause(), pb::ExitCause::TimedOut);
     let beats = "[ -s /tmp/beat ] || echo never; a=$(wc -c </tmp/beat); sleep 1; [ $a = $(wc -c </tmp/beat) ] && echo over; rm /tmp/beat";
     assert_eq!(sh(tools, beats).await?, "over\n", "a process of the call that timed out is still there");

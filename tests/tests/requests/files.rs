@@ -367,7 +367,7 @@ async fn kinds(session: &Session) -> anyhow::Result<()> {
 
 /// A file that another process has a lease on would hold its reader up for as long as the kernel lets it.
 async fn leased(session: &Session) -> anyhow::Result<()> {
-    let hold = "import fcntl, os, signal, sys\nsignal.signal(signal.SIGIO, signal.SIG_IGN)\n\
+    let hold = "import fcntl, os, signal, sys\nprint('begun', flush=True)\nsignal.signal(signal.SIGIO, signal.SIG_IGN)\n\
                 fd = os.open('kinds/tree/file', os.O_RDWR)\n\
                 try:\n fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)\n print('held', flush=True)\n\
                 except OSError: print('none', flush=True)\nsys.stdin.read()";
