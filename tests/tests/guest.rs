@@ -198,7 +198,7 @@ async fn programs(tools: &Tools) -> anyhow::Result<()> {
     // No other call sees processes; what they write to the identity's `/tmp`, one does.
     let script = "import os, signal, time\nsignal.signal(15, signal.SIG_IGN)\nif os.fork() == 0:\n os.setsid()\n \
                   while True: open('/tmp/beat', 'a').write('x'); time.sleep(0.05)\ntime.sleep(7654)";
-    let (exited, ..) = exec(tools, &["python3", "-c", script], Some(Duration::from_secs(2)), b"").await?;
+    let (exited, ..) = exec(tools, &["python3", "-c", script], Some(Duration::from_secs(8)), b"").await?;
     assert_eq!(exited.cause(), pb::ExitCause::TimedOut);
     let beats = "[ -s /tmp/beat ] || echo never; a=$(wc -c </tmp/beat); sleep 1; [ $a = $(wc -c </tmp/beat) ] && echo over; rm /tmp/beat";
     assert_eq!(sh(tools, beats).await?, "over\n", "a process of the call that timed out is still there");
