@@ -134,7 +134,7 @@ fn denied(identity: &IdentityName, ask: &Ask, rules: &[RuleId], why: Why) -> Den
         Why::RuleFailed => format!("of the session's policy {by} cannot be judged, and then nothing is allowed"),
     };
     let text = format!(
-        "{} on {cut}{more} by {identity}: {said}; `coffer policy explain FILE --identity {identity} --action {} --resource …` \
+        "expected a call that is permitted, found {} on {cut}{more} by {identity}: {said}; `coffer policy explain FILE --identity {identity} --action {} --resource …` \
          shows why",
         ask.action(),
         ask.action()
@@ -231,7 +231,7 @@ mod tests {
         assert_eq!(many.status.code(), tonic::Code::PermissionDenied);
         let text = many.status.message();
         assert!(
-            text.starts_with("POLICY_DENIED: file.read on /ää") && text.contains("by `r0`, `r1`") && text.len() < 1024
+            text.contains("permitted, found file.read on /ää") && text.contains("by `r0`, `r1`") && text.len() < 1024
         );
         assert!(text.contains("coffer policy explain FILE --identity coder --action file.read"), "{text}");
         let none = of(&[], Why::NoRule);
