@@ -20,6 +20,7 @@ use coffer_evidence::intent::{
 use coffer_evidence::link::{Frame, Mirror, ToGuest, ToHost};
 use coffer_evidence::manifest::ImageManifest;
 use coffer_evidence::sign::PublicKey;
+use coffer_proto::guest::v1::CallHeader;
 use ed25519_dalek::SigningKey;
 
 use crate::host::binaries;
@@ -261,6 +262,18 @@ fn configure(plan: &Plan) -> anyhow::Result<(Vec<u8>, Intent)> {
         labels: [("rack".into(), "a1".into())].into(),
     };
     Ok((Config { intent: intent.to_bytes(), owner_sig, host }.to_bytes(), intent))
+}
+
+/// The header of a call that nobody made before; the identity is the default one when it has no name.
+///
+/// # Errors
+/// When the system has no random bytes.
+pub fn call_header(identity: &str) -> anyhow::Result<Option<CallHeader>> {
+    let mut id: [u8; 16] = random()?;
+    id[6] = id[6] & 0x0f | 0x40;
+    id[8] = id[8] & 0x3f | 0x80;
+    let salt = random::<32>()?.to_vec().into();
+    Ok(Some(CallHeader { call_id: id.to_vec().into(), identity: identity.into(), salt }))
 }
 
 /// Fresh random bytes.

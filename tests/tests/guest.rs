@@ -19,7 +19,7 @@ use coffer_evidence::verify::{
     AcceptSimulated, Accepted, AnyOwner, Options, Platform, TrustAnchor, Verdict, verify_bundle, verify_opening,
 };
 use coffer_proto::guest::v1 as pb;
-use coffer_tests::guest::{Guest, PERMIT_ALL, Plan, now, random};
+use coffer_tests::guest::{Guest, PERMIT_ALL, Plan, call_header, now};
 use coffer_tests::needs_an_image;
 use tokio_stream::StreamExt as _;
 
@@ -84,11 +84,7 @@ fn open(guest: &Guest, image: &Path) -> anyhow::Result<Opened> {
 }
 
 fn header() -> anyhow::Result<Option<pb::CallHeader>> {
-    let mut id: [u8; 16] = random()?;
-    id[6] = id[6] & 0x0f | 0x40;
-    id[8] = id[8] & 0x3f | 0x80;
-    let salt = random::<32>()?.to_vec().into();
-    Ok(Some(pb::CallHeader { call_id: id.to_vec().into(), identity: String::new(), salt }))
+    call_header("")
 }
 
 type Tools = pb::tool_service_client::ToolServiceClient<tonic::transport::Channel>;

@@ -15,7 +15,7 @@ use coffer_evidence::leaf::{Leaf, Public, StepResult};
 use coffer_evidence::link::{Mirror, ToGuest, ToHost};
 use coffer_evidence::seal::{Reason, SealMap};
 use coffer_proto::guest::v1 as pb;
-use coffer_tests::guest::{Guest, Plan, random};
+use coffer_tests::guest::{Guest, Plan, call_header};
 use coffer_tests::kit::{KillOnDrop, kit_directory, qemu_command};
 use coffer_tests::needs_an_image;
 use libc::{EACCES, EAFNOSUPPORT, EMFILE, ENOENT, ENOSYS, EPERM, EROFS, ESRCH, EXDEV};
@@ -180,14 +180,6 @@ const OWN: &[(&str, &str)] = &[
 
 type Tools = pb::tool_service_client::ToolServiceClient<tonic::transport::Channel>;
 
-fn header(identity: &str) -> anyhow::Result<Option<pb::CallHeader>> {
-    let mut id: [u8; 16] = random()?;
-    id[6] = id[6] & 0x0f | 0x40;
-    id[8] = id[8] & 0x3f | 0x80;
-    let salt = random::<32>()?.to_vec().into();
-    Ok(Some(pb::CallHeader { call_id: id.to_vec().into(), identity: identity.into(), salt }))
-}
-
 /// Runs a program in the identity's directory; `ready` hears its first output.
 async fn exec(
     tools: &Tools,
@@ -197,7 +189,7 @@ async fn exec(
 ) -> anyhow::Result<(pb::Exited, String)> {
     use pb::exec_response::Response;
     let start = pb::ExecStart {
-        header: header(identity)?,
+        header: call_header(identity)?,
         argv: argv.iter().map(|&word| word.to_owned()).collect(),
         cwd: identity.into(),
         ..pb::ExecStart::default()
@@ -223,7 +215,7 @@ async fn exec(
 async fn write(tools: &mut Tools, identity: &str, path: &str, mode: u32, content: &[u8]) -> anyhow::Result<()> {
     use pb::write_file_request::Request;
     let start =
-        pb::WriteFileStart { header: header(identity)?, path: path.into(), mode, ..pb::WriteFileStart::default() };
+        pb::WriteFileStart { header: call_header(identity)?, path: path.into(), mode, ..pb::WriteFileStart::default() };
     let mut requests = vec![Request::Start(start)];
     requests.extend(content.chunks(60_000).map(|chunk| Request::Data(chunk.to_vec().into())));
     let requests: Vec<_> =

@@ -193,6 +193,17 @@ mod tests {
         }
     }
 
+    /// The program puts out that much more, as far as there is room.
+    fn put_out(call: &mut Attachment, put: &mut Offsets, of: Of, count: usize) {
+        let count = count.min(call.room(of)) as u64;
+        let from = put.of(of);
+        call.output(of, &bytes(of, from, from + count));
+        match of {
+            Of::Stdout => put.stdout += count,
+            Of::Stderr => put.stderr += count,
+        }
+    }
+
     #[derive(Debug, Clone)]
     enum Step {
         /// The program puts out that much, as far as there is room.
@@ -231,15 +242,7 @@ mod tests {
             let (mut got, mut put, mut here) = (Got::default(), at(0, 0), true);
             for step in steps {
                 match step {
-                    Step::Output(of, count) => {
-                        let count = count.min(call.room(of)) as u64;
-                        let from = put.of(of);
-                        call.output(of, &bytes(of, from, from + count));
-                        match of {
-                            Of::Stdout => put.stdout += count,
-                            Of::Stderr => put.stderr += count,
-                        }
-                    }
+                    Step::Output(of, count) => put_out(&mut call, &mut put, of, count),
                     Step::Take if here => call.next_chunk().iter().for_each(|chunk| got.take(chunk)),
                     Step::Lose(sent) if here => {
                         for _ in 0..sent {
@@ -293,15 +296,7 @@ mod tests {
             };
             for step in steps {
                 match step {
-                    Step::Output(of, count) => {
-                        let count = count.min(call.room(of)) as u64;
-                        let from = put.of(of);
-                        call.output(of, &bytes(of, from, from + count));
-                        match of {
-                            Of::Stdout => put.stdout += count,
-                            Of::Stderr => put.stderr += count,
-                        }
-                    }
+                    Step::Output(of, count) => put_out(&mut call, &mut put, of, count),
                     Step::Take | Step::Tell if here => call.next_chunk().iter().for_each(|chunk| take(chunk, &mut at_client)),
                     Step::Lose(sent) if here => {
                         for _ in 0..sent {
