@@ -2,6 +2,7 @@
 
 use crate::cbor::{Value, decode_list, encode};
 use crate::fields::{Canonical, Fields, MapBuilder, ParseError, bytes};
+use crate::file_record::FileRecord;
 use crate::ids::Digest256;
 use crate::leaf::{Leaf, commitment};
 use crate::numbers::CauseClass;
@@ -94,6 +95,8 @@ pub struct OutcomePrivate {
     pub size: Option<u64>,
     /// Files, directories and links in a tree; those that a removal took; changes that a watch told.
     pub files: Option<u64>,
+    /// What it did with files; `None` when nothing ran.
+    pub record: Option<FileRecord>,
 }
 
 impl OutcomePrivate {
@@ -113,6 +116,7 @@ impl OutcomePrivate {
             digest: None,
             size: None,
             files: None,
+            record: None,
         }
     }
 }
@@ -165,6 +169,7 @@ impl Canonical for OutcomePrivate {
             .maybe(10, self.digest.map(bytes))
             .maybe(11, self.size.map(Value::Unsigned))
             .maybe(12, self.files.map(Value::Unsigned))
+            .maybe(13, self.record.as_ref().map(Canonical::to_value))
             .build()
     }
 
@@ -183,6 +188,7 @@ impl Canonical for OutcomePrivate {
             digest: f.optional_array(10)?.map(Digest256::new),
             size: f.optional_unsigned(11)?,
             files: f.optional_unsigned(12)?,
+            record: f.optional(13).map(FileRecord::from_value).transpose()?,
         };
         f.finish()?;
         Ok(outcome)

@@ -146,6 +146,26 @@ closed_list! {
         NotStarted = 9, "not_started";
         /// Nobody knows.
         OutcomeUnknown = 10, "outcome_unknown";
+        /// What it does with files could not be recorded, and the intent demands that.
+        RecordIncomplete = 11, "record_incomplete";
+    }
+}
+
+closed_list! {
+    /// Why the record of a call's files may miss something.
+    RecordLoss {
+        /// More files than are kept of one call, or of all.
+        Files = 1, "files";
+        /// More happened at once than was kept until it was looked at.
+        Overflow = 2, "overflow";
+        /// Something happened in a place of several running calls, and which of them did it is not known.
+        Unattributed = 3, "unattributed";
+        /// A file whose path is not known any more, or is too long to be told.
+        Unnamed = 4, "unnamed";
+        /// The record itself would be too large.
+        Size = 5, "size";
+        /// Nobody looked: the observer could not.
+        Unobserved = 6, "unobserved";
     }
 }
 

@@ -17,6 +17,7 @@ use coffer_evidence::call::RequestFlag;
 use coffer_evidence::call_header::HeaderType;
 use coffer_evidence::cbor::{Key, Value, encode};
 use coffer_evidence::fields::Canonical as _;
+use coffer_evidence::file_record::RecordLoss;
 use coffer_evidence::leaf::{CauseClass, LeafKind, LimitKind, Method, Rejection, Reporter, ScrubStep, StepResult};
 use coffer_evidence::seal::{ClosedBy, Reason};
 
@@ -48,6 +49,7 @@ fn closed_lists_have_the_numbers_of_the_code() {
     check("method", Method::ALL, Method::number, Method::as_str);
     check("request-flag", RequestFlag::ALL, RequestFlag::number, RequestFlag::as_str);
     check("cause-class", CauseClass::ALL, CauseClass::number, CauseClass::as_str);
+    check("record-loss", RecordLoss::ALL, RecordLoss::number, RecordLoss::as_str);
     check("limit-kind", LimitKind::ALL, LimitKind::number, LimitKind::as_str);
     check("header-type", HeaderType::ALL, HeaderType::number, HeaderType::as_str);
     check("rejection", Rejection::ALL, Rejection::number, Rejection::as_str);

@@ -11,6 +11,7 @@ use coffer_evidence::cbor::{Value, decode, encode};
 use coffer_evidence::collateral::Collateral;
 use coffer_evidence::config::{Config, HostPart, Launch};
 use coffer_evidence::fields::Canonical;
+use coffer_evidence::file_record::{Content, Directory, FileRecord, FileUse, RecordLoss, Uses};
 use coffer_evidence::hash::tagged;
 use coffer_evidence::ids::{CallId, Digest256, Digest384, Identity, SessionId};
 use coffer_evidence::intent::{
@@ -147,7 +148,25 @@ fn outcome_private() -> OutcomePrivate {
         digest: Some(Digest256::of(b"file")),
         size: Some(4),
         files: Some(1),
+        record: Some(file_record()),
         ..OutcomePrivate::new(CauseClass::Failed)
+    }
+}
+
+fn file_record() -> FileRecord {
+    let content = |text: &[u8]| Content { size: text.len() as u64, sha256: Some(Digest256::of(text)) };
+    let file = FileUse {
+        name: b"notes.txt".to_vec(),
+        uses: Uses::OPENED.and(Uses::WRITTEN),
+        first_ms: 12,
+        opened: vec![content(b"before")],
+        left: Some(content(b"after")),
+        from: Some(b"/workspace/draft.txt".to_vec()),
+        executed: vec![content(b"before")],
+    };
+    FileRecord {
+        directories: vec![Directory { path: b"/workspace".to_vec(), files: vec![file] }],
+        lost: vec![RecordLoss::Files],
     }
 }
 
@@ -403,6 +422,7 @@ fn objects() -> Vec<Entry> {
         ("events-file", "events-file", events, Some(events_file_reads)),
         ("commitment-hashed", "commitment-hashed", tagged("coffer/commit/v1", committed), None),
         ("intent-private", "intent-private", intent_private().to_bytes(), Some(intent_private_reads)),
+        ("file-record", "file-record", file_record().to_bytes(), Some(reads::<FileRecord>)),
         ("outcome-private", "outcome-private", outcome_private().to_bytes(), Some(reads::<OutcomePrivate>)),
         ("seal-map", "seal-map", seal_map().0.to_bytes(), Some(reads::<SealMap>)),
         ("seal-hashed", "seal-hashed", tagged("coffer/seal/v1", seal_map().0.to_value()), None),
@@ -459,6 +479,21 @@ fn stricter(form: &str) -> &'static [&'static str] {
         "intent-private" => &["item 1: a byte more"],
         "private-file" => &["the first item", "item 0: item 0: 1 to", "item 1: item 0: 2 to"],
         "disclosed-file" => &["the first item", "item 0: item 0: 1 to", "item 1: item 0: 2 to"],
+        // Paths, names and losses are told once, and a name holds no NUL.
+        "file-record" => &[
+            "key Unsigned(1): the first item",
+            "key Unsigned(1): item 0: item 1: the first item",
+            "key Unsigned(1): item 0: item 1: item 0: key Unsigned(1): a byte more",
+            "key Unsigned(1): item 0: item 1: item 0: key Unsigned(1): bytes",
+            "key Unsigned(2): the first item",
+        ],
+        "outcome-private" => &[
+            "key Unsigned(13): key Unsigned(1): the first item",
+            "key Unsigned(13): key Unsigned(1): item 0: item 1: the first item",
+            "key Unsigned(13): key Unsigned(1): item 0: item 1: item 0: key Unsigned(1): a byte more",
+            "key Unsigned(13): key Unsigned(1): item 0: item 1: item 0: key Unsigned(1): bytes",
+            "key Unsigned(13): key Unsigned(2): the first item",
+        ],
         _ => &[],
     }
 }
