@@ -193,6 +193,11 @@ pub(crate) fn of_exited(exited: &Exited, asked: &Asked) -> (Status, Option<Strin
         ExitCause::SessionClosing => {
             (Status::COFFER_FAILED, Some("the session was closed while the command ran".to_owned()))
         }
+        ExitCause::RecordIncomplete => {
+            let why =
+                "what the command did with files could not be recorded in full: it was ended, as the session demands";
+            (Status::COFFER_FAILED, Some(why.to_owned()))
+        }
         ExitCause::FailedToStart => {
             let why = std::io::Error::from_raw_os_error(exited.errno);
             let (stage, thing) = (exited.stage.escape_default(), asked.at(&exited.stage));

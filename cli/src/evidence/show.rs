@@ -2,6 +2,7 @@
 //! private parts included where they were disclosed or an identity opens them, then every check. One call whole with `--call`.
 
 mod call;
+mod files;
 mod header;
 mod leaf;
 

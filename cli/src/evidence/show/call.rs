@@ -8,7 +8,7 @@ use coffer_evidence::verify::{Accepted, Report};
 use serde_json::{Map, Value, json};
 
 use super::super::contents::Contents;
-use super::{header, headline};
+use super::{files, header, headline};
 use crate::exit::Status;
 use crate::output::{Form, Output, printable};
 
@@ -66,7 +66,10 @@ fn tell(output: &Output, name: &str, value: &Value) -> anyhow::Result<()> {
         Value::Array(items) => {
             for (n, item) in items.iter().enumerate() {
                 let name = if n == 0 { name } else { "" };
-                output.line(format_args!("{name:<16} {}", printable(item.as_str().unwrap_or_default())))?;
+                match item {
+                    Value::Object(_) => output.line(format_args!("{name:<16} {}", files::line(item)))?,
+                    item => output.line(format_args!("{name:<16} {}", printable(item.as_str().unwrap_or_default())))?,
+                }
             }
             Ok(())
         }
@@ -260,5 +263,14 @@ fn end(outcome: &OutcomePrivate, put: &mut impl FnMut(&str, Value)) {
         put("user_us", json!(usage.user_us));
         put("system_us", json!(usage.system_us));
         put("max_rss_kib", json!(usage.max_rss_kib));
+    }
+    if let Some(record) = &outcome.record {
+        put("files_used", json!(files::summary(record)));
+        if !record.lost.is_empty() {
+            let lost: Vec<&str> = record.lost.iter().map(|loss| loss.as_str()).collect();
+            put("files_lost", json!(lost.join(", ")));
+        }
+        let all: Vec<Value> = record.files().map(|(path, file)| files::value(&path, file)).collect();
+        put("files", json!(all));
     }
 }

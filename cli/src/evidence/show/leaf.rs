@@ -5,7 +5,7 @@ use coffer_evidence::fields::Canonical as _;
 use coffer_evidence::leaf::{Leaf, Method, Public};
 use serde::Serialize;
 
-use super::header;
+use super::{files, header};
 use crate::output::{Colour, printable};
 
 /// What is known of a leaf's private part.
@@ -232,6 +232,9 @@ fn details(method: Method, outcome: &OutcomePrivate) -> Option<String> {
     details.extend(outcome.stdout.map(|stream| format!("{} bytes out", stream.total)));
     details.extend(outcome.stderr.filter(|s| s.total > 0).map(|stream| format!("{} bytes err", stream.total)));
     details.extend(outcome.usage.map(|usage| format!("{} ms", usage.wall_ms)));
+    if let Some(record) = outcome.record.as_ref().filter(|_| method == Method::Exec) {
+        details.push(format!("files: {}", files::summary(record)));
+    }
     (!details.is_empty()).then(|| details.join(", "))
 }
 
