@@ -20,6 +20,8 @@ pub const UID_AGENT: u32 = 901;
 pub const UID_WARDEN: u32 = 903;
 /// Uid and gid of the process that reads the policy for init.
 pub const UID_GRANTS: u32 = 904;
+/// Uid and gid of the observer.
+pub const UID_OBSERVER: u32 = 905;
 /// Uid and gid of identity 0; identity n has this plus n.
 pub const UID_IDENTITY: u32 = 10_000;
 /// Most identities in one session: the intent's own limit is lower; this bounds the uid range.
@@ -41,6 +43,8 @@ pub const FD_AGENT_INIT: i32 = 3;
 pub const FD_AGENT_NOTARY: i32 = 4;
 /// The firmware's event log; empty where there is none.
 pub const FD_AGENT_CCEL: i32 = 5;
+/// First descriptor of the observer: its socket to init.
+pub const FD_OBSERVER_INIT: i32 = 3;
 
 /// Where tools work; also their HOME.
 pub const WORKSPACE: &str = "/workspace";

@@ -1,4 +1,4 @@
-//! The guest agent: three processes of one static binary.
+//! The guest agent: a few processes of one static binary.
 //!
 //! | process | uid | what it may do | what it parses |
 //! |---|---|---|---|
@@ -6,6 +6,7 @@
 //! | `notary` | 900 | holds log key, RTMR3 and quotes | config, its two links |
 //! | `agent` | 901 | talks to the outside | gRPC, control link, tools' reports |
 //! | `grants` | 904 | nothing; ends before the first tool starts | the policy |
+//! | `observer` | 905 | sees what tools open; files by handle, leases | the kernel's events, its link |
 //! | tools | 10000+n | their identity's files | whatever they like |
 //!
 //! The library exists so that tests can drive each part on an ordinary machine.
@@ -19,4 +20,5 @@ mod inherited;
 pub mod init;
 pub mod machine;
 pub mod notary;
+pub mod observer;
 pub mod tool;

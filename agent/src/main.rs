@@ -1,5 +1,5 @@
-//! The guest agent's one binary: as PID 1 it is init, and init starts it again as notary, as agent and as each
-//! built-in tool.
+//! The guest agent's one binary: as PID 1 it is init, and init starts it again as notary, agent, observer and
+//! as each built-in tool.
 
 use std::process::ExitCode;
 
@@ -11,6 +11,7 @@ fn main() -> ExitCode {
     match arguments.split_first() {
         Some((role, machine)) if role == "notary" => coffer_agent::notary::run(machine),
         Some((role, identities)) if role == "grants" => coffer_agent::grants::run(identities),
+        Some((role, [])) if role == "observer" => coffer_agent::observer::run(),
         Some((role, [])) if role == "agent" => coffer_agent::agent::run(),
         Some((role, rest)) if role == "tool" => ExitCode::from(coffer_agent::tool::run(rest)),
         _ => {

@@ -1,162 +1,20 @@
 //! Calls on this machine: real processes in a real cgroup of their own. Needs root and a cgroup v2 hierarchy; says
 //! NOT RUN where there is none.
 
-use coffer_agent::frames::start::{Cause, Exit};
-use coffer_agent::init::calls::{Calls, Place, Report, Times};
-use coffer_agent::init::cgroup::Hierarchy;
-use coffer_agent::init::jail::room::Site;
-use coffer_agent::init::jail::{Access, Grant, Jails, Reach};
-use coffer_agent::init::reap::{Who, reap, reap_waiting};
-use coffer_agent::init::spawn::{Command, Directory, Stage};
+#[path = "bench/mod.rs"]
+mod bench;
+
+use bench::{LONG, bench, pipes};
+use coffer_agent::frames::start::Cause;
+use coffer_agent::init::calls::{Report, Times};
+use coffer_agent::init::spawn::Stage;
 use coffer_agent::init::wires::winsize;
 use coffer_evidence::call::TerminalSize;
 use rustix::process::Signal;
-use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{BufRead as _, Read as _, Write as _};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-
-const UID: u32 = 10_000;
-
-struct Bench {
-    root: PathBuf,
-    hierarchy: Hierarchy,
-    workspace: tempfile::TempDir,
-    calls: Calls,
-    jails: Option<Jails>,
-    _alone: MutexGuard<'static, ()>,
-}
-
-/// One at a time, as in a guest: a child that another test has just cloned holds this one's descriptors for a moment.
-static ALONE: Mutex<()> = Mutex::new(());
-
-static NUMBER: AtomicU32 = AtomicU32::new(0);
-
-impl Bench {
-    fn new() -> Option<Self> {
-        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-        let mounted = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
-        let base = mounted.iter().map(Path::new).find(|path| path.join("cgroup.procs").exists())?;
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let root = base.join(format!("coffer-agent-test-{}-{number}", std::process::id()));
-        if !rustix::process::geteuid().is_root() || fs::create_dir(&root).is_err() {
-            return None;
-        }
-        let hierarchy = Hierarchy::at(&root);
-        hierarchy.prepare(1 << 40).unwrap();
-        // Not beneath /tmp: in a room that is another.
-        let workspace = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        fs::set_permissions(workspace.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        std::os::unix::fs::chown(workspace.path(), Some(UID), Some(UID)).unwrap();
-        let everything = Access::READ.and(Access::WRITE).and(Access::DELETE).and(Access::EXECUTE);
-        let grants = vec![
-            Grant { path: workspace.path().into(), access: everything, reach: Reach::Beneath },
-            Grant { path: "/usr".into(), access: Access::EXECUTE, reach: Reach::Beneath },
-        ];
-        let site = Site { workspace: workspace.path().into(), tmp_bytes: 1 << 20, landlock: landlock::ABI::V6 };
-        let jails = Some(Jails::new(&site, &[(UID, grants)]).unwrap());
-        Some(Self { root, hierarchy, workspace, calls: Calls::new(), jails, _alone: alone })
-    }
-
-    fn command(&self, argv: &[&str], directory: &str) -> Command {
-        let text = |text: &&str| CString::new(*text).unwrap();
-        let workspace = CString::new(self.workspace.path().to_str().unwrap()).unwrap();
-        Command {
-            program: text(&argv[0]),
-            arguments: argv.iter().map(text).collect(),
-            environment: vec![c"PATH=/usr/bin:/bin".into()],
-            directory: Directory::Beneath(workspace, text(&directory)),
-            terminal: None,
-        }
-    }
-
-    fn begin(&mut self, command: Command, times: Times) {
-        let group = self.hierarchy.call("default", "call").unwrap();
-        let jail = self.jails.as_mut().unwrap().take(UID).unwrap();
-        self.calls.start(1, Place { uid: UID, group, jail }, command, times);
-    }
-
-    /// Starts a script on a terminal; answers the master.
-    fn on_a_terminal(&mut self, script: &str, size: (u64, u64), times: Times) -> File {
-        let mut command = self.command(&["/bin/sh", "-c", script], ".");
-        command.terminal = TerminalSize::new(size.0, size.1);
-        self.begin(command, times);
-        match self.next(Duration::from_secs(10)) {
-            Report::Started(1, mut master) if master.len() == 1 => File::from(master.remove(0)),
-            report => panic!("{report:?}"),
-        }
-    }
-
-    fn exited(&mut self) -> Exit {
-        match self.next(Duration::from_secs(20)) {
-            Report::Exited(1, exit) => exit,
-            report => panic!("{report:?}"),
-        }
-    }
-
-    fn start(&mut self, argv: &[&str], directory: &str, times: Times) -> Report {
-        let command = self.command(argv, directory);
-        self.begin(command, times);
-        self.next(Duration::from_secs(10))
-    }
-
-    /// Runs the loop of init, without being PID 1, until there is a report.
-    fn next(&mut self, patience: Duration) -> Report {
-        let until = Instant::now() + patience;
-        loop {
-            if let Some(report) = self.calls.reports().pop() {
-                self.calls.clear();
-                return report;
-            }
-            assert!(Instant::now() < until, "nothing was reported in {patience:?}");
-            self.calls.tick(Instant::now());
-            for pid in self.calls.pids() {
-                if let Some(reaped) = reap(Who::Pid(pid)) {
-                    self.calls.reaped(reaped, Instant::now());
-                }
-            }
-            let ready: Vec<u64> = {
-                let interests = self.calls.interests();
-                let mut fds: Vec<_> = interests
-                    .iter()
-                    .map(|(_, fd, flags)| rustix::event::PollFd::from_borrowed_fd(*fd, *flags))
-                    .collect();
-                let slice = rustix::event::Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
-                rustix::event::poll(&mut fds, Some(&slice)).unwrap();
-                let news = fds.iter().zip(&interests).filter(|(fd, _)| !fd.revents().is_empty());
-                news.map(|(_, (intent, ..))| *intent).collect()
-            };
-            for intent in ready {
-                self.calls.ready(intent);
-            }
-        }
-    }
-
-    /// Starts, closes stdin, and answers the exit and what was put out.
-    fn run(&mut self, script: &str, times: Times) -> (Exit, String) {
-        let report = self.start(&["/bin/sh", "-c", script], ".", times);
-        let [stdin, stdout, _stderr] = pipes(report);
-        drop(stdin);
-        let reader = std::thread::spawn(move || {
-            let mut text = String::new();
-            File::from(stdout).read_to_string(&mut text).unwrap();
-            text
-        });
-        let report = self.next(Duration::from_secs(20));
-        let Report::Exited(1, exit) = report else { panic!("{report:?}") };
-        (exit, reader.join().unwrap())
-    }
-}
-
-fn pipes(report: Report) -> [OwnedFd; 3] {
-    let Report::Started(1, pipes) = report else { panic!("{report:?}") };
-    pipes.try_into().unwrap()
-}
 
 /// What is shown on a terminal until this is among it.
 fn shown_until(master: &mut File, wanted: &str) -> String {
@@ -180,39 +38,6 @@ fn shown_to_the_end(mut master: File) -> String {
             Ok(_) | Err(_) => return String::from_utf8_lossy(&shown).into_owned(),
         }
     }
-}
-
-impl Drop for Bench {
-    fn drop(&mut self) {
-        // A test that failed leaves its call running; a warden goes only when the last of its processes was collected.
-        for pid in self.calls.pids() {
-            let _ = rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), Signal::KILL);
-            let _ = reap_waiting(Who::Pid(pid));
-        }
-        self.calls = Calls::new();
-        let freed = self.jails.take().is_some_and(Jails::close);
-        for directory in ["calls/default", "calls", "coffer/init", "coffer/notary", "coffer/agent", "coffer", ""] {
-            drop(fs::remove_dir(self.root.join(directory)));
-        }
-        if !std::thread::panicking() {
-            assert!(!self.root.exists(), "the test's cgroup is still there");
-            assert!(freed, "something in the room is still in use");
-        }
-    }
-}
-
-const LONG: Times = Times { timeout: Duration::from_secs(60), grace: Duration::from_secs(2) };
-
-macro_rules! bench {
-    () => {
-        match Bench::new() {
-            Some(bench) => bench,
-            None => {
-                eprintln!("NOT RUN: needs root and a writable cgroup v2 hierarchy");
-                return;
-            }
-        }
-    };
 }
 
 #[test]
@@ -290,7 +115,7 @@ fn a_daemon_that_left_session_and_parent_is_gone_when_its_call_ends() {
     drop(stdin);
     let before = Instant::now();
     let report = bench.next(Duration::from_secs(10));
-    assert!(matches!(report, Report::Exited(1, exit) if exit.code == Some(3)), "{report:?}");
+    assert!(matches!(report, Report::Exited(1, ref exit) if exit.code == Some(3)), "{report:?}");
     assert!(before.elapsed() < Duration::from_secs(1));
     assert_eq!(running(&seconds), 0);
     assert!(!bench.root.join("calls/default/call").exists());

@@ -62,6 +62,8 @@ pub fn process_frames(data: &[u8]) {
     frame::<frames::grant::Granted>(data);
     frame::<frames::log::ToNotary>(data);
     frame::<frames::log::ToAgent>(data);
+    frame::<frames::observe::ToObserver>(data);
+    frame::<frames::observe::ToInit>(data);
     frame::<frames::start::ToInit>(data);
     frame::<frames::start::ToAgent>(data);
     frame::<frames::tool::Report>(data);

@@ -8,9 +8,10 @@ mod grammar;
 use coffer_agent::frames::Frame;
 use coffer_agent::frames::grant::Granted;
 use coffer_agent::frames::log::{Call, Refusal, ToAgent as NotaryToAgent, ToNotary as AgentToNotary};
+use coffer_agent::frames::observe::{ToInit as ObserverToInit, ToObserver};
 use coffer_agent::frames::start::{Cause, Exit, SIGNALS, ToAgent as InitToAgent, ToInit as AgentToInit};
 use coffer_agent::frames::tool::{Change, ChangeKind, Entry, Kind, Of, Report, WatchEnd};
-use coffer_agent::frames::warrant::{ReportFile, ToInit as NotaryToInit, ToNotary as InitToNotary};
+use coffer_agent::frames::warrant::{Gaps, ReportFile, ToInit as NotaryToInit, ToNotary as InitToNotary};
 
 use examples::{block, compare_or_bless};
 use grammar::{Sample, closed_list, grammar_accepts, judge};
@@ -42,7 +43,9 @@ fn call() -> Call {
 }
 
 fn exit(cause: Cause) -> Exit {
-    Exit { cause, code: Some(0), signal: Some(15), wall_ms: 12, user_us: 3_000, system_us: 1_000, max_rss_kib: 4_096 }
+    let record = bytes("file record");
+    let (code, signal) = (Some(0), Some(15));
+    Exit { cause, code, signal, wall_ms: 12, user_us: 3_000, system_us: 1_000, max_rss_kib: 4_096, record }
 }
 
 fn text(text: &str) -> String {
@@ -62,6 +65,7 @@ fn of_notary() -> Vec<Sample> {
     let opened = NotaryToAgent::Opened { open_map: bytes("open map"), quote: bytes("quote") };
     let sealed =
         NotaryToAgent::Sealed { seal_map: bytes("seal map"), quote: bytes("quote"), statement: bytes("statement") };
+    let identities = NotaryToInit::Admitted { identities: vec![text("default")], gaps: Gaps::Fatal };
     let permit = NotaryToInit::Permit { intent: 1, identity: text("default"), call: [0xca; 16], request: [0x5e; 32] };
     let failed = NotaryToInit::Failed { stage: text("registers"), detail: text("mrowner differs") };
     vec![
@@ -75,7 +79,7 @@ fn of_notary() -> Vec<Sample> {
         sample("refused", DOWN, &NotaryToAgent::Refused { refusal: Refusal::Full }),
         sample("record", DOWN, &NotaryToAgent::Record { frame: bytes("mirror frame") }),
         sample("log-sealed", DOWN, &sealed),
-        sample("identities", INIT, &NotaryToInit::Admitted { identities: vec![text("default")] }),
+        sample("identities", INIT, &identities),
         sample("permit", INIT, &permit),
         sample("open-file", INIT, &NotaryToInit::Open { file: ReportFile::Outblob }),
         sample("scrub", INIT, &NotaryToInit::Scrub),
@@ -101,6 +105,22 @@ fn of_init() -> Vec<Sample> {
         sample("scrubbed", NOTARY, &InitToNotary::Scrubbed { steps: vec![[1, 0], [2, 2]] }),
         sample("file-opened", NOTARY, &InitToNotary::Opened),
         sample("file-not-opened", NOTARY, &InitToNotary::NotOpened { errno: 2 }),
+    ]
+}
+
+fn of_observer() -> Vec<Sample> {
+    const DOWN: &str = "init-to-observer";
+    const UP: &str = "observer-to-init";
+    let begin =
+        ToObserver::Begin { intent: 1, uid: 10_000, group: text("default/4c0a1f6e-7e0c-4d9f-8b51-6b1e0a5a7c11") };
+    vec![
+        sample("observe-place", DOWN, &ToObserver::Place { uid: 10_000 }),
+        sample("observe-names", DOWN, &ToObserver::Names),
+        sample("observe-begin", DOWN, &begin),
+        sample("observe-finish", DOWN, &ToObserver::Finish { intent: 1 }),
+        sample("observe-forget", DOWN, &ToObserver::Forget { intent: 1 }),
+        sample("observed", UP, &ObserverToInit::Observed { intent: 1, record: bytes("file record") }),
+        sample("record-lost", UP, &ObserverToInit::Lost { intent: 1 }),
     ]
 }
 
@@ -135,7 +155,7 @@ fn of_tools() -> Vec<Sample> {
 }
 
 fn samples() -> Vec<Sample> {
-    of_notary().into_iter().chain(of_init()).chain(of_grants()).chain(of_tools()).collect()
+    of_notary().into_iter().chain(of_init()).chain(of_observer()).chain(of_grants()).chain(of_tools()).collect()
 }
 
 #[test]
@@ -148,7 +168,14 @@ fn code_and_grammar_agree_on_every_frame_and_on_every_change_of_it() {
 /// Each frame of a list, so that the number of each member is seen to be in the grammar's list, and one more is not.
 #[test]
 fn closed_lists_of_frames_have_the_numbers_of_the_code() {
-    let causes = [Cause::Ended, Cause::TimedOut, Cause::Cancelled, Cause::OutOfMemory, Cause::SessionClosing];
+    let causes = [
+        Cause::Ended,
+        Cause::TimedOut,
+        Cause::Cancelled,
+        Cause::OutOfMemory,
+        Cause::SessionClosing,
+        Cause::RecordIncomplete,
+    ];
     assert_eq!(closed_list("exit-cause").len(), causes.len());
     for (number, cause) in causes.into_iter().enumerate() {
         let frame = body(&InitToAgent::Exited { intent: 1, exit: exit(cause) });

@@ -146,7 +146,8 @@ where
     };
     let Carried { exit, told, fed, input, output } = carry(&call, process, input, gone, told, hear, deliver).await?;
     let verdict = verdict(&exit, &told, fed);
-    let outcome = OutcomePrivate { usage: call::ended(&exit).usage, ..outcome(&verdict, &told, &input, &output) };
+    let OutcomePrivate { usage, record, .. } = call::ended(&exit);
+    let outcome = OutcomePrivate { usage, record, ..outcome(&verdict, &told, &input, &output) };
     let outcome = call.outcome(&outcome, output.total, input.total).await?;
     verdict.map_err(|failure| failure.status)?;
     let Told { entries, files, left_out, more, watch_end, .. } = told;
@@ -444,6 +445,7 @@ mod tests {
             user_us: 0,
             system_us: 0,
             max_rss_kib: 0,
+            record: Vec::new(),
         };
         let failed = verdict(&exit, &told, Ok(()));
         let nothing = Counter::default().finish();

@@ -17,6 +17,7 @@
 mod fields;
 pub mod grant;
 pub mod log;
+pub mod observe;
 pub mod start;
 pub mod tool;
 pub mod warrant;

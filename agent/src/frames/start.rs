@@ -67,8 +67,8 @@ pub enum ToAgent {
     },
 }
 
-/// How a call's main process ended, and what the call used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How a call's main process ended, what the call used, and what it did with files.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exit {
     /// Why.
     pub cause: Cause,
@@ -84,6 +84,8 @@ pub struct Exit {
     pub system_us: u64,
     /// Largest resident set of one process, KiB.
     pub max_rss_kib: u64,
+    /// Canonical bytes of a `coffer_evidence::file_record::FileRecord`, as the observer told them.
+    pub record: Vec<u8>,
 }
 
 /// Why a call ended.
@@ -99,9 +101,18 @@ pub enum Cause {
     OutOfMemory,
     /// The session was closing.
     SessionClosing,
+    /// What it did with files could not be recorded, and the intent demands that.
+    RecordIncomplete,
 }
 
-const CAUSES: [Cause; 5] = [Cause::Ended, Cause::TimedOut, Cause::Cancelled, Cause::OutOfMemory, Cause::SessionClosing];
+const CAUSES: [Cause; 6] = [
+    Cause::Ended,
+    Cause::TimedOut,
+    Cause::Cancelled,
+    Cause::OutOfMemory,
+    Cause::SessionClosing,
+    Cause::RecordIncomplete,
+];
 
 impl Frame for ToInit {
     fn to_fields(&self) -> Builder {
@@ -151,6 +162,7 @@ impl Frame for ToAgent {
                     .optional(3, exit.code, Builder::unsigned)
                     .optional(4, exit.signal, Builder::unsigned)
                     .rows(5, &[usage])
+                    .bytes(6, &exit.record)
             }
             ToAgent::Fatal { stage, detail } => Builder::kind(4).text(1, stage).text(2, detail),
         }
@@ -170,7 +182,8 @@ impl Frame for ToAgent {
                 let [[wall_ms, user_us, system_us, max_rss_kib]] = fields.rows::<4>(5)?[..] else {
                     return Err(FrameError::Unexpected("one row of usage"));
                 };
-                let exit = Exit { cause, code, signal, wall_ms, user_us, system_us, max_rss_kib };
+                let record = fields.bytes(6)?;
+                let exit = Exit { cause, code, signal, wall_ms, user_us, system_us, max_rss_kib, record };
                 ToAgent::Exited { intent, exit }
             }
             4 => ToAgent::Fatal { stage: fields.text(1)?, detail: fields.text(2)? },

@@ -9,6 +9,8 @@ pub enum ToInit {
     Admitted {
         /// Names, in the order of the intent.
         identities: Vec<String>,
+        /// Whether a call may go on when its record misses something.
+        gaps: Gaps,
     },
     /// An intent is logged: the agent may start exactly this request, once.
     Permit {
@@ -36,6 +38,17 @@ pub enum ToInit {
         detail: String,
     },
 }
+
+/// What becomes of a call whose record misses something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gaps {
+    /// It goes on, and the log says so.
+    Logged,
+    /// It ends: the intent demands a record.
+    Fatal,
+}
+
+const GAPS: [Gaps; 2] = [Gaps::Logged, Gaps::Fatal];
 
 /// From init to the notary.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,7 +98,10 @@ impl ReportFile {
 impl Frame for ToInit {
     fn to_fields(&self) -> Builder {
         match self {
-            ToInit::Admitted { identities } => Builder::kind(1).texts(1, identities),
+            ToInit::Admitted { identities, gaps } => {
+                let gaps = GAPS.iter().position(|known| known == gaps).unwrap_or_default() as u64;
+                Builder::kind(1).texts(1, identities).unsigned(2, gaps)
+            }
             ToInit::Permit { intent, identity, call, request } => {
                 Builder::kind(2).unsigned(1, *intent).text(2, identity).bytes(3, call).bytes(4, request)
             }
@@ -99,7 +115,11 @@ impl Frame for ToInit {
 
     fn from_fields(kind: u64, fields: &mut Fields) -> Result<Self, FrameError> {
         Ok(match kind {
-            1 => ToInit::Admitted { identities: fields.texts(1)? },
+            1 => {
+                let identities = fields.texts(1)?;
+                let gaps = usize::try_from(fields.unsigned(2)?).ok().and_then(|at| GAPS.get(at));
+                ToInit::Admitted { identities, gaps: *gaps.ok_or(FrameError::Unexpected("what gaps are"))? }
+            }
             2 => ToInit::Permit {
                 intent: fields.unsigned(1)?,
                 identity: fields.text(2)?,

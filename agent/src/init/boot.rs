@@ -1,9 +1,9 @@
-//! From the first instruction in user space to the two processes that do the work.
+//! From the first instruction in user space to the processes that do the work.
 //!
 //! ```text
 //!  /dev ─ kernel file systems ─ modules ─ boot disk (read once) ─┬─ verified root ──────┬─ workspace
 //!                                                                └─ cgroups, lock-down ─┘
-//!       ─ measurement files and report directory ─ notary, agent ─ supervise
+//!       ─ measurement files and report directory ─ notary, agent, observer ─ supervise
 //! ```
 
 use super::cgroup::Hierarchy;
@@ -73,16 +73,22 @@ pub(super) fn boot() -> Result<String, BootError> {
     let policy = boot_disk::read(&boot_disk).map(|disk| disk.policy).unwrap_or_default();
     let policy = sealed_memory("policy", &policy)?;
     drop(boot_disk);
-    let notary = start_own(&hierarchy, "notary", machine.to_arguments(), fixed::UID_NOTARY, descriptors)?;
+    let notary = ("notary", machine.to_arguments(), Class::Own);
+    let notary = start_own(&hierarchy, notary, fixed::UID_NOTARY, descriptors)?;
     let descriptors = vec![
         (fixed::FD_AGENT_INIT, agent_end.into_inner()),
         (fixed::FD_AGENT_NOTARY, agent_notary.into_inner()),
         (fixed::FD_AGENT_CCEL, sealed_memory("ccel", &ccel)?),
     ];
-    let agent = start_own(&hierarchy, "agent", Vec::new(), fixed::UID_AGENT, descriptors)?;
+    let agent = start_own(&hierarchy, ("agent", Vec::new(), Class::Own), fixed::UID_AGENT, descriptors)?;
+    let (to_observer, observer_end) = link()?;
+    let descriptors = vec![(fixed::FD_OBSERVER_INIT, observer_end.into_inner())];
+    let observer = ("observer", Vec::new(), Class::Observer);
+    let observer = start_own(&hierarchy, observer, fixed::UID_OBSERVER, descriptors)?;
     let notary = Child { pid: started("notary", notary)?, link: to_notary };
     let agent = Child { pid: started("agent", agent)?, link: to_agent };
-    Supervisor::new(hierarchy, upper, reports, notary, agent, policy).run()
+    let observer = Child { pid: started("observer", observer)?, link: to_observer };
+    Supervisor::new(hierarchy, (upper, reports), notary, agent, observer, policy).run()
 }
 
 /// What must hold before anything that a tenant wrote can run, and needs no root file system.
@@ -126,8 +132,7 @@ fn sealed_memory(name: &str, bytes: &[u8]) -> Result<OwnedFd, BootError> {
 
 fn start_own(
     hierarchy: &Hierarchy,
-    name: &str,
-    words: Vec<CString>,
+    (name, words, class): (&str, Vec<CString>, Class),
     uid: u32,
     mut descriptors: Vec<(i32, OwnedFd)>,
 ) -> Result<Born, BootError> {
@@ -143,7 +148,7 @@ fn start_own(
         directory: Directory::Root,
         terminal: None,
     };
-    let launch = Launch { command, uid, descriptors, cgroup: Some(hierarchy.own(name)?), class: Class::Own };
+    let launch = Launch { command, uid, descriptors, cgroup: Some(hierarchy.own(name)?), class };
     spawn::spawn(launch).map_err(|error| start_failed(name, error))
 }
 

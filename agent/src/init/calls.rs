@@ -7,9 +7,9 @@
 //!     │ exec failed       ▼                                  ▼                      ▼
 //!     ▼                Emptying: cgroup.kill, until nobody is left <────────────────┘
 //!   Failed                ▼
-//!     │ ends           Exited
-//!     ▼
-//!  NotStarted
+//!     │ ends           Recording: until the observer has told what the call did with files
+//!     ▼                   ▼
+//!  NotStarted          Exited
 //! ```
 //! The cause is the first one that was decided; what happens afterwards does not change it.
 
@@ -18,6 +18,8 @@ use super::jail::Jail;
 use super::reap::Reaped;
 use super::spawn::{self, Class, Command, Launch, Stage, StartError, Verdict};
 use super::wires;
+use crate::channel::{Channel, ChannelError, Wait};
+use crate::frames::observe::{ToInit as FromObserver, ToObserver};
 use crate::frames::start::Cause;
 use crate::frames::start::Exit;
 use rustix::event::PollFlags;
@@ -58,13 +60,22 @@ pub enum Report {
     Exited(u64, Exit),
 }
 
-/// All calls that have a process, by the index of their intent.
+/// How long the observer may take to tell what a call did: it reads at most 1 GiB for that, of each of 32 calls.
+const RECORDING: Duration = Duration::from_secs(600);
+
+/// The link to the observer.
+pub type Observer = Channel<ToObserver, FromObserver>;
+
+/// All calls that have a process, or have no record yet, by the index of their intent.
 #[derive(Debug)]
 pub struct Calls {
+    observer: Observer,
     running: BTreeMap<u64, Call>,
     reports: Vec<Report>,
     /// Removed once the ends are told: nobody waits for that.
     over: Vec<(u32, CallGroup, Jail)>,
+    /// The observer did not take a word: it is gone, or so far behind that it might as well be.
+    unheard: bool,
 }
 
 #[derive(Debug)]
@@ -89,19 +100,64 @@ enum Phase {
     Terminating { kill_at: Instant },
     Killed,
     Emptying(File),
+    Recording { exit: Exit, until: Instant },
 }
 
 impl Calls {
     /// No calls.
-    pub fn new() -> Self {
-        Self { running: BTreeMap::new(), reports: Vec::new(), over: Vec::new() }
+    pub fn new(observer: Observer) -> Self {
+        Self { observer, running: BTreeMap::new(), reports: Vec::new(), over: Vec::new(), unheard: false }
     }
 
-    /// Starts a process in a cgroup and a jail of its own, with three fresh pipes or a fresh terminal.
-    pub fn start(&mut self, intent: u64, place: Place, command: Command, times: Times) {
+    /// The observer's link.
+    pub fn observer(&self) -> &Observer {
+        &self.observer
+    }
+
+    /// Starts a process in a cgroup and a jail of its own, with three fresh pipes or a fresh terminal. An error of the observer's
+    /// link is one of the machine.
+    pub fn start(&mut self, intent: u64, place: Place, command: Command, times: Times) -> Result<(), ChannelError> {
+        // Nothing that the tool opens goes on before it is seen, the program itself included.
+        let (uid, group) = (u64::from(place.uid), place.group.name().to_owned());
+        let begin = ToObserver::Begin { intent, uid, group };
+        self.observer.send(&begin, &[place.jail.queue()], Wait::Never)?;
         if let Err(error) = self.try_start(intent, place, command, times) {
+            self.observer.send(&ToObserver::Forget { intent }, &[], Wait::Never)?;
             self.reports.push(Report::NotStarted(intent, error));
         }
+        Ok(())
+    }
+
+    /// Hears what the observer has to say; answers the calls whose record misses something.
+    pub fn hear(&mut self) -> Result<Vec<u64>, ChannelError> {
+        let mut lost = Vec::new();
+        loop {
+            match self.observer.receive(Wait::Never) {
+                Ok((FromObserver::Observed { intent, record }, _)) => self.recorded(intent, record),
+                Ok((FromObserver::Lost { intent }, _)) => lost.push(intent),
+                Err(ChannelError::WouldBlock) => return Ok(lost),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn recorded(&mut self, intent: u64, record: Vec<u8>) {
+        let Some(call) = self.running.remove(&intent) else { return };
+        match call.phase {
+            Phase::Recording { mut exit, .. } => {
+                exit.record = record;
+                self.reports.push(Report::Exited(intent, exit));
+                self.over.push((call.uid, call.group, call.jail));
+            }
+            // It was not asked for this one.
+            _ => drop(self.running.insert(intent, call)),
+        }
+    }
+
+    /// Whether the observer is gone, or has taken too long to tell what a call did.
+    pub fn is_observer_late(&self, now: Instant) -> bool {
+        let is_late = |call: &Call| matches!(call.phase, Phase::Recording { until, .. } if now >= until);
+        self.unheard || self.running.values().any(is_late)
     }
 
     fn try_start(&mut self, intent: u64, place: Place, command: Command, times: Times) -> Result<(), StartError> {
@@ -235,6 +291,7 @@ impl Calls {
         let deadline = |call: &Call| match call.phase {
             Phase::Starting(_) | Phase::Running if call.cause.is_none() => Some(call.began + call.times.timeout),
             Phase::Terminating { kill_at } => Some(kill_at),
+            Phase::Recording { until, .. } => Some(until),
             _ => None,
         };
         self.running.values().filter_map(deadline).min()
@@ -272,10 +329,15 @@ impl Calls {
     fn settle_end(&mut self, intent: u64) {
         let Some(call) = self.running.get_mut(&intent) else { return };
         let Some((reaped, at)) = call.ended else { return };
-        if let Phase::Failed(error) = call.phase {
-            self.running.remove(&intent);
-            self.reports.push(Report::NotStarted(intent, error));
-            return;
+        match call.phase {
+            Phase::Failed(error) => {
+                self.running.remove(&intent);
+                self.unheard |= self.observer.send(&ToObserver::Forget { intent }, &[], Wait::Never).is_err();
+                self.reports.push(Report::NotStarted(intent, error));
+                return;
+            }
+            Phase::Recording { .. } => return,
+            _ => {}
         }
         if !matches!(call.phase, Phase::Emptying(_)) {
             let events = call.group.events();
@@ -293,7 +355,6 @@ impl Calls {
         {
             return;
         }
-        let Some(call) = self.running.remove(&intent) else { return };
         let counted = call.group.counted();
         let killed = reaped.signal == Some(libc::SIGKILL as u64);
         let killed_for_memory = killed && call.group.oom_kills() > 0;
@@ -307,14 +368,8 @@ impl Calls {
         // The cgroup has counted descendants that nobody waited for, too.
         exit.user_us = exit.user_us.max(counted.user_us);
         exit.system_us = exit.system_us.max(counted.system_us);
-        self.reports.push(Report::Exited(intent, exit));
-        self.over.push((call.uid, call.group, call.jail));
-    }
-}
-
-impl Default for Calls {
-    fn default() -> Self {
-        Self::new()
+        call.phase = Phase::Recording { exit, until: Instant::now() + RECORDING };
+        self.unheard |= self.observer.send(&ToObserver::Finish { intent }, &[], Wait::Never).is_err();
     }
 }
 

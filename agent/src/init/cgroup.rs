@@ -1,7 +1,7 @@
 //! The cgroup v2 tree: one directory for each of the guest's own processes, one for every call.
 //!
 //! ```text
-//!   /coffer/{init,notary,agent}
+//!   /coffer/{init,notary,agent,observer}
 //!   /calls/<identity>/<call>        made before the call, killed whole, read, removed after it
 //! ```
 
@@ -39,7 +39,7 @@ impl Hierarchy {
     /// Makes the fixed directories, enables every controller on the way down and bounds what calls may take.
     pub fn prepare(&self, memory_bytes: u64) -> Result<(), BootError> {
         delegate(&self.root)?;
-        for directory in ["coffer", "coffer/init", "coffer/notary", "coffer/agent", "calls"] {
+        for directory in ["coffer", "coffer/init", "coffer/notary", "coffer/agent", "coffer/observer", "calls"] {
             let path = self.root.join(directory);
             fs::create_dir_all(&path).context(STAGE, || format!("make {}", path.display()))?;
         }
@@ -79,7 +79,7 @@ impl Hierarchy {
         let path = parent.join(call);
         fs::create_dir(&path)?;
         // Out of memory ends the call whole, not a random process of it.
-        let group = CallGroup { path };
+        let group = CallGroup { path, name: format!("{identity}/{call}") };
         for (file, value) in [("memory.oom.group", "1"), ("pids.max", CALL_PIDS_MAX)] {
             put_if_there(&group.path.join(file), value)?;
         }
@@ -101,6 +101,7 @@ impl Hierarchy {
 #[derive(Debug)]
 pub struct CallGroup {
     path: PathBuf,
+    name: String,
 }
 
 /// What the kernel counted for a whole call, with every descendant.
@@ -113,6 +114,11 @@ pub struct Counted {
 }
 
 impl CallGroup {
+    /// `<identity>/<call>`: the end of its path in the hierarchy.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The directory, for `CLONE_INTO_CGROUP`.
     pub fn open(&self) -> io::Result<OwnedFd> {
         Ok(open_directory(&self.path)?)

@@ -40,8 +40,8 @@ const SETTINGS: [(&str, &str); 29] = [
     ("fs/mqueue/queues_max", "0"),
     // So many descriptors that processes and memory end first: nobody uses up what the guest's own need.
     ("fs/file-max", "4000000000"),
-    // Who may only read a file could hold up its writers with a lease.
-    ("fs/leases-enable", "0"),
+    // A number of a process that is gone is not soon another's: what is done to names is told by numbers.
+    ("kernel/pid_max", "4194304"),
     // Keys too: the kernel takes no less than one byte for everybody but root, and the smallest key counts two.
     ("kernel/keys/maxkeys", "1"),
     ("kernel/keys/maxbytes", "1"),

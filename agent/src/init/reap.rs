@@ -73,7 +73,7 @@ fn collect(who: Who, options: i32) -> Option<Reaped> {
 }
 
 impl Reaped {
-    /// The exit of a call whose main process this was.
+    /// The exit of a call whose main process this was, without its record.
     pub fn exit(&self, cause: Cause, wall_ms: u64) -> Exit {
         Exit {
             cause,
@@ -83,6 +83,7 @@ impl Reaped {
             user_us: self.user_us,
             system_us: self.system_us,
             max_rss_kib: self.max_rss_kib,
+            record: Vec::new(),
         }
     }
 }

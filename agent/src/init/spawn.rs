@@ -62,8 +62,10 @@ pub enum Directory {
 /// How the system treats the process.
 #[derive(Debug)]
 pub enum Class {
-    /// Notary and agent: out of the reach of the out-of-memory killer.
+    /// One of the guest's own: out of the reach of the out-of-memory killer.
     Own,
+    /// As well, and with the two rights that it needs: files by handle, and leases on them.
+    Observer,
     /// A tool: first to go, no core dumps, in the jail of its call.
     Tool(Entry),
 }
@@ -243,7 +245,7 @@ fn clone_into(plan: &Plan) -> io::Result<i32> {
     // `child` makes bare system calls only.
     let clone = |flags| unsafe { raw::clone(&Birth { flags, cgroup }, &plan.stack, child, plan) };
     let born = match &plan.launch.class {
-        Class::Own => clone(0),
+        Class::Own | Class::Observer => clone(0),
         Class::Tool(jail) => {
             let own = own_processes()?;
             let join = |namespace: BorrowedFd<'_>| setns(namespace, CloneFlags::CLONE_NEWPID);
@@ -286,6 +288,17 @@ extern "C" fn child(plan: &Plan) -> ! {
 
 type Failure = (Stage, i32);
 
+/// What a runtime or a shell may have this process ignore; the program would inherit that.
+const IGNORED: [i32; 5] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGPIPE, libc::SIGCHLD];
+
+// Numbers of `linux/capability.h`.
+const CAP_DAC_READ_SEARCH: u32 = 2;
+const CAP_LEASE: u32 = 28;
+/// The observer's capabilities.
+const OBSERVER_KEEPS: &[u32] = &[CAP_DAC_READ_SEARCH, CAP_LEASE];
+/// `_LINUX_CAPABILITY_VERSION_3`.
+const CAPABILITY_VERSION: u32 = 0x2008_0522;
+
 fn prepare(plan: &Plan) -> Result<(), Failure> {
     let own = |errno| (Stage::Credentials, errno);
     // What `sigprocmask` and `sigaction` of the kernel take: no signal; the default action.
@@ -296,10 +309,12 @@ fn prepare(plan: &Plan) -> Result<(), Failure> {
         call(libc::SYS_setsid, [0; 5]).map_err(own)?;
         let (set, action) = (&raw const none as usize, default.as_ptr() as usize);
         call(libc::SYS_rt_sigprocmask, [word(libc::SIG_SETMASK), set, 0, 8, 0]).map_err(own)?;
-        call(libc::SYS_rt_sigaction, [word(libc::SIGPIPE), action, 0, 8, 0]).map_err(own)?;
+        for signal in IGNORED {
+            call(libc::SYS_rt_sigaction, [word(signal), action, 0, 8, 0]).map_err(own)?;
+        }
         match plan.launch.class {
             Class::Tool(_) => tool_limits().map_err(own)?,
-            Class::Own => never_kill_me().map_err(own)?,
+            Class::Own | Class::Observer => never_kill_me().map_err(own)?,
         }
         // Everything closes on exec but what is given.
         let to_the_end = u32::MAX as usize;
@@ -317,7 +332,8 @@ fn prepare(plan: &Plan) -> Result<(), Failure> {
             let spaces = libc::CLONE_NEWNS | libc::CLONE_NEWNET | libc::CLONE_NEWIPC;
             call(libc::SYS_setns, [entry.warden.as_raw_fd() as usize, word(spaces), 0, 0, 0]).map_err(jail)?;
         }
-        credentials(plan.launch.uid).map_err(own)?;
+        let kept = if matches!(plan.launch.class, Class::Observer) { OBSERVER_KEEPS } else { &[] };
+        credentials(plan.launch.uid, kept).map_err(own)?;
         if let Directory::Beneath(base, path) = &plan.launch.command.directory {
             enter(base, path).map_err(|errno| (Stage::Directory, errno))?;
         }
@@ -366,15 +382,18 @@ pub(super) unsafe fn never_kill_me() -> Result<(), i32> {
     }
 }
 
-/// Gives up everything that root has: groups, ids, the bounding set, and the way back through set-uid files.
+/// Gives up everything that root has but what is kept: groups, ids, the bounding set, and the way back through set-uid files.
 ///
 /// # Safety
 /// Only in a freshly made child.
-pub(super) unsafe fn credentials(uid: u32) -> Result<(), i32> {
+pub(super) unsafe fn credentials(uid: u32, kept: &[u32]) -> Result<(), i32> {
     let uid = uid as usize;
     // SAFETY: as in `prepare`.
     unsafe {
         for capability in 0..64 {
+            if kept.iter().any(|kept| *kept as usize == capability) {
+                continue;
+            }
             match call(libc::SYS_prctl, [word(libc::PR_CAPBSET_DROP), capability, 0, 0, 0]) {
                 Ok(_) => {}
                 // The end of what this kernel knows; they are numbered without gaps.
@@ -382,13 +401,42 @@ pub(super) unsafe fn credentials(uid: u32) -> Result<(), i32> {
                 Err(errno) => return Err(errno),
             }
         }
+        if !kept.is_empty() {
+            call(libc::SYS_prctl, [word(libc::PR_SET_KEEPCAPS), 1, 0, 0, 0])?;
+        }
         call(libc::SYS_setgroups, [0; 5])?;
         call(libc::SYS_setresgid, [uid, uid, uid, 0, 0])?;
         // Makes the memory one that nobody can be traced in, before the new ids count: it may still be init's.
         call(libc::SYS_setresuid, [uid, uid, uid, 0, 0])?;
         call(libc::SYS_prctl, [word(libc::PR_CAP_AMBIENT), word(libc::PR_CAP_AMBIENT_CLEAR_ALL), 0, 0, 0])?;
+        keep(kept)?;
         call(libc::SYS_prctl, [word(libc::PR_SET_NO_NEW_PRIVS), 1, 0, 0, 0]).map(drop)
     }
+}
+
+/// Keeps these capabilities, and no other, over the execution of a program.
+///
+/// # Safety
+/// Only in a freshly made child.
+unsafe fn keep(kept: &[u32]) -> Result<(), i32> {
+    if kept.is_empty() {
+        return Ok(());
+    }
+    let mut low = 0_u32;
+    for capability in kept {
+        low |= 1 << capability;
+    }
+    // The kernel's `cap_user_header_t`, and two `cap_user_data_t`: effective, permitted, inheritable, low half and high half.
+    let (header, data) = ([CAPABILITY_VERSION, 0], [low, low, low, 0, 0, 0]);
+    // SAFETY: as in `prepare`.
+    unsafe {
+        call(libc::SYS_capset, [header.as_ptr() as usize, data.as_ptr() as usize, 0, 0, 0])?;
+        for capability in kept {
+            let raise = word(libc::PR_CAP_AMBIENT_RAISE);
+            call(libc::SYS_prctl, [word(libc::PR_CAP_AMBIENT), raise, *capability as usize, 0, 0])?;
+        }
+    }
+    Ok(())
 }
 
 /// Enters a directory beneath `base`; neither `..` nor a link may lead out of it.

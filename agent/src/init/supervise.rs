@@ -21,8 +21,9 @@ use super::spawn::{Stage, StartError};
 use super::{console, grants, scrub};
 use crate::channel::{Channel, ChannelError, Wait};
 use crate::fixed;
+use crate::frames::observe;
 use crate::frames::start::{self, Cause};
-use crate::frames::warrant;
+use crate::frames::warrant::{self, Gaps};
 use coffer_evidence::ids::{CallId, Digest256};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -39,7 +40,7 @@ const LAST_WORDS: Duration = Duration::from_secs(3);
 /// Permits that the agent has not used yet: it uses each at once.
 const PERMITS_MAX: usize = 1024;
 
-/// One of the two processes that init starts.
+/// One of the processes that init starts.
 #[derive(Debug)]
 pub(super) struct Child<S, R> {
     pub(super) pid: i32,
@@ -60,6 +61,9 @@ pub(super) struct Supervisor {
     jails: Option<Jails>,
     permits: BTreeMap<u64, Permit>,
     calls: Calls,
+    /// Gone with the scrub.
+    observer: Option<i32>,
+    gaps: Gaps,
     /// Set once the machine is to end: when, and why.
     ending: Option<(Instant, String)>,
 }
@@ -80,10 +84,10 @@ enum Turn {
 impl Supervisor {
     pub(super) fn new(
         hierarchy: Hierarchy,
-        upper: Upper,
-        reports: PathBuf,
+        (upper, reports): (Upper, PathBuf),
         notary: Child<warrant::ToNotary, warrant::ToInit>,
         agent: Child<start::ToAgent, start::ToInit>,
+        observer: Child<observe::ToObserver, observe::ToInit>,
         policy: OwnedFd,
     ) -> Self {
         Self {
@@ -96,7 +100,9 @@ impl Supervisor {
             policy: Some(policy),
             jails: None,
             permits: BTreeMap::new(),
-            calls: Calls::new(),
+            calls: Calls::new(observer.link),
+            observer: Some(observer.pid),
+            gaps: Gaps::Logged,
             ending: None,
         }
     }
@@ -125,10 +131,16 @@ impl Supervisor {
             return Ok(Turn::PowerOff(why.clone()));
         }
         self.calls.tick(now);
+        if self.calls.is_observer_late(now) {
+            self.end(("observer".into(), "it does not tell what a call did with files".into()));
+        }
         if let Err(error) = self.tell_agent() {
             return Ok(Turn::PowerOff(format!("the agent cannot be told: {error}")));
         }
         let (from_notary, from_agent, ready) = self.wait(signals, now)?;
+        if let Err(why) = self.hear_observer(now) {
+            self.end(why);
+        }
         while let Ok(Some(_)) = signals.read_signal() {}
         // Its permits come before the starts that use them.
         if from_notary && let Err(why) = self.drain_notary() {
@@ -163,6 +175,9 @@ impl Supervisor {
         if !notary.is_empty() {
             fds.push(PollFd::from_borrowed_fd(self.notary.link.as_fd(), notary));
         }
+        if self.observer.is_some() && self.ending.is_none() {
+            fds.push(PollFd::from_borrowed_fd(self.calls.observer().as_fd(), PollFlags::IN));
+        }
         let first_call = fds.len();
         fds.extend(interests.iter().map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)));
         match poll(&mut fds, timeout.as_ref()) {
@@ -170,9 +185,21 @@ impl Supervisor {
             Err(errno) => return Err(errno).context(STAGE, || "wait for events".into()),
         }
         let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
-        let from_notary = first_call == 3 && is_ready(&fds[2]);
+        let from_notary = !notary.is_empty() && is_ready(&fds[2]);
         let ready = fds[first_call..].iter().zip(&interests).filter(|(fd, _)| is_ready(fd));
         Ok((from_notary, is_ready(&fds[1]), ready.map(|(_, (intent, ..))| *intent).collect()))
+    }
+
+    /// Takes what the observer has to say. An error is a reason to end: (stage, detail).
+    fn hear_observer(&mut self, now: Instant) -> Result<(), (String, String)> {
+        if self.observer.is_none() || self.ending.is_some() {
+            return Ok(());
+        }
+        let lost = self.calls.hear().map_err(|error| ("observer".to_owned(), error.to_string()))?;
+        if self.gaps == Gaps::Fatal {
+            lost.into_iter().for_each(|intent| self.calls.end(intent, Cause::RecordIncomplete, now));
+        }
+        Ok(())
     }
 
     /// The machine is to end for this reason; the agent gets a moment to tell the host.
@@ -198,6 +225,12 @@ impl Supervisor {
                 let said = self.drain_notary().err();
                 let why = said.unwrap_or_else(|| ("notary".into(), format!("the notary ended: {reaped:?}")));
                 self.end(why);
+                continue;
+            }
+            if self.observer == Some(reaped.pid) {
+                self.observer = None;
+                // What is not seen must not go on.
+                self.end(("observer".into(), format!("the observer ended: {reaped:?}")));
                 continue;
             }
             if !self.calls.reaped(reaped, Instant::now())
@@ -246,9 +279,12 @@ impl Supervisor {
                 Err(error) => return Err(refuse(error.to_string())),
             };
             match message {
-                warrant::ToInit::Admitted { identities } => {
+                warrant::ToInit::Admitted { identities, gaps } => {
+                    self.gaps = gaps;
                     self.identities = Identities::new(&identities).map_err(refuse)?;
-                    self.jails = Some(self.make_rooms(&identities).map_err(|error| ("jail".into(), error.line()))?);
+                    let mut jails = self.make_rooms(&identities).map_err(|error| ("jail".into(), error.line()))?;
+                    self.show_places(&mut jails).map_err(|error| ("observer".to_owned(), error.to_string()))?;
+                    self.jails = Some(jails);
                 }
                 warrant::ToInit::Permit { intent, identity, call, request } => {
                     let known = self.identities.uid(&identity).is_some();
@@ -281,6 +317,18 @@ impl Supervisor {
         Jails::new(&site, &uids.zip(grants).collect::<Vec<_>>())
     }
 
+    /// Shows the observer where tools can write, before the first of them runs.
+    fn show_places(&self, jails: &mut Jails) -> Result<(), ChannelError> {
+        let (places, names) = jails.observed().map_err(|error| {
+            ChannelError::System(rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO))
+        })?;
+        for place in &places {
+            let message = observe::ToObserver::Place { uid: place.uid.unwrap_or(0).into() };
+            self.calls.observer().send(&message, &[place.root.as_fd()], Wait::Block)?;
+        }
+        self.calls.observer().send(&observe::ToObserver::Names, &[names.as_fd()], Wait::Block)
+    }
+
     /// Opens a file of the report directory anew and hands it over.
     fn open(&self, file: warrant::ReportFile) -> Result<(), ChannelError> {
         let flags = match file {
@@ -304,7 +352,8 @@ impl Supervisor {
             line.trim().trim_end_matches(" kB").to_owned()
         };
         let (init, notary, agent) = (kib(1), kib(self.notary.pid), kib(self.agent.pid));
-        format!("resident at most: init {init} notary {notary} agent {agent} KiB")
+        let observer = self.observer.map_or_else(|| "?".to_owned(), kib);
+        format!("resident at most: init {init} notary {notary} agent {agent} observer {observer} KiB")
     }
 
     fn scrub(&mut self) -> Result<(), String> {
@@ -313,6 +362,11 @@ impl Supervisor {
         }
         self.permits.clear();
         console::say(&self.resident());
+        // It has the places open that are to be unmounted, and nothing more to see.
+        if let Some(observer) = self.observer.take().and_then(rustix::process::Pid::from_raw) {
+            let _ = rustix::process::kill_process(observer, rustix::process::Signal::KILL);
+            let _ = reap::reap_waiting(Who::Pid(observer.as_raw_pid()));
+        }
         let steps = scrub::scrub(&self.hierarchy, &self.upper, self.jails.take());
         self.notary
             .link
@@ -369,7 +423,10 @@ impl Supervisor {
         };
         let jail = jails.take(uid).map_err(|error| StartError { stage: Stage::Jail, errno: error.errno() });
         match permit.group.and_then(|group| Ok(Place { uid, group, jail: jail? })) {
-            Ok(place) => self.calls.start(intent, place, command, times),
+            Ok(place) => {
+                let started = self.calls.start(intent, place, command, times);
+                started.map_err(|error| ("observer".to_owned(), error.to_string()))?;
+            }
             Err(error) => self.calls.refuse(intent, error),
         }
         Ok(())

@@ -13,6 +13,7 @@ use crate::machine::Machine;
 use coffer_evidence::call::{IntentPrivate, OutcomePrivate, Request};
 use coffer_evidence::fields::Canonical as _;
 use coffer_evidence::ids::{CallId, Digest256, Identity};
+use coffer_evidence::intent::RecordRequired;
 use coffer_evidence::leaf::{self, LimitKind, Method, Opened, Public, Reporter, ScrubStep, StepResult};
 use coffer_evidence::open::OpenMap;
 use coffer_evidence::seal::{ClosedBy, Reason};
@@ -101,7 +102,11 @@ pub fn live<R: Registers, Q: QuoteSource>(
     let snapshot = registers.snapshot().map_err(|error| NotaryError::chain("registers", &error))?;
     let admitted = admission::admit(boot_disk, &snapshot, machine)?;
     let identities: Vec<String> = admitted.intent.identities.keys().map(ToString::to_string).collect();
-    init.send(&warrant::ToInit::Admitted { identities }, &[], Wait::Block)?;
+    let gaps = match admitted.intent.record {
+        RecordRequired::Yes => warrant::Gaps::Fatal,
+        RecordRequired::No => warrant::Gaps::Logged,
+    };
+    init.send(&warrant::ToInit::Admitted { identities, gaps }, &[], Wait::Block)?;
     let (config, policy) = (admitted.config_bytes.clone(), admitted.policy.clone());
     agent.send(&log::ToAgent::Admitted { config, policy }, &[], Wait::Block)?;
 
@@ -312,6 +317,15 @@ impl<R: Registers, Q: QuoteSource, C: Fn() -> Moment> Notary<'_, R, Q, C> {
         let outcome = OutcomePrivate::parse(private).map_err(|error| NotaryError::chain("agent", &error))?;
         let (identity, call, method) =
             self.running.remove(&intent).ok_or_else(|| NotaryError::new("agent", "an outcome without an intent"))?;
+        // Said where everybody can see it, and by us: the record itself is private.
+        if outcome.record.as_ref().is_some_and(|record| !record.lost.is_empty()) {
+            let draft = self.draft(Some((identity.clone(), call)), Public::Incomplete { method });
+            match self.recorder.append(draft, None) {
+                // With no room for it the outcome has none either, or says what is missing itself.
+                Ok(_) | Err(AppendError::LimitReached(_)) => {}
+                Err(error) => return Err(NotaryError::chain("log", &error)),
+            }
+        }
         let public = Public::Outcome {
             method,
             cause: outcome.cause,

@@ -1,6 +1,6 @@
 //! Seeds of what processes and machines say to each other.
 
-use coffer_agent::frames::{self, Frame as _, grant, log, start, tool, warrant};
+use coffer_agent::frames::{self, Frame as _, grant, log, observe, start, tool, warrant};
 use coffer_evidence::ids::SessionId;
 use coffer_evidence::link::{Frame as _, Mirror, ToGuest, ToHost};
 use coffer_evidence::seal::{ClosedBy, Reason};
@@ -105,6 +105,7 @@ fn processes() -> Vec<Seed> {
         user_us: 2,
         system_us: 3,
         max_rss_kib: 4,
+        record: vec![5],
     };
     let entry = tool::Entry {
         name: b"a".to_vec(),
@@ -132,10 +133,12 @@ fn processes() -> Vec<Seed> {
         start::ToInit::PowerOff.encode(),
         start::ToAgent::NotStarted { intent: 1, stage: "execve".into(), errno: 2 }.encode(),
         start::ToAgent::Exited { intent: 1, exit }.encode(),
+        observe::ToObserver::Begin { intent: 1, uid: 2, group: "default/call".into() }.encode(),
+        observe::ToInit::Observed { intent: 1, record: vec![1] }.encode(),
         tool::Report::Entry(entry).encode(),
         tool::Report::Done { files: 1, bytes: 2, left_out: 3 }.encode(),
         grant::Granted { identity: "default".into(), paths: vec!["/workspace".into()], access: vec![[7]] }.encode(),
-        warrant::ToInit::Admitted { identities: vec!["default".into()] }.encode(),
+        warrant::ToInit::Admitted { identities: vec!["default".into()], gaps: warrant::Gaps::Fatal }.encode(),
         warrant::ToInit::Permit { intent: 1, identity: "default".into(), call: [1; 16], request: [2; 32] }.encode(),
         warrant::ToInit::Open { file: warrant::ReportFile::Outblob }.encode(),
         warrant::ToNotary::Scrubbed { steps: vec![[1, 0], [2, 1]] }.encode(),

@@ -42,6 +42,7 @@ fn exited(exit: &Exit) -> pb::Exited {
         (Cause::Cancelled, _) => pb::ExitCause::Cancelled,
         (Cause::OutOfMemory, _) => pb::ExitCause::OutOfMemory,
         (Cause::SessionClosing, _) => pb::ExitCause::SessionClosing,
+        (Cause::RecordIncomplete, _) => pb::ExitCause::RecordIncomplete,
     };
     let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     let small = |number: Option<u64>| number.and_then(|number| i32::try_from(number).ok()).unwrap_or(0);
@@ -82,9 +83,11 @@ mod tests {
             (Cause::Cancelled, Some(0), None, CauseClass::Cancelled, pb::ExitCause::Cancelled),
             (Cause::OutOfMemory, None, Some(9), CauseClass::OutOfMemory, pb::ExitCause::OutOfMemory),
             (Cause::SessionClosing, None, Some(15), CauseClass::SessionClosing, pb::ExitCause::SessionClosing),
+            (Cause::RecordIncomplete, None, Some(15), CauseClass::RecordIncomplete, pb::ExitCause::RecordIncomplete),
         ];
         for (cause, code, signal, logged, told) in table {
-            let exit = Exit { cause, code, signal, wall_ms: 1, user_us: 2, system_us: 3, max_rss_kib: 4 };
+            let record = Vec::new();
+            let exit = Exit { cause, code, signal, wall_ms: 1, user_us: 2, system_us: 3, max_rss_kib: 4, record };
             let exited = exited(&exit);
             assert_eq!((call::cause(&exit), exited.cause()), (logged, told), "{exit:?}");
             let numbers = [(exited.code, code), (exited.signal, signal)];

@@ -67,6 +67,8 @@ const NAMESPACES: [i32; 7] = [
 ];
 /// `MFD_EXEC` of `linux/memfd.h`: a file in memory that can be executed.
 const MFD_EXEC: u64 = 0x10;
+/// `F_SETDELEG` of `linux/fcntl.h`: a lease by another name.
+const F_SETDELEG: u64 = 1040;
 /// `TIOCLINUX` of the console.
 const TIOCLINUX: u64 = 0x541c;
 /// Execution domains that change nothing, or only what `uname` says; the last one asks for the present one.
@@ -89,6 +91,9 @@ fn never() -> Result<Rules, seccompiler::Error> {
     let namespaces = NAMESPACES.iter().map(|flag| bit(0, u64::from(flag.cast_unsigned())));
     rules.insert(libc::SYS_clone, namespaces.collect::<Result<_, _>>()?);
     rules.insert(libc::SYS_memfd_create, vec![bit(1, MFD_EXEC)?]);
+    // Who may only read a file could hold up its writers with a lease; the observer's must be its own.
+    let leases = [libc::F_SETLEASE.unsigned_abs().into(), F_SETDELEG].map(|command| one(1, SeccompCmpOp::Eq, command));
+    rules.insert(libc::SYS_fcntl, leases.into_iter().collect::<Result<_, _>>()?);
     // Typing into another's terminal.
     let typing = [libc::TIOCSTI, TIOCLINUX].map(|request| one(1, SeccompCmpOp::Eq, request));
     rules.insert(libc::SYS_ioctl, typing.into_iter().collect::<Result<_, _>>()?);
@@ -446,7 +451,6 @@ const LISTED: &[i64] = &[
     libc::SYS_timerfd_settime,
     libc::SYS_times,
     libc::SYS_tkill,
-    libc::SYS_truncate,
     libc::SYS_umask,
     libc::SYS_uname,
     libc::SYS_unlink,

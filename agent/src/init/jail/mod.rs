@@ -9,6 +9,7 @@
 
 pub mod filter;
 pub mod mapped;
+mod notice;
 pub mod room;
 pub mod rules;
 pub mod warden;
@@ -104,6 +105,9 @@ pub enum JailError {
     /// Where its terminals are.
     #[error("the identity's terminals could not be had")]
     Terminals(#[source] io::Error),
+    /// What the observer is told.
+    #[error("the call's files could not be watched")]
+    Notice(#[source] io::Error),
     /// Landlock.
     #[error("the rules for files could not be made")]
     Rules(#[from] rules::RulesError),
@@ -115,7 +119,7 @@ impl JailError {
     pub fn errno(&self) -> i32 {
         match self {
             Self::NoRoom => libc::ENOENT,
-            Self::Warden(error) | Self::Proc(error) | Self::Terminals(error) => {
+            Self::Warden(error) | Self::Proc(error) | Self::Terminals(error) | Self::Notice(error) => {
                 error.raw_os_error().unwrap_or(libc::EIO)
             }
             Self::Rules(rules::RulesError::Open { source, .. }) => source.raw_os_error().unwrap_or(libc::EIO),
@@ -132,6 +136,7 @@ pub struct Jail {
     ruleset: OwnedFd,
     filters: Arc<Filters>,
     terminals: OwnedFd,
+    queue: OwnedFd,
 }
 
 /// What a tool needs to enter a jail.
@@ -155,7 +160,14 @@ impl Jail {
         let processes = open("ns/pid", OFlags::RDONLY)?;
         let ruleset = room.rules.ruleset(&open("root/proc", OFlags::PATH)?)?;
         let terminals = room.terminals.try_clone().map_err(JailError::Terminals)?;
-        Ok(Self { warden, processes, ruleset, filters: filters.clone(), terminals })
+        let root = PathBuf::from(format!("/proc/{}/root", warden.pid()));
+        let queue = notice::of_call(&root, &room.watched).map_err(JailError::Notice)?;
+        Ok(Self { warden, processes, ruleset, filters: filters.clone(), terminals, queue })
+    }
+
+    /// The queue of what its processes open. Whoever opens anything waits until somebody reads it.
+    pub fn queue(&self) -> BorrowedFd<'_> {
+        self.queue.as_fd()
     }
 
     /// Where its terminals are opened.
@@ -179,6 +191,17 @@ pub struct Jails {
     rooms: BTreeMap<u32, Room>,
     spare: BTreeMap<u32, Jail>,
     filters: Arc<Filters>,
+    places: Vec<Place>,
+    names: OwnedFd,
+}
+
+/// A file system that tools can write to.
+#[derive(Debug)]
+pub struct Place {
+    /// Uid of the one identity that has it; `None` when all may.
+    pub uid: Option<u32>,
+    /// Its root, open for reading.
+    pub root: OwnedFd,
 }
 
 impl Jails {
@@ -194,11 +217,29 @@ impl Jails {
             make_places(&site.workspace, first, grants)?;
         }
         let mut rooms = BTreeMap::new();
+        let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let workspace = rustix::fs::open(&site.workspace, directory, Mode::empty());
+        let workspace = workspace.context(STAGE, || "open the workspace".into())?;
+        let mut places = vec![Place { uid: None, root: workspace }];
         for (uid, grants) in identities {
             let owners = (*uid != first).then(|| owners(first, *uid)).transpose()?;
-            rooms.insert(*uid, Room::new(site, owners.as_ref(), grants)?);
+            let (room, own) = Room::new(site, owners.as_ref(), grants)?;
+            places.extend(own.into_iter().map(|root| Place { uid: Some(*uid), root }));
+            rooms.insert(*uid, room);
         }
-        Ok(Self { wardens: BTreeSet::new(), rooms, spare: BTreeMap::new(), filters: Arc::new(filters) })
+        let watch = || "watch the places that tools can write to".to_owned();
+        let names = notice::of_names().context(STAGE, watch)?;
+        for place in &places {
+            notice::add(&names, place.root.as_fd()).context(STAGE, watch)?;
+        }
+        let (wardens, spare, filters) = (BTreeSet::new(), BTreeMap::new(), Arc::new(filters));
+        Ok(Self { wardens, rooms, spare, filters, places, names: names.into() })
+    }
+
+    /// Gives away what the observer needs: the places that tools can write to, and the queue of what happens to names in them.
+    /// Whoever has the places keeps them mounted.
+    pub fn observed(&mut self) -> io::Result<(Vec<Place>, OwnedFd)> {
+        Ok((std::mem::take(&mut self.places), self.names.try_clone()?))
     }
 
     /// A jail for one call of this identity.
@@ -237,6 +278,7 @@ impl Jails {
     /// every copy of a room's mounts goes with the last process of its jail.
     pub fn close(mut self) -> bool {
         self.spare.clear();
+        self.places.clear();
         for pid in std::mem::take(&mut self.wardens) {
             // It is not reaped, so the number is its own. It goes when the last process in its namespace has; only then are its
             // mounts gone.

@@ -34,6 +34,8 @@ const STAGE: &str = "jail";
 const NONE: Option<&str> = None;
 /// Where things are put together before they are moved to their place.
 const STAGING: &str = "/run";
+/// Where an identity's memory is that its processes share by name.
+const SHARED: &str = "/dev/shm";
 /// Bytes and inodes of shared memory of one identity.
 const SHM: &str = "mode=1777,size=64m,nr_inodes=4096";
 const NO_EXEC: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
@@ -63,12 +65,17 @@ pub struct Room {
     pub(super) network: OwnedFd,
     pub(super) rules: Rules,
     pub(super) terminals: OwnedFd,
+    /// Its mounts with files in them that the observer is to see opened.
+    pub(super) watched: Vec<PathBuf>,
     workspace: PathBuf,
 }
 
+/// What is only open in a room: the roots of its own file systems.
+type Own = Vec<OwnedFd>;
+
 impl Room {
     /// Makes the room of the identity with this uid. `owners` is its view of the workspace, when it is not the first.
-    pub fn new(site: &Site, owners: Option<&Owners>, grants: &[Grant]) -> Result<Self, BootError> {
+    pub fn new(site: &Site, owners: Option<&Owners>, grants: &[Grant]) -> Result<(Self, Own), BootError> {
         let made = std::thread::scope(|scope| scope.spawn(|| Self::inside(site, owners, grants)).join());
         made.unwrap_or_else(|_| {
             Err(BootError::Unexpected { stage: STAGE, expected: "a room".into(), found: "a panic".into() })
@@ -76,7 +83,7 @@ impl Room {
     }
 
     /// Runs in a thread of its own.
-    fn inside(site: &Site, owners: Option<&Owners>, grants: &[Grant]) -> Result<Self, BootError> {
+    fn inside(site: &Site, owners: Option<&Owners>, grants: &[Grant]) -> Result<(Self, Own), BootError> {
         let own = || open(Path::new("/proc/self/exe"), OFlags::PATH);
         let exe = own().context(STAGE, || "open our own program".into())?;
         nix::sched::unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)
@@ -95,7 +102,7 @@ impl Room {
         away(fixed::TMP)?;
         let tmp = format!("mode=1777,size={},nr_inodes=65536", site.tmp_bytes);
         tmpfs(fixed::TMP, &tmp, MsFlags::MS_NOSUID | MsFlags::MS_NODEV)?;
-        workspace(&site.workspace, owners, grants)?;
+        let parts = workspace(&site.workspace, owners, grants)?;
         let mut rules = Rules::new(site.landlock);
         allow(&mut rules, exe, grants).map_err(|error| BootError::Unexpected {
             stage: STAGE,
@@ -104,19 +111,24 @@ impl Room {
         })?;
         let pts = Path::new("/dev/pts");
         let terminals = open(pts, OFlags::PATH | OFlags::DIRECTORY).context(STAGE, || "open /dev/pts".into())?;
-        Ok(Self { mounts, network, rules, terminals, workspace: site.workspace.clone() })
+        let directory = OFlags::RDONLY | OFlags::DIRECTORY;
+        let own = [fixed::TMP, SHARED].map(|path| open(Path::new(path), directory));
+        let own = own.into_iter().collect::<Result<Own, _>>().context(STAGE, || "open the room's places".into())?;
+        let watched = ["/", fixed::TMP, SHARED].into_iter().map(PathBuf::from).chain(parts).collect();
+        let workspace = site.workspace.clone();
+        Ok((Self { mounts, network, rules, terminals, watched, workspace }, own))
     }
 
     /// Unmounts what tools could write to, from inside; true when nobody kept any of it busy. Every call is over by then.
     pub fn close(self) -> bool {
-        let Self { mounts, network, rules, terminals, workspace } = self;
+        let Self { mounts, network, rules, terminals, watched: _, workspace } = self;
         // An open file keeps its mount.
         drop((rules, network, terminals));
         let unmounting = || {
             let table = open(Path::new("/proc"), OFlags::PATH | OFlags::DIRECTORY)?;
             nix::sched::unshare(CloneFlags::CLONE_FS)?;
             nix::sched::setns(mounts.as_fd(), CloneFlags::CLONE_NEWNS)?;
-            let places = [Path::new(fixed::TMP), Path::new("/dev/shm"), &workspace];
+            let places = [Path::new(fixed::TMP), Path::new(SHARED), &workspace];
             let table = rustix::fs::openat(&table, "thread-self/mountinfo", OFlags::RDONLY, Mode::empty())?;
             let table = io::read_to_string(File::from(table))?;
             Ok::<_, io::Error>(places.map(|place| unmount_all(place, &table)).iter().all(|unmounted| *unmounted))
@@ -238,7 +250,8 @@ fn kernel_views() -> Result<(), BootError> {
 }
 
 /// What the grants name of the workspace, for its owner, writable only where one says so. The rest is not there.
-fn workspace(place: &Path, owners: Option<&Owners>, grants: &[Grant]) -> Result<(), BootError> {
+/// Answers what is mounted.
+fn workspace(place: &Path, owners: Option<&Owners>, grants: &[Grant]) -> Result<Vec<PathBuf>, BootError> {
     let source = open(place, OFlags::PATH | OFlags::DIRECTORY).context(STAGE, || "open the workspace".into())?;
     let changes = |access: Access| access.has(Access::WRITE) || access.has(Access::DELETE);
     // In the order of their paths, so that what contains comes before what is contained.
@@ -271,10 +284,12 @@ fn workspace(place: &Path, owners: Option<&Owners>, grants: &[Grant]) -> Result<
     if mounts.first().is_none_or(|(first, ..)| *first != place) {
         empty_tree(place, &mounts)?;
     }
+    let mut mounted = Vec::new();
     for (path, _, again) in mounts {
         again.put(path).context(STAGE, || format!("mount {}", path.display()))?;
+        mounted.push(path.to_owned());
     }
-    Ok(())
+    Ok(mounted)
 }
 
 /// A part of the workspace, open; nothing when it is not there.
@@ -314,7 +329,7 @@ fn allow(rules: &mut Rules, exe: OwnedFd, grants: &[Grant]) -> Result<(), rules:
         rules.allow_path(Path::new(path), rules::read())?;
     }
     rules.allow_path(Path::new("/dev"), rules::devices())?;
-    for path in [fixed::TMP, "/dev/shm"] {
+    for path in [fixed::TMP, SHARED] {
         rules.allow_path(Path::new(path), rules::read() | rules::write() | rules::delete())?;
     }
     for grant in grants {

@@ -121,6 +121,6 @@ fn prepare(plan: &Plan) -> Result<(), i32> {
         call(libc::SYS_mount, [kind, target, kind, flags as usize, 0])?;
         // Where there is no right to that (a test), it is as likely to go as any other.
         let _ = super::super::spawn::never_kill_me();
-        super::super::spawn::credentials(crate::fixed::UID_WARDEN)
+        super::super::spawn::credentials(crate::fixed::UID_WARDEN, &[])
     }
 }

@@ -1,0 +1,361 @@
+//! What was seen of one call: a row for each file, under the kernel's name for it, within a limit. Pure.
+
+use super::content::Look;
+use super::event::Spot;
+use super::kernel::Handle;
+use coffer_evidence::fields::Canonical as _;
+use coffer_evidence::file_record::{CONTENTS_MAX, Content, Directory, FileRecord, FileUse, RecordLoss, Uses};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap};
+
+/// Bytes that the rows of one call may take: some ten thousand files with usual names.
+pub(super) const CALL_BYTES: usize = 4 << 20;
+/// Bytes that the rows of all calls together may take.
+pub(super) const ALL_BYTES: usize = 24 << 20;
+/// Bytes of a row beside its names.
+const ROW_BYTES: usize = 320;
+
+/// A file, by what no rename changes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Key {
+    /// Of the image, or of what else no tool can write to: device and inode.
+    Fixed(u64, u64),
+    /// Of a place that tools can write to: which one.
+    Placed(usize, Handle),
+}
+
+/// What is known of one file.
+#[derive(Debug, Default)]
+pub(super) struct Row {
+    pub(super) uses: Uses,
+    first_ms: u64,
+    /// Its path when it was first opened.
+    pub(super) path: Option<Vec<u8>>,
+    /// Where it was last made, removed, or renamed to.
+    pub(super) spot: Option<Spot>,
+    /// Where it was before it was first renamed.
+    pub(super) before: Option<Spot>,
+    opened: Vec<Content>,
+    executed: Vec<Content>,
+    /// How it looked when its content was last taken.
+    look: Option<Look>,
+    /// It was closed after writing since.
+    stale: bool,
+}
+
+impl Row {
+    /// Whether its content may be another than the one that was last taken.
+    pub(super) fn is_news(&self, look: Look) -> bool {
+        self.stale || self.look != Some(look)
+    }
+
+    /// Whether it was ever looked at and looked different then.
+    pub(super) fn is_changed(&self, look: Look) -> bool {
+        self.look.is_some_and(|before| before != look)
+    }
+
+    /// Whether this is the content that was taken last.
+    pub(super) fn holds(&self, content: Content) -> bool {
+        self.opened.last() == Some(&content)
+    }
+
+    /// Remembers how it looked when its content was taken.
+    pub(super) fn looked(&mut self, look: Look) {
+        self.look = Some(look);
+        self.stale = false;
+    }
+
+    /// It was closed after it was open for writing.
+    pub(super) fn written(&mut self) {
+        self.stale = true;
+    }
+}
+
+/// Which list of contents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Of {
+    Opened,
+    Executed,
+}
+
+/// The rows of one call.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    rows: HashMap<Key, Row>,
+    bytes: usize,
+    lost: BTreeMap<u64, RecordLoss>,
+}
+
+impl Seen {
+    /// Bytes that the rows take.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Something is missing from now on.
+    pub(super) fn lose(&mut self, loss: RecordLoss) {
+        self.lost.insert(loss.number(), loss);
+    }
+
+    /// Whether something is missing.
+    pub(super) fn has_lost(&self) -> bool {
+        !self.lost.is_empty()
+    }
+
+    /// The row of a file, made when there is none and there are `free` bytes for it.
+    pub(super) fn row(&mut self, key: &Key, uses: Uses, now_ms: u64, free: usize) -> Option<&mut Row> {
+        if !self.rows.contains_key(key) {
+            let handle = match key {
+                Key::Fixed(..) => 0,
+                Key::Placed(_, handle) => handle.len(),
+            };
+            self.take(ROW_BYTES + handle, free)?;
+            self.rows.insert(key.clone(), Row { first_ms: now_ms, ..Row::default() });
+        }
+        let row = self.rows.get_mut(key)?;
+        row.uses = row.uses.and(uses);
+        Some(row)
+    }
+
+    /// The row of a file that was seen before.
+    pub(super) fn known(&mut self, key: &Key) -> Option<&mut Row> {
+        self.rows.get_mut(key)
+    }
+
+    /// Counts bytes that a row is to take on.
+    pub(super) fn take(&mut self, bytes: usize, free: usize) -> Option<()> {
+        if bytes > free || self.bytes + bytes > CALL_BYTES {
+            self.lose(RecordLoss::Files);
+            return None;
+        }
+        self.bytes += bytes;
+        Some(())
+    }
+
+    /// Adds a content to a row's list, unless it is there.
+    pub(super) fn content(&mut self, key: &Key, of: Of, content: Content) {
+        let Some(row) = self.rows.get_mut(key) else { return };
+        let list = match of {
+            Of::Opened => &mut row.opened,
+            Of::Executed => &mut row.executed,
+        };
+        if list.contains(&content) {
+            return;
+        }
+        if list.len() < CONTENTS_MAX {
+            list.push(content);
+        } else {
+            self.lose(RecordLoss::Files);
+        }
+    }
+
+    /// Every file that was seen.
+    pub(super) fn keys(&self) -> Vec<Key> {
+        self.rows.keys().cloned().collect()
+    }
+
+    /// Takes a row out, to become part of the record.
+    pub(super) fn remove(&mut self, key: &Key) -> Option<Row> {
+        self.rows.remove(key)
+    }
+}
+
+/// The record of a call that has ended, as it grows row by row.
+#[derive(Debug, Default)]
+pub(super) struct Draft(BTreeMap<Vec<u8>, Told>);
+
+/// Whether a file is there when the call has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum End {
+    Gone,
+    Stays,
+}
+
+#[derive(Debug)]
+struct Told {
+    row: Row,
+    end: End,
+    left: Option<Content>,
+    from: Option<Vec<u8>>,
+}
+
+impl Draft {
+    /// Adds a row under the path that it has now. Another file that had the path before was replaced: both are one row, since
+    /// people think of paths.
+    pub(super) fn add(&mut self, path: Vec<u8>, (row, end): (Row, End), left: Option<Content>, from: Option<Vec<u8>>) {
+        let from = from.filter(|from| *from != path);
+        let told = Told { row, end, left, from };
+        match self.0.entry(path) {
+            Entry::Vacant(vacant) => drop(vacant.insert(told)),
+            Entry::Occupied(mut occupied) => occupied.get_mut().join(told),
+        }
+    }
+
+    /// The record, small enough for `most` bytes.
+    pub(super) fn finish(self, mut seen: Seen, most: usize) -> Vec<u8> {
+        let mut files: Vec<(Vec<u8>, FileUse)> = Vec::with_capacity(self.0.len());
+        for (path, told) in self.0 {
+            match file(&path, told) {
+                Some(file) => files.push(file),
+                None => seen.lose(RecordLoss::Unnamed),
+            }
+        }
+        let mut bytes = record(&files, &seen).to_bytes();
+        if bytes.len() > most {
+            seen.lose(RecordLoss::Size);
+            // What the image's own files are is known; that they were opened says least.
+            files.retain(|(_, file)| {
+                file.uses != Uses::OPENED || !file.opened.is_empty() || file.left.is_some() || file.from.is_some()
+            });
+            bytes = record(&files, &seen).to_bytes();
+        }
+        while bytes.len() > most {
+            files.truncate(files.len() * most / bytes.len());
+            bytes = record(&files, &seen).to_bytes();
+        }
+        bytes
+    }
+}
+
+impl Told {
+    /// The older of two files keeps what was opened, the younger what is left.
+    fn join(&mut self, other: Told) {
+        let age = |told: &Told| (told.end, told.row.first_ms);
+        let older = if age(&other) < age(self) { other } else { std::mem::replace(self, other) };
+        let lists = [(&mut self.row.opened, older.row.opened), (&mut self.row.executed, older.row.executed)];
+        for (list, before) in lists {
+            let after = std::mem::replace(list, before);
+            list.extend(after.into_iter().filter(|content| !list.contains(content)).collect::<Vec<_>>());
+            list.truncate(CONTENTS_MAX);
+        }
+        self.row.uses = self.row.uses.and(older.row.uses);
+        self.row.first_ms = self.row.first_ms.min(older.row.first_ms);
+        self.left = self.left.take().or(older.left);
+        self.from = self.from.take().or(older.from);
+    }
+}
+
+fn file(path: &[u8], told: Told) -> Option<(Vec<u8>, FileUse)> {
+    let Told { row, left, from, .. } = told;
+    let slash = path.iter().rposition(|byte| *byte == b'/')?;
+    let (directory, name) = (path.get(..slash)?.to_vec(), path.get(slash + 1..)?.to_vec());
+    let named = !name.is_empty() && name.len() <= coffer_evidence::file_record::NAME_MAX;
+    if !named || directory.len() > coffer_evidence::file_record::DIRECTORY_MAX {
+        return None;
+    }
+    let Row { uses, first_ms, opened, executed, .. } = row;
+    Some((directory, FileUse { name, uses, first_ms, opened, left, from, executed }))
+}
+
+/// Groups by directory: the order of paths is not that of directories, where one's name begins like another's.
+fn record(files: &[(Vec<u8>, FileUse)], seen: &Seen) -> FileRecord {
+    let mut directories: BTreeMap<&[u8], Vec<FileUse>> = BTreeMap::new();
+    for (directory, file) in files {
+        directories.entry(directory).or_default().push(file.clone());
+    }
+    let directories = directories.into_iter().map(|(path, mut files)| {
+        files.sort_by(|one, other| one.name.cmp(&other.name));
+        Directory { path: path.to_vec(), files }
+    });
+    FileRecord { directories: directories.collect(), lost: seen.lost.values().copied().collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use coffer_evidence::ids::Digest256;
+
+    fn content(text: &[u8]) -> Content {
+        Content { size: text.len() as u64, sha256: Some(Digest256::of(text)) }
+    }
+
+    fn key(number: u64) -> Key {
+        Key::Fixed(1, number)
+    }
+
+    fn told(record: &[u8]) -> Vec<(String, FileUse)> {
+        let record = FileRecord::parse(record).unwrap();
+        record.files().map(|(path, file)| (String::from_utf8(path).unwrap(), file.clone())).collect()
+    }
+
+    #[test]
+    fn a_file_that_replaced_another_is_one_row_with_what_was_before_and_after() {
+        let mut seen = Seen::default();
+        seen.row(&key(1), Uses::OPENED, 5, ALL_BYTES).unwrap();
+        seen.content(&key(1), Of::Opened, content(b"old"));
+        seen.row(&key(2), Uses::OPENED.and(Uses::WRITTEN).and(Uses::CREATED), 5, ALL_BYTES).unwrap();
+        let path = || b"/workspace/a".to_vec();
+        for order in [[1, 2], [2, 1]] {
+            let mut draft = Draft::default();
+            for number in order {
+                let row = seen.rows.get(&key(number)).unwrap();
+                let row = Row { uses: row.uses, first_ms: row.first_ms, opened: row.opened.clone(), ..Row::default() };
+                match number {
+                    1 => draft.add(path(), (row, End::Gone), None, None),
+                    _ => {
+                        draft.add(path(), (row, End::Stays), Some(content(b"new")), Some(b"/workspace/a.tmp".to_vec()))
+                    }
+                }
+            }
+            let files = told(&draft.finish(Seen::default(), 1000));
+            let [(path, file)] = &files[..] else { panic!("{files:?}") };
+            assert_eq!((path.as_str(), file.first_ms), ("/workspace/a", 5));
+            assert_eq!((&file.opened[..], file.left), (&[content(b"old")][..], Some(content(b"new"))));
+            assert_eq!(file.from.as_deref(), Some(&b"/workspace/a.tmp"[..]));
+            assert!(file.uses.has(Uses::WRITTEN.and(Uses::CREATED).and(Uses::OPENED)));
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_said() {
+        let mut seen = Seen::default();
+        assert!(seen.row(&key(1), Uses::OPENED, 0, ROW_BYTES - 1).is_none());
+        assert_eq!(seen.lost.values().copied().collect::<Vec<_>>(), [RecordLoss::Files]);
+        let mut seen = Seen::default();
+        let rows = (0..).take_while(|number| seen.row(&key(*number), Uses::OPENED, 0, ALL_BYTES).is_some()).count();
+        assert_eq!(rows, CALL_BYTES / ROW_BYTES);
+        assert!(seen.row(&key(0), Uses::WRITTEN, 0, 0).is_some(), "a row that is there takes no more room");
+        assert!(seen.has_lost());
+        seen.row(&key(0), Uses::OPENED, 0, 0).unwrap();
+        for number in 0..=CONTENTS_MAX as u64 {
+            seen.content(&key(0), Of::Executed, content(&number.to_le_bytes()));
+        }
+        assert_eq!(seen.remove(&key(0)).unwrap().executed.len(), CONTENTS_MAX);
+    }
+
+    #[test]
+    fn a_record_that_is_too_large_drops_first_what_says_least() {
+        let mut draft = Draft::default();
+        for number in 0..100 {
+            let mut row = Row { uses: Uses::OPENED, ..Row::default() };
+            if number >= 50 {
+                row.uses = Uses::OPENED.and(Uses::EXECUTED);
+                row.executed = vec![content(&[number])];
+            }
+            draft.add(format!("/usr/{number:03}").into(), (row, End::Stays), None, None);
+        }
+        let whole = 100 * 60;
+        let bytes = draft.finish(Seen::default(), whole / 2);
+        assert!(bytes.len() <= whole / 2);
+        let record = FileRecord::parse(&bytes).unwrap();
+        assert_eq!(record.lost, [RecordLoss::Size]);
+        assert!(record.files().count() > 30 && record.files().all(|(_, file)| file.uses.has(Uses::EXECUTED)));
+        let mut draft = Draft::default();
+        for number in 0..100 {
+            let row = Row { uses: Uses::CREATED, ..Row::default() };
+            draft.add(format!("/tmp/{number:03}").into(), (row, End::Stays), None, None);
+        }
+        let bytes = draft.finish(Seen::default(), 200);
+        assert!(bytes.len() <= 200 && FileRecord::parse(&bytes).unwrap().files().count() > 5);
+    }
+
+    #[test]
+    fn a_path_without_a_name_is_no_row() {
+        for path in [&b"relative"[..], b"/", b""] {
+            let mut draft = Draft::default();
+            draft.add(path.to_vec(), (Row { uses: Uses::OPENED, ..Row::default() }, End::Stays), None, None);
+            let record = FileRecord::parse(&draft.finish(Seen::default(), 1000)).unwrap();
+            assert_eq!((record.files().count(), &record.lost[..]), (0, &[RecordLoss::Unnamed][..]));
+        }
+    }
+}

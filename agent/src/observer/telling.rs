@@ -1,0 +1,163 @@
+//! The record of a call that has ended, made a few files at a time: other calls wait for the observer meanwhile.
+
+use super::content::{self, Budget, Look};
+use super::event::Spot;
+use super::kernel::Handle;
+use super::seen::{Draft, End, Key, Row, Seen};
+use super::watched::Place;
+use coffer_evidence::file_record::{Content, DIRECTORY_MAX, RecordLoss, Uses};
+use rustix::fs::{FileType, OFlags, Stat, fstat};
+use std::collections::HashMap;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+
+/// Files that are looked at in one turn.
+const FILES: usize = 64;
+/// Bytes that are read in one turn, the last file in whole.
+const BYTES: u64 = 4 << 20;
+/// Removed directories in one another that a path is put together of.
+const DEPTH: usize = 64;
+
+/// A record on its way.
+#[derive(Debug)]
+pub(super) struct Telling {
+    seen: Seen,
+    /// Files that are not looked at yet.
+    keys: Vec<Key>,
+    /// Where directories are, or that it is not known.
+    directories: HashMap<(usize, Handle), Option<Vec<u8>>>,
+    /// Where those that were removed by the call had been: directories that hold other rows.
+    removed: HashMap<(usize, Handle), Spot>,
+    draft: Draft,
+    budget: Budget,
+}
+
+impl Telling {
+    pub(super) fn new(mut seen: Seen) -> Self {
+        let keys = seen.keys();
+        let mut removed = HashMap::new();
+        for key in &keys {
+            if let Key::Placed(place, handle) = key
+                && let Some(row) = seen.known(key)
+                && row.uses.has(Uses::DIRECTORY)
+                && let Some(spot) = row.spot.clone()
+            {
+                removed.insert((*place, handle.clone()), spot);
+            }
+        }
+        Self { seen, keys, directories: HashMap::new(), removed, draft: Draft::default(), budget: Budget::new() }
+    }
+
+    /// Looks at some files; true when none is left.
+    pub(super) fn go_on(&mut self, places: &[Place]) -> anyhow::Result<bool> {
+        let mut read = 0;
+        for _ in 0..FILES {
+            let Some(key) = self.keys.pop() else { return Ok(true) };
+            let Some(row) = self.seen.remove(&key) else { continue };
+            match &key {
+                Key::Fixed(..) => match row.path.clone() {
+                    Some(path) => self.draft.add(path, (row, End::Stays), None, None),
+                    None => self.seen.lose(RecordLoss::Unnamed),
+                },
+                Key::Placed(place, handle) => read += self.placed(places, *place, handle, row)?,
+            }
+            if read >= BYTES {
+                break;
+            }
+        }
+        Ok(self.keys.is_empty())
+    }
+
+    /// The bytes of the record.
+    pub(super) fn finish(self, most: usize) -> Vec<u8> {
+        self.draft.finish(self.seen, most)
+    }
+
+    /// A file where tools can write, by its handle: it may have another name by now, or none. Answers how much of it was read.
+    fn placed(&mut self, places: &[Place], at: usize, handle: &Handle, mut row: Row) -> anyhow::Result<u64> {
+        let Some(place) = places.get(at) else { anyhow::bail!("expected a known place, found number {at}") };
+        let before = match row.before.take() {
+            Some(spot) => self.beneath(place, at, &spot, DEPTH),
+            None => None,
+        };
+        let former = before.or_else(|| row.path.clone());
+        let found =
+            handle.open(place.root.as_fd(), OFlags::PATH).ok().and_then(|file| Some((fstat(&file).ok()?, file)));
+        // Without a name it is gone, even if somebody still has it open.
+        if let Some((stat, file)) = found.filter(|(stat, _)| stat.st_nlink > 0)
+            && let Some(path) = path_of(file.as_fd(), &stat)
+        {
+            let left = self.left(place, handle, &mut row, &stat);
+            let read = left.map_or(0, |content| if content.sha256.is_some() { content.size } else { 0 });
+            self.draft.add(path, (row, End::Stays), left, former);
+            return Ok(read);
+        }
+        let last = match row.spot.take() {
+            Some(spot) => self.beneath(place, at, &spot, DEPTH),
+            None => None,
+        };
+        match last.or_else(|| row.path.clone()) {
+            Some(path) => self.draft.add(path, (row, End::Gone), None, former),
+            None => self.seen.lose(RecordLoss::Unnamed),
+        }
+        Ok(0)
+    }
+
+    /// What is in a file that was made or may have been changed.
+    fn left(&mut self, place: &Place, handle: &Handle, row: &mut Row, stat: &Stat) -> Option<Content> {
+        if !FileType::from_raw_mode(stat.st_mode).is_file() {
+            return None;
+        }
+        let changed = row.is_changed(Look::of(stat));
+        if !changed && !row.uses.has(Uses::WRITTEN) && !row.uses.has(Uses::CREATED) {
+            return None;
+        }
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+        let none = Content { size: u64::try_from(stat.st_size).unwrap_or(0), sha256: None };
+        let content = match handle.open(place.root.as_fd(), flags) {
+            Ok(file) => content::take(&file, stat, content::FILE_MAX, &mut self.budget),
+            Err(_) => none,
+        };
+        let is_new = changed && !row.holds(content);
+        if is_new {
+            // Nobody was seen to have it open for writing, and yet it is another.
+            row.uses = row.uses.and(Uses::WRITTEN);
+        }
+        (is_new || row.uses.has(Uses::WRITTEN) || row.uses.has(Uses::CREATED)).then_some(content)
+    }
+
+    /// The path of a name in a directory, which may be gone.
+    fn beneath(&mut self, place: &Place, at: usize, spot: &Spot, depth: usize) -> Option<Vec<u8>> {
+        let directory = self.directory(place, at, &spot.directory, depth)?;
+        Some([directory.as_slice(), b"/", &spot.name].concat())
+    }
+
+    fn directory(&mut self, place: &Place, at: usize, handle: &Handle, depth: usize) -> Option<Vec<u8>> {
+        let key = (at, handle.clone());
+        if let Some(known) = self.directories.get(&key) {
+            return known.clone();
+        }
+        let open = handle.open(place.root.as_fd(), OFlags::PATH | OFlags::DIRECTORY).ok();
+        let there = open.and_then(|open| {
+            let stat = fstat(&open).ok()?;
+            (stat.st_nlink > 0).then(|| path_of(open.as_fd(), &stat)).flatten()
+        });
+        let path = match (there, self.removed.get(&key).cloned()) {
+            (Some(path), _) => Some(path),
+            (None, Some(spot)) if depth > 0 => self.beneath(place, at, &spot, depth - 1),
+            (None, _) => None,
+        };
+        self.directories.insert(key, path.clone());
+        path
+    }
+}
+
+/// The path of an open file in the tree that it was opened in.
+pub(super) fn path_of(file: BorrowedFd<'_>, stat: &Stat) -> Option<Vec<u8>> {
+    let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let path = rustix::fs::readlink(&link, Vec::with_capacity(256)).ok()?.into_bytes();
+    let path = match path.strip_suffix(b" (deleted)") {
+        Some(named) if stat.st_nlink == 0 => named.to_vec(),
+        _ => path,
+    };
+    (path.starts_with(b"/") && path.len() <= DIRECTORY_MAX).then_some(path)
+}

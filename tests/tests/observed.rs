@@ -1,0 +1,104 @@
+//! What the evidence tells of files, in a real guest: what calls executed, opened, wrote, made, removed and renamed, as an auditor
+//! reads it from the bundle. One boot.
+//!
+//! Needs `COFFER_TEST_IMAGE` (set by `scripts/test`); without it the test says NOT RUN.
+
+use std::collections::BTreeMap;
+use std::process::Stdio;
+
+use anyhow::{Context as _, ensure};
+use coffer_tests::host::{Host, Settings};
+use coffer_tests::needs_an_image;
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+/// What a script does, and what a person must find of it.
+const SCRIPT: &str = "cat notes; echo after > change; rm gone; mv old new; mkdir made; echo x > made/y; \
+                      python3 -c 'import json; open(\"out.json\", \"w\").write(json.dumps([1]))'; ./run";
+
+fn digest(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}
+
+/// Every call of a bundle, in order: its id, and the files of its outcome by path.
+fn calls(host: &Host, bundle: &str) -> anyhow::Result<Vec<(String, BTreeMap<String, Value>)>> {
+    let shown = host.ok(&["evidence", "show", "--json", bundle])?;
+    let mut ids = Vec::new();
+    for line in shown.lines() {
+        let line: Value = serde_json::from_str(line)?;
+        let leaves = line["leaves"].as_array().cloned().unwrap_or_else(|| vec![line]);
+        let intents = leaves.iter().filter(|leaf| leaf["kind"] == "intent");
+        ids.extend(intents.filter_map(|leaf| leaf["call"].as_str().map(str::to_owned)));
+    }
+    ensure!(!ids.is_empty(), "expected calls in {shown}");
+    ids.into_iter()
+        .map(|id| {
+            let call: Value = serde_json::from_str(&host.ok(&["evidence", "show", "--json", "--call", &id, bundle])?)?;
+            let outcome = call["leaves"].as_array().and_then(|leaves| leaves.last()).context("an outcome")?;
+            ensure!(outcome["kind"] == "outcome" && outcome.get("files_lost").is_none(), "{outcome}");
+            let files = outcome["files"].as_array().with_context(|| format!("files in {outcome}"))?;
+            let files = files.iter().map(|file| (file["path"].as_str().unwrap_or_default().to_owned(), file.clone()));
+            Ok((id, files.collect()))
+        })
+        .collect()
+}
+
+#[test]
+fn the_evidence_tells_what_was_executed_read_and_written() -> anyhow::Result<()> {
+    needs_an_image!();
+    let host = Host::start(&Settings::default())?;
+    let session = host.session()?;
+    let up = host.directory().join("up");
+    std::fs::create_dir(&up)?;
+    for (name, text) in [("notes", "to be read"), ("change", "before"), ("gone", "gone"), ("old", "named anew")] {
+        std::fs::write(up.join(name), text)?;
+    }
+    std::fs::write(up.join("run"), "#!/bin/sh\nexit 0\n")?;
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(up.join("run"), mode)?;
+    host.ok(&["session", "cp", &up.display().to_string(), &format!("{session}:up")])?;
+    let ran = host.running(&session, &format!("echo up; cd up; {SCRIPT}"), Stdio::null())?.wait_with_output()?;
+    ensure!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    host.ok(&["session", "close", &session])?;
+    let bundle = host.directory().join("session.evidence").display().to_string();
+    host.ok(&["evidence", "export", &session, &bundle])?;
+    host.ok(&["evidence", "verify", "--accept-simulated", &bundle])?;
+
+    let calls = calls(&host, &bundle)?;
+    let [(_, uploaded), (id, files)] = &calls[..] else { anyhow::bail!("expected two calls, found {calls:#?}") };
+    let notes = uploaded.get("/workspace/up/notes").with_context(|| format!("the upload in {:?}", uploaded.keys()))?;
+    assert_eq!(notes["left"]["sha256"], Value::from(digest(b"to be read")), "{notes}");
+
+    let file = |path: &str| files.get(path).with_context(|| format!("expected {path}, found {:?}", files.keys()));
+    let uses = |path: &str| -> anyhow::Result<Vec<&str>> {
+        Ok(file(path)?["uses"].as_array().into_iter().flatten().filter_map(Value::as_str).collect())
+    };
+    assert_eq!(uses("/workspace/up/notes")?, ["opened for reading"]);
+    assert_eq!(file("/workspace/up/notes")?["opened"][0]["sha256"], Value::from(digest(b"to be read")));
+    assert_eq!(uses("/workspace/up/change")?, ["opened for writing"]);
+    assert_eq!(file("/workspace/up/change")?["left"]["sha256"], Value::from(digest(b"after\n")));
+    assert_eq!(uses("/workspace/up/gone")?, ["deleted"]);
+    assert_eq!(uses("/workspace/up/new")?, ["renamed"]);
+    assert_eq!(file("/workspace/up/new")?["from"], "/workspace/up/old");
+    assert_eq!(uses("/workspace/up/made")?, ["created"]);
+    assert_eq!(uses("/workspace/up/made/y")?, ["created", "opened for writing"]);
+    assert_eq!(file("/workspace/up/out.json")?["left"]["sha256"], Value::from(digest(b"[1]")));
+    let run = file("/workspace/up/run")?;
+    assert_eq!(run["executed"][0]["sha256"], Value::from(digest(b"#!/bin/sh\nexit 0\n")), "{run}");
+    // Of programs of the image: the digest is that of the file as the guest has it.
+    for program in ["/usr/bin/cat", "/usr/bin/mkdir"] {
+        assert_eq!(uses(program)?, ["executed"], "{program}");
+        assert_eq!(file(program)?["executed"][0]["sha256"].as_str().map(str::len), Some(64));
+    }
+    assert!(
+        files.keys().any(|path| path.starts_with("/usr/bin/python3") && uses(path).is_ok_and(|u| u == ["executed"]))
+    );
+    assert!(files.keys().any(|path| path.ends_with("/json/__init__.py") || path.contains("/json/__pycache__/")));
+    // And the same for people, one call whole.
+    let shown = host.ok(&["evidence", "show", "--call", id, &bundle])?;
+    for words in ["opened for reading  /workspace/up/notes", "renamed  /workspace/up/new, before: /workspace/up/old"] {
+        assert!(shown.contains(words), "{words} is not in {shown}");
+    }
+    assert_eq!(host.residue(&session), Vec::<String>::new());
+    Ok(())
+}
