@@ -170,7 +170,7 @@ mod tests {
         body.extend(1_i32.to_ne_bytes());
         body.extend(handle);
         body.extend(name);
-        while body.len() % 4 != 0 {
+        while !body.len().is_multiple_of(4) {
             body.push(0);
         }
         let length = u16::try_from(body.len() + 4).unwrap();

@@ -293,7 +293,7 @@ mod tests {
                 match number {
                     1 => draft.add(path(), (row, End::Gone), None, None),
                     _ => {
-                        draft.add(path(), (row, End::Stays), Some(content(b"new")), Some(b"/workspace/a.tmp".to_vec()))
+                        draft.add(path(), (row, End::Stays), Some(content(b"new")), Some(b"/workspace/a.tmp".to_vec()));
                     }
                 }
             }
