@@ -152,6 +152,21 @@ fn the_first_cause_stands_and_a_signal_is_told() {
 }
 
 #[test]
+fn what_is_mounted_beneath_tmp_outside_is_neither_seen_in_a_room_nor_keeps_it_open() {
+    let outside = tempfile::tempdir_in("/tmp").unwrap();
+    let mounted =
+        nix::mount::mount(Some("tmpfs"), outside.path(), Some("tmpfs"), nix::mount::MsFlags::empty(), None::<&str>);
+    {
+        let mut bench = bench!();
+        mounted.unwrap();
+        let (_, text) = bench.run("grep -c ' /tmp' /proc/self/mountinfo; ls -A /tmp | wc -l", LONG);
+        assert_eq!(text, "1\n0\n");
+        // Its end says so when something is still in use.
+    }
+    nix::mount::umount(outside.path()).unwrap();
+}
+
+#[test]
 fn stdin_reaches_the_program_and_its_end_is_seen() {
     let mut bench = bench!();
     let report = bench.start(&["/bin/cat"], ".", LONG);

@@ -1,5 +1,6 @@
 //! Creating a session: what the user chooses, the owner's signature, and the wait until it is Ready.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use coffer_client::Client;
 use coffer_client::intents::{self, Wish};
 use coffer_client::keys::{self, KeyName};
 use coffer_evidence::ids::{Identity, SessionId};
-use coffer_evidence::intent::Limits;
+use coffer_evidence::intent::{Limits, RecordRequired};
 use coffer_evidence::sign::PublicKey;
 use coffer_policy::texts;
 use coffer_proto::control::v1::{Phase, Platform, Session};
@@ -28,9 +29,15 @@ pub(crate) struct Wanted {
     /// The image: its digest, the first 8 or more digits of it, or its name [default: cofferd's default]
     #[arg(long, value_name = "IMAGE")]
     image: Option<String>,
-    /// What the session's identity may do [default: `coffer policy default` prints it]
+    /// What each identity of the session may do [default: `coffer policy default` prints it]
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
+    /// The identities of the session, each with a key of its own [default: those that the policy names, else `default`]
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', value_parser = parse_identity)]
+    identities: Vec<Identity>,
+    /// End a call when what it does with files cannot be recorded in full
+    #[arg(long)]
+    require_record: bool,
     /// Refuse a host that would only simulate TDX
     #[arg(long)]
     require_tdx: bool,
@@ -63,12 +70,15 @@ pub(crate) struct Created {
 impl Wanted {
     /// Signs and asks. Returns before the session is Ready.
     pub(crate) async fn create(self, context: &Context, client: &Client) -> anyhow::Result<Created> {
-        let policy = self.policy_text(&context.output)?;
+        let (policy, identities) = self.policy(&context.output)?;
         let limits = self.limits()?;
         let directory = keys::directory()?;
-        let (owner, origin) = keys::load_or_make(&directory, KeyName::Owner)?;
-        key::tell_if_made(&context.output, KeyName::Owner, &origin);
-        let identity = key::public(&context.output, KeyName::Identity)?;
+        let (owner, origin) = keys::load_or_make(&directory, &KeyName::Owner)?;
+        key::tell_if_made(&context.output, &KeyName::Owner, &origin);
+        let public = |name: Identity| -> anyhow::Result<_> {
+            Ok((name.clone(), key::public(&context.output, &KeyName::Identity(name))?))
+        };
+        let identities = identities.into_iter().map(public).collect::<anyhow::Result<_>>()?;
         let image = image::choose(client, self.image.as_deref()).await?;
         match image.platform {
             Platform::Simulated if self.require_tdx => {
@@ -87,25 +97,41 @@ impl Wanted {
             tenant: self.tenant,
             limits,
             minimum_svn: self.minimum_svn,
+            identities,
+            record: if self.require_record { RecordRequired::Yes } else { RecordRequired::No },
         };
-        let signed = intents::sign(wish, &owner, identity)?;
+        let signed = intents::sign(wish, &owner)?;
         let session = client.create(&signed).await?;
         Ok(Created { id: signed.session, image, owner: PublicKey::of(&owner), session })
     }
 
-    /// The text, which is a policy for the one identity that these sessions have.
-    fn policy_text(&self, output: &Output) -> anyhow::Result<Vec<u8>> {
-        let Some(path) = &self.policy else { return Ok(texts::DEFAULT.into()) };
+    /// The text, and the identities of the session: all that the text names are among them.
+    fn policy(&self, output: &Output) -> anyhow::Result<(Vec<u8>, BTreeSet<Identity>)> {
+        let mut identities: BTreeSet<Identity> = self.identities.iter().cloned().collect();
+        let Some(path) = &self.policy else {
+            if identities.is_empty() {
+                identities.insert(Identity::default_name());
+            }
+            return Ok((texts::DEFAULT.into(), identities));
+        };
         let (text, policy) = session_policy::read(output, path)?;
         session_policy::warn(output, path, &policy);
-        let identity = Identity::default_name().to_string();
-        if let Some((name, place)) = policy.identities().iter().find(|(name, _)| name.as_str() != identity) {
+        let named = policy.identities();
+        if identities.is_empty() {
+            // A name of a policy is one of an intent: both have the same form.
+            identities.extend(named.iter().filter_map(|(name, _)| Identity::new(name.as_str()).ok()));
+        }
+        if identities.is_empty() {
+            identities.insert(Identity::default_name());
+        }
+        let is_known = |name: &str| identities.iter().any(|identity| identity.to_string() == name);
+        if let Some((name, place)) = named.iter().find(|(name, _)| !is_known(name.as_str())) {
             let file = path.display();
-            let message =
-                format!("{file}:{place}: expected `{identity}`, the identity of this session, found `{name}`");
+            let known = identities.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+            let message = format!("{file}:{place}: expected an identity of this session, {known}, found `{name}`");
             return Err(failure(USAGE, message));
         }
-        Ok(text.into())
+        Ok((text.into(), identities))
     }
 
     fn limits(&self) -> anyhow::Result<Limits> {
@@ -119,6 +145,10 @@ impl Wanted {
             Err(failure(USAGE, "expected --ttl and --idle of at least 1s"))
         }
     }
+}
+
+fn parse_identity(text: &str) -> Result<Identity, String> {
+    Identity::new(text).map_err(|error| error.to_string())
 }
 
 const SIMULATED: &str = "SIMULATED: this image runs on a simulator of TDX. Everything works; nothing is confidential, and \

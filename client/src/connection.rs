@@ -27,6 +27,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 #[derive(Clone, Debug)]
 pub struct Client {
     channel: Channel,
+    /// As whom files are worked with; empty for the session's `default`.
+    identity: String,
 }
 
 /// Where `cofferd` listens when nobody says otherwise: `COFFER_SOCKET`, else `/run/coffer/cofferd.sock` where that is,
@@ -61,6 +63,18 @@ impl Client {
         }
     }
 
+    /// The same connection, with files worked with as this identity of the session; `default` when it is empty.
+    #[must_use]
+    pub fn acting_as(mut self, identity: &str) -> Self {
+        identity.clone_into(&mut self.identity);
+        self
+    }
+
+    /// As whom.
+    pub(crate) fn identity(&self) -> &str {
+        &self.identity
+    }
+
     async fn connect_once(socket: &Path) -> Result<Self, ClientError> {
         let path = socket.to_owned();
         // The address is never dialled: the connector is.
@@ -73,7 +87,7 @@ impl Client {
         });
         let socket = socket.to_owned();
         match endpoint.connect_with_connector(connector).await {
-            Ok(channel) => Ok(Self { channel }),
+            Ok(channel) => Ok(Self { channel, identity: String::new() }),
             Err(source) if is_denied(&source) => Err(ClientError::Forbidden { socket, source }),
             Err(source) => Err(ClientError::Unreachable { socket, source }),
         }

@@ -31,6 +31,10 @@ pub struct Wish {
     pub limits: Limits,
     /// The least security version of the image.
     pub minimum_svn: u64,
+    /// Who may order calls, each under a key of its own; at least one.
+    pub identities: BTreeMap<Identity, PublicKey>,
+    /// Whether a call that cannot be recorded in full is ended.
+    pub record: RecordRequired,
 }
 
 /// A signed intent, ready for `CreateSession`.
@@ -50,7 +54,7 @@ pub struct SignedIntent {
 ///
 /// # Errors
 /// [`ClientError::Random`].
-pub fn sign(wish: Wish, owner: &SigningKey, identity: PublicKey) -> Result<SignedIntent, ClientError> {
+pub fn sign(wish: Wish, owner: &SigningKey) -> Result<SignedIntent, ClientError> {
     let (mut session, mut nonce) = ([0; 16], [0; 32]);
     getrandom::fill(&mut session)?;
     getrandom::fill(&mut nonce)?;
@@ -64,7 +68,7 @@ pub fn sign(wish: Wish, owner: &SigningKey, identity: PublicKey) -> Result<Signe
         region: String::new(),
         image: wish.image,
         policy: Digest384::of(&wish.policy),
-        identities: BTreeMap::from([(Identity::default_name(), identity)]),
+        identities: wish.identities,
         authority: Authority::Delegated,
         durability: Durability::Relaxed,
         witnesses: Vec::new(),
@@ -75,7 +79,7 @@ pub fn sign(wish: Wish, owner: &SigningKey, identity: PublicKey) -> Result<Signe
         not_after: (now + VALID_FOR).as_secs(),
         shape: Shape::S1,
         pooled: PooledAllowed::No,
-        record: RecordRequired::No,
+        record: wish.record,
     };
     let owner_sig = sign_intent(owner, &intent);
     Ok(SignedIntent { session: intent.session, intent: intent.to_bytes(), owner_sig, policy: wish.policy })
@@ -97,11 +101,14 @@ mod tests {
             tenant: String::new(),
             limits: Limits::default(),
             minimum_svn: 0,
+            identities: BTreeMap::from([(Identity::default_name(), identity)]),
+            record: RecordRequired::Yes,
         };
-        let signed = sign(wish.clone(), &owner, identity).expect("randomness");
+        let signed = sign(wish.clone(), &owner).expect("randomness");
         let intent = Intent::parse(&signed.intent).expect("canonical");
         assert_eq!(verify_intent(&intent, &signed.owner_sig), Ok(()));
-        assert_eq!(intent.session, signed.session);
-        assert_ne!(sign(wish, &owner, identity).expect("randomness").session, signed.session);
+        assert_eq!((intent.session, intent.record), (signed.session, RecordRequired::Yes));
+        assert_eq!(intent.identities[&Identity::default_name()], identity);
+        assert_ne!(sign(wish, &owner).expect("randomness").session, signed.session);
     }
 }

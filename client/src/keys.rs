@@ -1,30 +1,32 @@
-//! The user's keys in `$XDG_CONFIG_HOME/coffer`: `owner.key` signs intents, `identity.key` will sign calls. A key file is
-//! one line, 64 hex digits of the Ed25519 seed, mode 0600. Made on first use.
+//! The user's keys in `$XDG_CONFIG_HOME/coffer`: `owner.key` signs intents, `identity.key` and `identity-NAME.key` will sign
+//! calls, each as one identity of a session. A key file is one line, 64 hex digits of the Ed25519 seed, mode 0600. Made on first use.
 
 use std::fs::OpenOptions;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use coffer_evidence::ids::Identity;
 use coffer_evidence::sign::PublicKey;
 use ed25519_dalek::SigningKey;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
 /// Which of the user's keys.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyName {
     /// Signs intents.
     Owner,
-    /// The key of the identity `default`.
-    Identity,
+    /// The key of an identity, in every session that has one of that name.
+    Identity(Identity),
 }
 
 impl KeyName {
-    const fn file(self) -> &'static str {
+    fn file(&self) -> String {
         match self {
-            Self::Owner => "owner.key",
-            Self::Identity => "identity.key",
+            Self::Owner => "owner.key".to_owned(),
+            Self::Identity(name) if *name == Identity::default_name() => "identity.key".to_owned(),
+            Self::Identity(name) => format!("identity-{name}.key"),
         }
     }
 }
@@ -87,7 +89,7 @@ pub fn directory() -> Result<PathBuf, KeyError> {
 ///
 /// # Errors
 /// [`KeyError`].
-pub fn load_or_make(directory: &Path, name: KeyName) -> Result<(SigningKey, Origin), KeyError> {
+pub fn load_or_make(directory: &Path, name: &KeyName) -> Result<(SigningKey, Origin), KeyError> {
     let path = directory.join(name.file());
     match OpenOptions::new().read(true).open(&path) {
         Ok(mut file) => Ok((read(&path, &mut file)?, Origin::Found)),
@@ -109,7 +111,7 @@ fn open(path: &Path) -> Result<SigningKey, KeyError> {
 ///
 /// # Errors
 /// [`KeyError`].
-pub fn public(directory: &Path, name: KeyName) -> Result<(PublicKey, Origin), KeyError> {
+pub fn public(directory: &Path, name: &KeyName) -> Result<(PublicKey, Origin), KeyError> {
     load_or_make(directory, name).map(|(key, origin)| (PublicKey::of(&key), origin))
 }
 
@@ -180,28 +182,34 @@ mod tests {
     fn a_key_is_made_once_and_read_again() {
         let home = tempfile::tempdir().expect("a directory");
         let dir = home.path().join("coffer");
-        let (made, origin) = load_or_make(&dir, KeyName::Owner).expect("a new key");
+        let (made, origin) = load_or_make(&dir, &KeyName::Owner).expect("a new key");
         assert_eq!(origin, Origin::Made(dir.join("owner.key")));
         let mode = std::fs::metadata(dir.join("owner.key")).expect("the file").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        let (again, origin) = load_or_make(&dir, KeyName::Owner).expect("the same key");
+        let (again, origin) = load_or_make(&dir, &KeyName::Owner).expect("the same key");
         assert_eq!((made.to_bytes(), origin), (again.to_bytes(), Origin::Found));
-        let (other, _) = load_or_make(&dir, KeyName::Identity).expect("another key");
-        assert_ne!(other.to_bytes(), made.to_bytes());
+        let mut keys = vec![made.to_bytes()];
+        for (name, file) in [("default", "identity.key"), ("reviewer", "identity-reviewer.key")] {
+            let name = KeyName::Identity(Identity::new(name).expect("a name"));
+            let (other, origin) = load_or_make(&dir, &name).expect("another key");
+            assert_eq!(origin, Origin::Made(dir.join(file)));
+            assert!(!keys.contains(&other.to_bytes()));
+            keys.push(other.to_bytes());
+        }
     }
 
     #[test]
     fn a_link_to_nowhere_is_an_error() {
         let dir = tempfile::tempdir().expect("a directory");
         std::os::unix::fs::symlink("nowhere", dir.path().join("owner.key")).expect("a link");
-        assert!(matches!(load_or_make(dir.path(), KeyName::Owner), Err(KeyError::Io { .. })));
+        assert!(matches!(load_or_make(dir.path(), &KeyName::Owner), Err(KeyError::Io { .. })));
     }
 
     #[test]
     fn many_at_once_make_one_key() {
         let dir = tempfile::tempdir().expect("a directory");
         let keys: Vec<[u8; 32]> = std::thread::scope(|scope| {
-            let make = || load_or_make(dir.path(), KeyName::Owner).expect("a key").0.to_bytes();
+            let make = || load_or_make(dir.path(), &KeyName::Owner).expect("a key").0.to_bytes();
             let threads: Vec<_> = (0..8).map(|_| scope.spawn(make)).collect();
             threads.into_iter().map(|thread| thread.join().expect("a thread")).collect()
         });
@@ -212,14 +220,14 @@ mod tests {
     #[test]
     fn a_key_that_others_can_read_or_that_is_none_is_refused() {
         let dir = tempfile::tempdir().expect("a directory");
-        load_or_make(dir.path(), KeyName::Owner).expect("a new key");
+        load_or_make(dir.path(), &KeyName::Owner).expect("a new key");
         let path = dir.path().join("owner.key");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).expect("chmod");
-        assert!(matches!(load_or_make(dir.path(), KeyName::Owner), Err(KeyError::Exposed { mode: 0o640, .. })));
+        assert!(matches!(load_or_make(dir.path(), &KeyName::Owner), Err(KeyError::Exposed { mode: 0o640, .. })));
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("chmod");
         for text in ["", "zz", &"g".repeat(64), &"a".repeat(63), &"a".repeat(66)] {
             std::fs::write(&path, text).expect("write");
-            assert!(matches!(load_or_make(dir.path(), KeyName::Owner), Err(KeyError::Form(_))), "{text:?}");
+            assert!(matches!(load_or_make(dir.path(), &KeyName::Owner), Err(KeyError::Form(_))), "{text:?}");
         }
     }
 }

@@ -27,6 +27,15 @@ pub enum Which {
     All,
 }
 
+/// Whether to wait for what comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Follow {
+    /// Until the session is closed.
+    ToTheEnd,
+    /// What is there now.
+    Now,
+}
+
 fn request_id() -> String {
     uuid::Uuid::new_v4().to_string()
 }
@@ -127,6 +136,20 @@ impl Client {
     /// [`ClientError`].
     pub async fn list_images(&self) -> Result<Vec<control::Image>, ClientError> {
         Ok(self.images().list_images(control::ListImagesRequest {}).await?.into_inner().images)
+    }
+
+    /// The action log of an open session, as its guest has told it so far; with `follow` until the session is closed.
+    ///
+    /// # Errors
+    /// [`ClientError`], at the start or in the stream.
+    pub async fn log(
+        &self,
+        id: &SessionId,
+        follow: Follow,
+    ) -> Result<impl Stream<Item = Result<control::ReadLogResponse, ClientError>> + use<>, ClientError> {
+        let request = control::ReadLogRequest { id: raw(id), follow: follow == Follow::ToTheEnd };
+        let stream = self.evidence().read_log(request).await?.into_inner();
+        Ok(stream.map(|item| item.map_err(ClientError::from)))
     }
 
     /// Writes the bundle to `path`: beside it first, then renamed, so that a half bundle never has its name.

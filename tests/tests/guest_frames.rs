@@ -119,6 +119,7 @@ fn of_observer() -> Vec<Sample> {
         sample("observe-begin", DOWN, &begin),
         sample("observe-finish", DOWN, &ToObserver::Finish { intent: 1 }),
         sample("observe-forget", DOWN, &ToObserver::Forget { intent: 1 }),
+        sample("observe-process", DOWN, &ToObserver::Process { intent: 1, pid: 99 }),
         sample("observed", UP, &ObserverToInit::Observed { intent: 1, record: bytes("file record") }),
         sample("record-lost", UP, &ObserverToInit::Lost { intent: 1 }),
     ]

@@ -236,6 +236,8 @@ async fn an_order_is_given_though_nobody_takes_the_output() -> anyhow::Result<()
     let (stdout, mut out) = tokio::io::duplex(1000);
     let held = tokio::spawn(async move {
         out.read_exact(&mut [0; 1000]).await?;
+        // Until every window on the way is full: that nothing moves any more is no event.
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
         orders.send(Order::Cancel).await?;
         anyhow::Ok((out, orders))
     });

@@ -21,6 +21,13 @@ pub enum ToObserver {
         /// Its cgroup: `<identity>/<call>`.
         group: String,
     },
+    /// The first process of a call: one that opens nothing is not seen otherwise.
+    Process {
+        /// Index of the intent leaf.
+        intent: u64,
+        /// Its process id, as init counts.
+        pid: u64,
+    },
     /// Every process of the call is gone: tell what it did.
     Finish {
         /// Index of the intent leaf.
@@ -63,6 +70,7 @@ impl Frame for ToObserver {
             }
             ToObserver::Finish { intent } => Builder::kind(4).unsigned(1, *intent),
             ToObserver::Forget { intent } => Builder::kind(5).unsigned(1, *intent),
+            ToObserver::Process { intent, pid } => Builder::kind(6).unsigned(1, *intent).unsigned(2, *pid),
         }
     }
 
@@ -73,6 +81,7 @@ impl Frame for ToObserver {
             3 => ToObserver::Begin { intent: fields.unsigned(1)?, uid: fields.unsigned(2)?, group: fields.text(3)? },
             4 => ToObserver::Finish { intent: fields.unsigned(1)? },
             5 => ToObserver::Forget { intent: fields.unsigned(1)? },
+            6 => ToObserver::Process { intent: fields.unsigned(1)?, pid: fields.unsigned(2)? },
             _ => return Err(FrameError::Unexpected("a message of init to the observer")),
         })
     }

@@ -121,11 +121,13 @@ impl Calls {
         let (uid, group) = (u64::from(place.uid), place.group.name().to_owned());
         let begin = ToObserver::Begin { intent, uid, group };
         self.observer.send(&begin, &[place.jail.queue()], Wait::Never)?;
-        if let Err(error) = self.try_start(intent, place, command, times) {
-            self.observer.send(&ToObserver::Forget { intent }, &[], Wait::Never)?;
-            self.reports.push(Report::NotStarted(intent, error));
+        match self.try_start(intent, place, command, times) {
+            Ok(pid) => self.observer.send(&ToObserver::Process { intent, pid }, &[], Wait::Never),
+            Err(error) => {
+                self.reports.push(Report::NotStarted(intent, error));
+                self.observer.send(&ToObserver::Forget { intent }, &[], Wait::Never)
+            }
         }
-        Ok(())
     }
 
     /// Hears what the observer has to say; answers the calls whose record misses something.
@@ -160,7 +162,7 @@ impl Calls {
         self.unheard || self.running.values().any(is_late)
     }
 
-    fn try_start(&mut self, intent: u64, place: Place, command: Command, times: Times) -> Result<(), StartError> {
+    fn try_start(&mut self, intent: u64, place: Place, command: Command, times: Times) -> Result<u64, StartError> {
         let Place { uid, group, jail } = place;
         let cgroup = Some(group.open().map_err(StartError::at(Stage::Cgroup))?);
         let class = Class::Tool(jail.entry().map_err(StartError::at(Stage::Jail))?);
@@ -186,7 +188,7 @@ impl Calls {
                 ended: None,
             },
         );
-        Ok(())
+        Ok(born.pid.unsigned_abs().into())
     }
 
     /// Reports a call that did not get as far as a process.

@@ -57,13 +57,7 @@ fn observe(init: &Init) -> anyhow::Result<()> {
     loop {
         let ready = wait(init, &watched)?;
         watched.tick(std::time::Instant::now());
-        // What happened to files comes before what init says of calls: a call's last events are there when it is finished.
-        for intent in ready.calls {
-            watched.read_call(intent)?;
-        }
-        if ready.names {
-            watched.read_names()?;
-        }
+        // What init says comes first: whose a process is. A call that is finished has its last events read then.
         if ready.init {
             loop {
                 match init.receive(Wait::Never) {
@@ -73,6 +67,12 @@ fn observe(init: &Init) -> anyhow::Result<()> {
                     Err(error) => return Err(error.into()),
                 }
             }
+        }
+        for intent in ready.calls {
+            watched.read_call(intent)?;
+        }
+        if ready.names {
+            watched.read_names()?;
         }
         for intent in watched.newly_lost() {
             init.send(&ToInit::Lost { intent }, &[], Wait::Block)?;

@@ -126,6 +126,10 @@ impl Watched {
                 let call = Call { queue, uid, group, began, seen, budget, told_lost: false };
                 ensure!(self.calls.insert(intent, call).is_none(), "expected another call, found {intent} again");
             }
+            (ToObserver::Process { intent, pid }, None) => {
+                let pid = i32::try_from(pid).context("a process id")?;
+                self.processes.insert(pid, intent);
+            }
             (ToObserver::Finish { intent }, None) => self.finish(intent)?,
             (ToObserver::Forget { intent }, None) => drop(self.end(intent)),
             (message, _) => bail!("expected one descriptor where one belongs, found {message:?}"),

@@ -40,7 +40,7 @@ pub(super) async fn export(context: &Context, args: ExportArgs) -> anyhow::Resul
         None => None,
         Some(path) => {
             let session = client.get(&args.id).await?;
-            let owner = key::public(&context.output, KeyName::Owner)?;
+            let owner = key::public(&context.output, &KeyName::Owner)?;
             let image = image::by_digest(&client, &session.image).await?;
             Some((path, Pins { session: args.id, owner, image }.text()?))
         }

@@ -6,7 +6,7 @@ mod identity;
 mod pins;
 mod reading;
 mod redact;
-mod show;
+pub(crate) mod show;
 mod verify;
 
 use clap::Subcommand;

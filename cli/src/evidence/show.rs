@@ -4,7 +4,7 @@
 mod call;
 mod files;
 mod header;
-mod leaf;
+pub(crate) mod leaf;
 
 use std::path::PathBuf;
 

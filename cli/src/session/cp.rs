@@ -11,6 +11,7 @@ use coffer_evidence::ids::SessionId;
 use serde::Serialize;
 
 use super::exec::workspace_path;
+use super::files::Acting;
 use crate::command::Context;
 use crate::exit::{Status, USAGE, failure};
 use crate::output::{Form, Output, printable};
@@ -32,6 +33,8 @@ pub(crate) struct CopyArgs {
     /// To: a path, or ID:PATH
     #[arg(value_name = "DST")]
     to: Place,
+    #[command(flatten)]
+    acting: Acting,
     /// Also what git ignores
     #[arg(long)]
     all: bool,
@@ -76,7 +79,7 @@ pub(super) async fn copy(context: &Context, args: CopyArgs) -> anyhow::Result<St
     let copied = match (args.from, args.to) {
         (Place::Local(local), Place::Session(id, remote)) => {
             let selection = if args.all { Selection::All } else { Selection::NotIgnored };
-            let client = context.client().await?;
+            let client = args.acting.client(context).await?;
             let uploaded = client.upload(&id, &local, &remote, selection, output.moving("up")).await;
             output.done();
             let uploaded = uploaded.with_context(|| format!("copy {} to {id}:{remote}", local.display()))?;
@@ -89,7 +92,7 @@ pub(super) async fn copy(context: &Context, args: CopyArgs) -> anyhow::Result<St
             }
         }
         (Place::Session(id, remote), Place::Local(local)) => {
-            let client = context.client().await?;
+            let client = args.acting.client(context).await?;
             let downloaded = client.download(&id, &remote, &local, output.moving("down")).await;
             output.done();
             let downloaded = downloaded.with_context(|| format!("copy {id}:{remote} to {}", local.display()))?;

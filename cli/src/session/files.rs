@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
+use coffer_client::Client;
 use coffer_client::calls::{Above, Reach, Taken};
 use coffer_evidence::ids::SessionId;
 use coffer_proto::guest::v1 as guest;
@@ -20,10 +21,26 @@ use crate::exit::Status;
 use crate::output::{Form, printable};
 use crate::time::parse_duration;
 
+/// As whom.
+#[derive(Debug, Args)]
+pub(crate) struct Acting {
+    /// As which identity of the session [default: default]
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "NAME")]
+    identity: String,
+}
+
+impl Acting {
+    pub(super) async fn client(&self, context: &Context) -> anyhow::Result<Client> {
+        Ok(context.client().await?.acting_as(&self.identity))
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct LsArgs {
     /// The session
     id: SessionId,
+    #[command(flatten)]
+    acting: Acting,
     /// A directory, relative to /workspace
     #[arg(default_value = "", hide_default_value = true)]
     path: String,
@@ -39,6 +56,8 @@ pub(crate) struct LsArgs {
 pub(crate) struct Paths {
     /// The session
     id: SessionId,
+    #[command(flatten)]
+    acting: Acting,
     /// Relative to /workspace
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<String>,
@@ -57,6 +76,8 @@ pub(crate) struct RmArgs {
 pub(crate) struct MvArgs {
     /// The session
     id: SessionId,
+    #[command(flatten)]
+    acting: Acting,
     /// What is moved, relative to /workspace
     from: String,
     /// Its whole new path
@@ -84,6 +105,9 @@ pub(crate) struct WatchArgs {
     /// How long to watch the path [default: 10m]
     #[arg(long, requires = "path", value_name = "DURATION", value_parser = parse_duration)]
     timeout: Option<Duration>,
+    /// As which identity of the session [default: default]
+    #[arg(long, requires = "path", value_name = "NAME")]
+    identity: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -95,7 +119,7 @@ struct ListShown {
 /// `coffer session ls`
 pub(super) async fn list(context: &Context, args: &LsArgs) -> anyhow::Result<Status> {
     let path = workspace_path(&args.path);
-    let listed = context.client().await?.list_directory(&args.id, path, args.depth).await?;
+    let listed = args.acting.client(context).await?.list_directory(&args.id, path, args.depth).await?;
     let output = &context.output;
     match output.form {
         Form::Json => {
@@ -122,7 +146,7 @@ pub(super) async fn list(context: &Context, args: &LsArgs) -> anyhow::Result<Sta
 
 /// `coffer session stat`
 pub(super) async fn stat(context: &Context, args: &Paths) -> anyhow::Result<Status> {
-    let client = context.client().await?;
+    let client = args.acting.client(context).await?;
     let mut status = Status::DONE;
     for path in &args.paths {
         match client.stat(&args.id, workspace_path(path)).await.with_context(|| about(path))? {
@@ -147,7 +171,7 @@ struct Removed {
 /// `coffer session rm`
 pub(super) async fn remove(context: &Context, args: &RmArgs) -> anyhow::Result<Status> {
     let reach = if args.recursive { Reach::Tree } else { Reach::One };
-    let client = context.client().await?;
+    let client = args.paths.acting.client(context).await?;
     let mut removed = 0_u64;
     for path in &args.paths.paths {
         let more = client.remove(&args.paths.id, workspace_path(path), reach).await;
@@ -164,7 +188,7 @@ pub(super) async fn remove(context: &Context, args: &RmArgs) -> anyhow::Result<S
 pub(super) async fn rename(context: &Context, args: &MvArgs) -> anyhow::Result<Status> {
     let taken = if args.force { Taken::Replace } else { Taken::Refuse };
     let (from, to) = (workspace_path(&args.from), workspace_path(&args.to));
-    let moved = context.client().await?.rename(&args.id, from, to, taken).await;
+    let moved = args.acting.client(context).await?.rename(&args.id, from, to, taken).await;
     moved.with_context(|| format!("{} -> {}", printable(&args.from), printable(&args.to)))?;
     Ok(Status::DONE)
 }
@@ -177,7 +201,7 @@ struct Made {
 /// `coffer session mkdir`
 pub(super) async fn make(context: &Context, args: &MkdirArgs) -> anyhow::Result<Status> {
     let above = if args.parents { Above::Made } else { Above::Expected };
-    let client = context.client().await?;
+    let client = args.paths.acting.client(context).await?;
     let mut made = 0_u64;
     for path in &args.paths.paths {
         let more = client.make_directory(&args.paths.id, workspace_path(path), 0, above).await;
@@ -210,7 +234,7 @@ enum NewsShown {
 /// `coffer session watch ID PATH`
 pub(super) async fn watch(context: &Context, id: &SessionId, path: &str, args: &WatchArgs) -> anyhow::Result<Status> {
     let reach = if args.recursive { Reach::Tree } else { Reach::One };
-    let client = context.client().await?;
+    let client = context.client().await?.acting_as(args.identity.as_deref().unwrap_or_default());
     let mut news = client.watch_directory(id, workspace_path(path), reach, args.timeout).await?;
     let output = &context.output;
     while let Some(item) = news.next().await {

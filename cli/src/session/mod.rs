@@ -5,6 +5,7 @@ mod cp;
 mod exec;
 mod files;
 mod listed;
+mod log;
 mod shown;
 mod tickets;
 mod watch;
@@ -62,6 +63,9 @@ pub(crate) enum SessionCommand {
     /// Copy files and trees into a session and out of it
     #[command(after_help = cp::COPY_HELP)]
     Cp(cp::CopyArgs),
+    /// Show the action log of an open session, with -f as it grows
+    #[command(after_help = log::LOG_HELP)]
+    Log(log::LogArgs),
     /// List a directory of a session
     Ls(files::LsArgs),
     /// Show what is at paths of a session; links are shown, not followed (exit 1: nothing is there)
@@ -126,6 +130,7 @@ pub(crate) async fn carry_out(context: &Context, command: SessionCommand) -> any
         SessionCommand::Exec(args) => exec::exec(context, args).await,
         SessionCommand::Attach(args) => exec::attach(context, args).await,
         SessionCommand::Cp(args) => cp::copy(context, args).await,
+        SessionCommand::Log(args) => log::log(context, &args).await,
         SessionCommand::Ls(args) => files::list(context, &args).await,
         SessionCommand::Stat(args) => files::stat(context, &args).await,
         SessionCommand::Rm(args) => files::remove(context, &args).await,

@@ -108,9 +108,12 @@ fn a_session_is_not_asked_for_with_a_policy_that_is_none_or_of_others() {
     assert_eq!(code(&refused), Some(64), "{}", stderr(&refused));
     assert!(stderr(&refused).contains(&format!("{bad}:1:1: expected `@id")), "{}", stderr(&refused));
     let team = write(host.home(), "team.cedar", texts::TEAM.as_bytes()).display().to_string();
-    let refused = host.run(&["session", "create", "--policy", &team]);
+    let refused = host.run(&["session", "create", "--policy", &team, "--identities", "reviewer,default"]);
     assert_eq!(code(&refused), Some(64), "{}", stderr(&refused));
-    assert!(stderr(&refused).contains("expected `default`, the identity of this session, found `coder`"));
+    let told = "expected an identity of this session, `default`, `reviewer`, found `coder`";
+    assert!(stderr(&refused).contains(told), "{}", stderr(&refused));
+    let refused = host.run(&["session", "create", "--identities", "Not a name"]);
+    assert_eq!(code(&refused), Some(64), "{}", stderr(&refused));
     let listed = json(&host.run(&["session", "list", "--all", "--json"]));
     assert_eq!(listed["sessions"], serde_json::json!([]), "nothing was sent");
     let good = write(host.home(), "good.cedar", texts::DEFAULT.as_bytes()).display().to_string();

@@ -117,4 +117,73 @@ fn a_session_is_what_its_owner_signed() {
     assert_eq!(intent.owner.to_string(), keys["owner"].as_str().expect("a key"));
     let identities: Vec<String> = intent.identities.values().map(ToString::to_string).collect();
     assert_eq!(identities, [keys["identity"].as_str().expect("a key")]);
+    assert_eq!(intent.record, coffer_evidence::intent::RecordRequired::No);
+}
+
+#[test]
+fn a_session_has_the_identities_that_it_is_given_or_its_policy_names_each_with_a_key_of_its_own() {
+    use coffer_evidence::fields::Canonical as _;
+    let host = Cofferd::start();
+    let team = host.home().join("team.cedar").display().to_string();
+    std::fs::write(&team, coffer_policy::texts::TEAM).expect("write");
+    let mut keys = std::collections::BTreeMap::new();
+    let rows: [(&[&str], &[&str]); 4] = [
+        (&["--policy", &team], &["coder", "reader", "releaser", "tester"]),
+        (
+            &["--policy", &team, "--identities", "coder,more,reader,releaser,tester"],
+            &["coder", "more", "reader", "releaser", "tester"],
+        ),
+        (&["--identities", "a,b", "--require-record"], &["a", "b"]),
+        (&[], &["default"]),
+    ];
+    for (options, expected) in rows {
+        let created = host.run(&[&["session", "create", "--no-wait"], options].concat());
+        assert_eq!(code(&created), Some(0), "{options:?}: {}", stderr(&created));
+        let intent = host.state().sessions.last().expect("a session").intent.clone();
+        let intent = coffer_evidence::intent::Intent::parse(&intent).expect("an intent");
+        let names: Vec<String> = intent.identities.keys().map(ToString::to_string).collect();
+        assert_eq!(names, expected, "{options:?}");
+        let required = options.contains(&"--require-record");
+        assert_eq!(intent.record == coffer_evidence::intent::RecordRequired::Yes, required, "{options:?}");
+        for (name, key) in intent.identities {
+            // One name, one key, in every session.
+            assert_eq!(*keys.entry(name).or_insert(key), key);
+        }
+    }
+    let different: std::collections::BTreeSet<String> = keys.values().map(ToString::to_string).collect();
+    assert_eq!(different.len(), keys.len());
+}
+
+#[test]
+fn the_log_of_an_open_session_is_told_as_its_evidence_would_tell_it() {
+    let host = Cofferd::start();
+    let id = host.session();
+    let logged = host.run(&["session", "log", &id]);
+    assert_eq!(code(&logged), Some(0), "{}", stderr(&logged));
+    let lines = host.run(&["session", "log", "--json", "-f", &id]);
+    let lines: Vec<serde_json::Value> =
+        stdout(&lines).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(host.state().asked.iter().filter(|asked| asked.starts_with("log")).count(), 2);
+    assert!(host.state().asked.contains(&"log to the end".to_owned()));
+    host.run(&["session", "close", &id]);
+    let closed = host.run(&["session", "log", &id]);
+    assert_eq!(code(&closed), Some(1), "{}", stderr(&closed));
+    assert!(stderr(&closed).contains("the session is closed"), "{}", stderr(&closed));
+    // The same lines, word for word, from what it leaves.
+    let file = host.home().join("e").display().to_string();
+    assert_eq!(code(&host.run(&["evidence", "export", &id, &file])), Some(0));
+    let shown = stdout(&host.run(&["evidence", "show", &file]));
+    let logged = stdout(&logged);
+    assert!(logged.lines().count() > 5 && logged.lines().all(|line| shown.contains(line)), "{logged}\n---\n{shown}");
+    let kinds: Vec<&str> = lines.iter().filter_map(|line| line["kind"].as_str()).collect();
+    assert_eq!((kinds.len(), kinds[0], kinds[kinds.len() - 1]), (logged.lines().count(), "open", "seal"));
+    let host = Cofferd::start_with(Fault::WrongLog);
+    let id = host.session();
+    let refused = host.run(&["session", "log", &id]);
+    assert_eq!((code(&refused), stdout(&refused)), (Some(1), String::new()));
+    assert!(
+        stderr(&refused).contains("expected leaf 1 of the log from the host, found leaf 0"),
+        "{}",
+        stderr(&refused)
+    );
 }

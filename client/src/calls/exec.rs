@@ -117,7 +117,7 @@ impl Exec {
         let milliseconds =
             |time: Option<Duration>| time.map_or(0, |time| i64::try_from(time.as_millis().max(1)).unwrap_or(i64::MAX));
         let start = guest::ExecStart {
-            header: Some(guest::CallHeader { identity: command.identity, ..header()? }),
+            header: Some(header(&command.identity)?),
             argv: command.argv,
             cwd: command.cwd,
             env: command.env,

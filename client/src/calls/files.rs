@@ -38,7 +38,7 @@ impl Client {
         let mut page_token = String::new();
         for _ in 0..PAGES_MAX {
             let request = guest::ListDirectoryRequest {
-                header: Some(header()?),
+                header: Some(header(self.identity())?),
                 path: path.to_owned(),
                 depth,
                 page_size: 0,
@@ -78,7 +78,8 @@ impl Client {
             IfMatch::Content(digest) => Precondition::IfMatch(digest.as_bytes().to_vec().into()),
             IfMatch::Nothing => Precondition::MustNotExist(guest::MustNotExist {}),
         });
-        let start = guest::WriteFileStart { header: Some(header()?), path: path.to_owned(), mode, precondition };
+        let start =
+            guest::WriteFileStart { header: Some(header(self.identity())?), path: path.to_owned(), mode, precondition };
         let content = bytes::Bytes::from(content);
         let digest = Digest256::of(&content);
         let chunks = (0..content.len()).step_by(CHUNK).map(move |at| {
@@ -103,7 +104,7 @@ impl Client {
     /// [`ClientError`]; what was removed before stays removed.
     pub async fn remove(&self, session: &SessionId, path: &str, reach: Reach) -> Result<u64, ClientError> {
         let recursive = reach == Reach::Tree;
-        let request = guest::RemoveRequest { header: Some(header()?), path: path.to_owned(), recursive };
+        let request = guest::RemoveRequest { header: Some(header(self.identity())?), path: path.to_owned(), recursive };
         Ok(self.tools().remove(addressed(session, request)).await?.into_inner().removed)
     }
 
@@ -119,7 +120,7 @@ impl Client {
         taken: Taken,
     ) -> Result<(), ClientError> {
         let request = guest::MoveRequest {
-            header: Some(header()?),
+            header: Some(header(self.identity())?),
             path: path.to_owned(),
             destination: destination.to_owned(),
             replace: taken == Taken::Replace,
@@ -140,7 +141,12 @@ impl Client {
         above: Above,
     ) -> Result<u64, ClientError> {
         let parents = above == Above::Made;
-        let request = guest::MakeDirectoryRequest { header: Some(header()?), path: path.to_owned(), mode, parents };
+        let request = guest::MakeDirectoryRequest {
+            header: Some(header(self.identity())?),
+            path: path.to_owned(),
+            mode,
+            parents,
+        };
         Ok(self.tools().make_directory(addressed(session, request)).await?.into_inner().made)
     }
 
@@ -156,7 +162,7 @@ impl Client {
         timeout: Option<Duration>,
     ) -> Result<impl Stream<Item = Result<News, ClientError>> + use<>, ClientError> {
         let request = guest::WatchRequest {
-            header: Some(header()?),
+            header: Some(header(self.identity())?),
             path: path.to_owned(),
             recursive: reach == Reach::Tree,
             timeout_ms: timeout.map_or(0, |t| i64::try_from(t.as_millis().max(1)).unwrap_or(i64::MAX)),

@@ -26,12 +26,13 @@ pub const CHUNK: usize = 64 * 1024;
 /// Messages on their way before the writer waits.
 const IN_FLIGHT: usize = 16;
 
-fn header() -> Result<guest::CallHeader, ClientError> {
+/// The header of a new call.
+fn header(identity: &str) -> Result<guest::CallHeader, ClientError> {
     let mut salt = [0; 32];
     getrandom::fill(&mut salt)?;
     Ok(guest::CallHeader {
         call_id: uuid::Uuid::new_v4().as_bytes().to_vec().into(),
-        identity: String::new(),
+        identity: identity.to_owned(),
         salt: salt.to_vec().into(),
     })
 }
@@ -51,7 +52,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn stat(&self, session: &SessionId, path: &str) -> Result<Option<guest::Entry>, ClientError> {
-        let request = guest::StatRequest { header: Some(header()?), path: path.to_owned() };
+        let request = guest::StatRequest { header: Some(header(self.identity())?), path: path.to_owned() };
         match self.tools().stat(addressed(session, request)).await.map_err(ClientError::from) {
             Ok(response) => Ok(response.into_inner().entry),
             // The session itself can be unknown, too: only the reason tells the two apart.

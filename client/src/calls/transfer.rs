@@ -73,7 +73,7 @@ impl Client {
     ) -> Result<Uploaded, ClientError> {
         let target = self.target(session, local, remote).await?;
         let (sender, receiver) = mpsc::channel(IN_FLIGHT);
-        let start = guest::UploadStart { header: Some(header()?), path: target.directory };
+        let start = guest::UploadStart { header: Some(header(self.identity())?), path: target.directory };
         let start = guest::UploadRequest { request: Some(upload_request::Request::Start(start)) };
         sender.try_send(start).map_err(|_| unfinished("room for the first message"))?;
         // The stream must not end in good order when packing failed: what was packed so far would pass for all of it.
@@ -142,7 +142,7 @@ impl Client {
         local: &Path,
         mut moved: impl FnMut(u64),
     ) -> Result<Downloaded, ClientError> {
-        let request = guest::DownloadRequest { header: Some(header()?), path: remote.to_owned() };
+        let request = guest::DownloadRequest { header: Some(header(self.identity())?), path: remote.to_owned() };
         let mut responses = self.tools().download(addressed(session, request)).await?.into_inner();
         let (sender, receiver) = mpsc::channel::<bytes::Bytes>(IN_FLIGHT);
         let (target, name) = (local.to_owned(), tree::base_name(remote));

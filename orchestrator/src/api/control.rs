@@ -17,12 +17,12 @@ use tonic::{Code, Request, Response, Status};
 
 use super::errors::{RequestError, status};
 use super::{message, watch};
-use crate::session::admission;
 use crate::session::machine::Evidence;
 use crate::session::perform::chain;
 use crate::session::record::SessionRecord;
 use crate::session::registry::{Registry, SessionError};
 use crate::session::types::{Ending, Phase};
+use crate::session::{admission, log};
 
 /// Sessions on one page.
 const PAGE_DEFAULT: usize = 50;
@@ -154,6 +154,7 @@ impl SessionService for Control {
 #[tonic::async_trait]
 impl EvidenceService for Control {
     type ExportEvidenceStream = BoxStream<'static, Result<pb::ExportEvidenceResponse, Status>>;
+    type ReadLogStream = BoxStream<'static, Result<pb::ReadLogResponse, Status>>;
 
     async fn export_evidence(
         &self,
@@ -176,6 +177,32 @@ impl EvidenceService for Control {
         let chunks = pieces.map_ok(|piece| futures_util::stream::iter(chunks(piece)).map(Ok)).try_flatten();
         Ok(Response::new(chunks.map_ok(|data| pb::ExportEvidenceResponse { data }).boxed()))
     }
+
+    async fn read_log(&self, request: Request<pb::ReadLogRequest>) -> Result<Response<Self::ReadLogStream>, Status> {
+        let pb::ReadLogRequest { id, follow } = request.into_inner();
+        let id = message::session_id(&id)?;
+        let closed = || {
+            let text = "the session is closed: its evidence holds the log, and proves it";
+            status(Code::FailedPrecondition, "SESSION_CLOSED", text)
+        };
+        let record = self.registry.get(id).await?;
+        let handle = self.registry.handle(id).filter(|_| !record.is_closed()).ok_or_else(closed)?;
+        let follow = if follow { log::Follow::ToTheEnd } else { log::Follow::Now };
+        let dir = self.registry.host().directory(&record);
+        let read = log::follow(&dir, handle.mirrored, handle.view, follow);
+        let read = read.map_err(|error| {
+            let text = format!("the session is {} and has no log yet: {error}", record.machine.phase());
+            status(Code::FailedPrecondition, "NO_LOG", text)
+        })?;
+        let failed = |error: std::io::Error| status(Code::Internal, "STORE_FAILED", chain(&error));
+        Ok(Response::new(read.map_ok(entry).map_err(failed).boxed()))
+    }
+}
+
+fn entry(entry: log::Entry) -> pb::ReadLogResponse {
+    let private =
+        entry.private.map(|(salt, bytes)| pb::PrivatePart { salt: salt.to_vec().into(), bytes: bytes.into() });
+    pb::ReadLogResponse { index: entry.index, leaf: entry.leaf.into(), private }
 }
 
 fn chunks(piece: Bytes) -> Vec<Bytes> {

@@ -36,6 +36,8 @@ pub(crate) struct Handle {
     /// The session as it is.
     pub(crate) view: watch::Receiver<Arc<SessionRecord>>,
     pub(crate) gate: Arc<Gate>,
+    /// How much of its record is here.
+    pub(crate) mirrored: watch::Receiver<Progress>,
 }
 
 impl Handle {
@@ -77,6 +79,8 @@ struct Driver {
     seal: Option<GuestSeal>,
     calls: Option<GuestCalls>,
     steps: Vec<Step>,
+    /// How much of the record is here, for whoever looks on.
+    shown: watch::Sender<Progress>,
     /// Effects that write to the session's directory: it is removed when they are through.
     writers: TaskTracker,
 }
@@ -101,7 +105,8 @@ pub(crate) fn start(
     let (signals, incoming) = mpsc::channel(SIGNALS_MAX);
     let view = watch::Sender::new(Arc::new(record.clone()));
     let gate = Arc::new(Gate::new());
-    let handle = Handle { closes, view: view.subscribe(), gate: Arc::clone(&gate) };
+    let shown = watch::Sender::new(Progress::default());
+    let handle = Handle { closes, view: view.subscribe(), gate: Arc::clone(&gate), mirrored: shown.subscribe() };
     let driver = Driver {
         host,
         record,
@@ -115,6 +120,7 @@ pub(crate) fn start(
         seal: None,
         calls: None,
         steps: Vec::new(),
+        shown,
         writers: TaskTracker::new(),
     };
     let first = match birth {
@@ -194,10 +200,11 @@ impl Driver {
         started.keep();
         let progress = watch::Sender::new(mirror.progress());
         let mirrored = progress.subscribe();
+        self.shown.send_replace(mirror.progress());
         // Ending a task does not wait for it: both write to the session's directory, which is removed when they are through.
         let hearing = control::serve(conversation, control, self.orders.subscribe(), self.signals.clone());
         tasks.spawn(self.writers.track_future(hearing));
-        let mirroring = perform::serve_mirror(record, mirror, progress, self.signals.clone());
+        let mirroring = perform::serve_mirror(record, mirror, [progress, self.shown.clone()], self.signals.clone());
         tasks.spawn(self.writers.track_future(mirroring));
         let (machine, signals) = (Arc::clone(&vm), self.signals.clone());
         tasks.spawn(async move {

@@ -20,8 +20,8 @@ pub(crate) const MIRROR_MAX: u64 = 400 * 1024 * 1024;
 const NOTES_MAX: u64 = 100_000;
 /// Connections; more often than this a guest does not lose its link, and each may tell all of the record again.
 pub(crate) const CONNECTIONS_MAX: u32 = 64;
-const LEAVES: &str = "leaves";
-const PRIVATE: &str = "private";
+pub(super) const LEAVES: &str = "leaves";
+pub(super) const PRIVATE: &str = "private";
 const EVENTS: &str = "events";
 const NOTE: &str = "note";
 

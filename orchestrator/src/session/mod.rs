@@ -11,6 +11,7 @@ pub(crate) mod driver;
 pub(crate) mod evidence;
 pub(crate) mod gate;
 pub(crate) mod launch;
+pub(crate) mod log;
 pub(crate) mod machine;
 pub(crate) mod mirror;
 pub(crate) mod perform;

@@ -73,7 +73,8 @@ impl Host {
         Holdings { session: record.id, directory: self.directory(record), cgroup: self.cgroup(record), uid: record.uid }
     }
 
-    pub(super) fn directory(&self, record: &SessionRecord) -> SessionDir {
+    /// The directory of a session.
+    pub(crate) fn directory(&self, record: &SessionRecord) -> SessionDir {
         SessionDir::at(&self.sessions, record.id, record.uid)
     }
 
@@ -117,7 +118,7 @@ pub(crate) async fn reconnect(dial: Arc<dyn Dial>, ended: impl Future<Output = (
 pub(crate) async fn serve_mirror(
     connections: mpsc::Receiver<GuestStream>,
     store: MirrorStore,
-    progress: watch::Sender<Progress>,
+    progress: [watch::Sender<Progress>; 2],
     signals: mpsc::Sender<Signal>,
 ) {
     let Err(error) = hear(connections, store, &progress).await else { return };
@@ -145,7 +146,7 @@ async fn keep(store: &mut MirrorStore, telling: &mut Telling, frame: &[u8]) -> R
 async fn hear(
     mut connections: mpsc::Receiver<GuestStream>,
     mut store: MirrorStore,
-    progress: &watch::Sender<Progress>,
+    progress: &[watch::Sender<Progress>; 2],
 ) -> Result<(), MirrorError> {
     let mut count = 0;
     while let Some(stream) = connections.recv().await {
@@ -159,7 +160,9 @@ async fn hear(
             match reader.next().await {
                 Some(Ok(frame)) => {
                     let now = keep(&mut store, &mut telling, &frame).await?;
-                    progress.send_replace(now);
+                    for watched in progress {
+                        watched.send_replace(now);
+                    }
                 }
                 Some(Err(error)) if error.kind() == std::io::ErrorKind::InvalidData => return Err(MirrorError::Form),
                 Some(Err(_)) | None => break,

@@ -21,7 +21,7 @@ use super::input::Input;
 use super::known::{self, Claimed, End, Ending};
 use super::outcome::{not_started, outcome};
 use super::window::{Of, Offsets, Tail, WINDOW, Window};
-use crate::frames::start::Exit;
+use crate::frames::start::{Cause, Exit};
 use crate::init::wires::winsize;
 use coffer_evidence::call::Request;
 use coffer_proto::guest::v1 as pb;
@@ -37,6 +37,8 @@ use tonic::{Status, Streaming};
 
 /// How long the clients of a program that has ended may take to make room for the rest of its output.
 const REST: Duration = Duration::from_secs(30);
+/// The same when the call was cancelled: a client that waits for the answer to that is told before it gives up.
+const REST_CANCELLED: Duration = Duration::from_secs(2);
 /// Bytes of stdin after which a client that acknowledges is told that they were taken.
 const TELL: u64 = 64 * 1024;
 
@@ -276,8 +278,9 @@ impl Live {
                     self.attachment.detach(Instant::now());
                 }
                 Event::Exit(Some(exit)) => {
+                    let rest = if exit.cause == Cause::Cancelled { REST_CANCELLED } else { REST };
+                    self.rest = Some(Instant::now() + rest);
                     self.exit = Some(exit);
-                    self.rest = Some(Instant::now() + REST);
                     // Nobody is left to open the terminal again: what it holds is the last of it.
                     self.given.stdout.state = Reading::On;
                 }

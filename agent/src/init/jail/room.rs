@@ -95,11 +95,11 @@ impl Room {
         let (mounts, network) = (namespace("mnt")?, namespace("net")?);
         mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)
             .context(STAGE, || "keep mounts to the room".into())?;
+        clear(Path::new(fixed::TMP))?;
         harden::loopback_up()?;
         devices()?;
         kernel_views()?;
         away("/proc")?;
-        away(fixed::TMP)?;
         let tmp = format!("mode=1777,size={},nr_inodes=65536", site.tmp_bytes);
         tmpfs(fixed::TMP, &tmp, MsFlags::MS_NOSUID | MsFlags::MS_NODEV)?;
         let parts = workspace(&site.workspace, owners, grants)?;
@@ -140,12 +140,28 @@ impl Room {
 
 /// Unmounts everything at and beneath a place: the places of grants are mounts of their own. Every one is tried.
 fn unmount_all(place: &Path, table: &str) -> bool {
+    let points = points(place, table);
+    let unmounted: Vec<bool> = points.iter().map(|point| umount2(point, MntFlags::empty()).is_ok()).collect();
+    unmounted.iter().all(|unmounted| *unmounted)
+}
+
+/// Takes away what is mounted at and beneath a place: the room's own would only hide what is beneath.
+fn clear(place: &Path) -> Result<(), BootError> {
+    let table = fs::read_to_string("/proc/thread-self/mountinfo").context(STAGE, || "read the mounts".into())?;
+    for point in points(place, &table) {
+        let what = || format!("take {} away", point.display());
+        umount2(&point, MntFlags::MNT_DETACH).context(STAGE, what)?;
+    }
+    Ok(())
+}
+
+/// The places where something is mounted at and beneath a place, the deepest first.
+fn points(place: &Path, table: &str) -> Vec<PathBuf> {
     let mut points: Vec<PathBuf> = table.lines().filter_map(|line| line.split(' ').nth(4)).map(mount_point).collect();
     points.retain(|point| point.starts_with(place));
     // The deepest first: the order of the table is that of the mounts' making, not of their places.
     points.sort_by_key(|point| std::cmp::Reverse(point.components().count()));
-    let unmounted: Vec<bool> = points.iter().map(|point| umount2(point, MntFlags::empty()).is_ok()).collect();
-    unmounted.iter().all(|unmounted| *unmounted)
+    points
 }
 
 /// A path as the kernel's table has it: spaces, tabs, newlines and backslashes in octal.

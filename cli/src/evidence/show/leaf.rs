@@ -24,7 +24,7 @@ enum Private {
 
 /// The JSON form of a leaf.
 #[derive(Debug, Serialize)]
-pub(super) struct Line {
+pub(crate) struct Line {
     index: u64,
     /// Nanoseconds of the guest's monotonic clock since the first leaf are the reader's to compute.
     monotonic_ns: u64,
@@ -49,7 +49,7 @@ pub(super) struct Line {
 }
 
 impl Line {
-    pub(super) fn new(leaf: &Leaf, disclosed: Option<&Disclosed>) -> Self {
+    pub(crate) fn new(leaf: &Leaf, disclosed: Option<&Disclosed>) -> Self {
         let mut line = Self {
             index: leaf.index,
             monotonic_ns: leaf.monotonic_ns,
@@ -159,7 +159,7 @@ impl Line {
     }
 
     /// What a reader looks for first: what was refused, what went wrong, what is false.
-    pub(super) fn colour(&self) -> Option<Colour> {
+    pub(crate) fn colour(&self) -> Option<Colour> {
         let failed = self.code.is_some_and(|code| code != 0) || self.cause.is_some_and(|cause| cause != "completed");
         match (self.private, self.kind) {
             (Private::False, _) => Some(Colour::Bad),
@@ -171,7 +171,7 @@ impl Line {
     }
 
     /// The line for people.
-    pub(super) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let seconds = self.monotonic_ns / 1_000_000_000;
         let milliseconds = self.monotonic_ns / 1_000_000 % 1_000;
         let mut words = vec![format!("{:>6}  {seconds:>5}.{milliseconds:03}  {:<10}", self.index, self.kind)];

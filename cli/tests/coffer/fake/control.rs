@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 
+use coffer_evidence::call::read_disclosed;
 use coffer_evidence::fields::Canonical as _;
 use coffer_evidence::intent::{Intent, verify_intent};
 use coffer_evidence::sign::PublicKey;
@@ -16,6 +17,7 @@ use tonic::{Code, Request, Response, Status};
 use super::{Fault, Known, Shared, bundle, refusal};
 
 type Events = Pin<Box<dyn Stream<Item = Result<pb::WatchSessionsResponse, Status>> + Send>>;
+type Entries = Pin<Box<dyn Stream<Item = Result<pb::ReadLogResponse, Status>> + Send>>;
 type Chunks = Pin<Box<dyn Stream<Item = Result<pb::ExportEvidenceResponse, Status>> + Send>>;
 
 fn message(session: &Known) -> pb::Session {
@@ -136,6 +138,17 @@ impl SessionService for Shared {
 #[tonic::async_trait]
 impl EvidenceService for Shared {
     type ExportEvidenceStream = Chunks;
+    type ReadLogStream = Entries;
+
+    async fn read_log(&self, request: Request<pb::ReadLogRequest>) -> Result<Response<Entries>, Status> {
+        let pb::ReadLogRequest { id, follow } = request.into_inner();
+        let session = self.find(&id)?;
+        if session.phase == pb::Phase::Closed {
+            return Err(refusal(Code::FailedPrecondition, "SESSION_CLOSED", "the session is closed"));
+        }
+        self.ask(if follow { "log to the end" } else { "log" });
+        Ok(Response::new(Box::pin(tokio_stream::iter(log(&session, self.fault)))))
+    }
 
     async fn export_evidence(&self, request: Request<pb::ExportEvidenceRequest>) -> Result<Response<Chunks>, Status> {
         let session = self.find(&request.into_inner().id)?;
@@ -153,6 +166,26 @@ impl EvidenceService for Shared {
             .collect();
         Ok(Response::new(Box::pin(tokio_stream::iter(chunks))))
     }
+}
+
+/// The log of a session, from the bundle that it would leave.
+fn log(session: &Known, fault: Fault) -> Vec<Result<pb::ReadLogResponse, Status>> {
+    let bytes = bundle::bundle(session, Fault::None);
+    let read = coffer_evidence::bundle::read(&bytes).expect("a bundle");
+    let mut framed = read.member("leaves").expect("leaves");
+    let parts = read.member("disclosed.cbor").map(|parts| read_disclosed(parts).expect("parts")).unwrap_or_default();
+    let mut entries = Vec::new();
+    while let Some((length, rest)) = framed.split_first_chunk::<4>() {
+        let (leaf, rest) = rest.split_at(u32::from_le_bytes(*length) as usize);
+        let index = entries.len() as u64;
+        let part = parts.iter().find(|part| part.index == index);
+        let private =
+            part.map(|part| pb::PrivatePart { salt: part.salt.to_vec().into(), bytes: part.bytes.clone().into() });
+        let index = if fault == Fault::WrongLog { index + 1 } else { index };
+        entries.push(Ok(pb::ReadLogResponse { index, leaf: leaf.to_vec().into(), private }));
+        framed = rest;
+    }
+    entries
 }
 
 #[tonic::async_trait]

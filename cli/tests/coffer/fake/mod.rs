@@ -47,6 +47,8 @@ pub(crate) enum Fault {
     NoImage,
     /// There are images, and none is the default.
     NoDefaultImage,
+    /// The log has another leaf at each place.
+    WrongLog,
 }
 
 /// A session as the fake knows it.
