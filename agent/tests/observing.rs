@@ -152,6 +152,28 @@ fn a_file_that_replaces_another_is_one_row_with_before_and_after() {
 }
 
 #[test]
+fn names_of_one_file_are_told_one_by_one_and_a_link_in_place_of_a_name_is_a_renaming() {
+    let mut bench = bench!();
+    put(&bench, "a", "linked", 0o644);
+    put(&bench, "twice", "two names", 0o644);
+    let told = told(&mut bench, "ln twice gone");
+    assert!(told.file("W/gone").uses.has(Uses::CREATED));
+    let told = self::told(&mut bench, "ln a b; echo x > tmp; ln tmp final; rm tmp; rm twice; mkfifo p; rm p");
+    assert_eq!(told.lost, []);
+    let both = [told.files.get("W/a"), told.files.get("W/b")];
+    assert_eq!(both.iter().flatten().filter(|file| file.uses.has(Uses::CREATED)).count(), 1, "{both:?}");
+    assert!(both[1].is_some_and(|b| b.uses.has(Uses::CREATED)));
+    let made = told.file("W/final");
+    assert!(made.uses.has(Uses::CREATED.and(Uses::WRITTEN)) && !made.uses.has(Uses::DELETED), "{made:?}");
+    assert_eq!(made.left, Some(content(b"x\n")));
+    assert!(made.from.as_deref().is_some_and(|from| from.ends_with(b"/tmp")), "{made:?}");
+    assert!(!told.files.contains_key("W/tmp"));
+    assert!(told.file("W/twice").uses.has(Uses::DELETED));
+    assert!(!told.files.get("W/gone").is_some_and(|file| file.uses.has(Uses::DELETED)));
+    assert!(told.file("W/p").uses.has(Uses::CREATED.and(Uses::DELETED)));
+}
+
+#[test]
 fn a_tree_that_was_made_and_removed_is_told_file_by_file() {
     let mut bench = bench!();
     let told = told(&mut bench, "mkdir -p a/b/c; for n in 1 2 3; do echo $n > a/b/c/$n; done; rm -r a");

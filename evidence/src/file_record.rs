@@ -51,6 +51,12 @@ impl Uses {
         Self(self.0 | other.0)
     }
 
+    /// The set without what is in the other.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
     /// Whether all of `other` is in it.
     #[must_use]
     pub const fn has(self, other: Self) -> bool {
@@ -318,5 +324,6 @@ mod tests {
         let both = Uses::OPENED.and(Uses::DELETED);
         assert_eq!(Uses::from_number(both.number()), Some(both));
         assert!(both.has(Uses::DELETED) && !both.has(Uses::WRITTEN));
+        assert_eq!(both.without(Uses::DELETED.and(Uses::WRITTEN)), Uses::OPENED);
     }
 }

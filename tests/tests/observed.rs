@@ -20,6 +20,41 @@ fn digest(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
 }
 
+#[test]
+fn a_record_that_is_required_ends_the_call_that_outgrows_it() -> anyhow::Result<()> {
+    needs_an_image!();
+    let host = Host::start(&Settings::default())?;
+    let session = host.ok(&["session", "create", "--require-record"])?.trim().to_owned();
+    // What can be told is no trouble.
+    host.ok(&["session", "exec", &session, "--", "sh", "-c", "echo x > a; cat a; rm a"])?;
+    let call = host.running(&session, TOO_MUCH, Stdio::null())?.wait_with_output()?;
+    let said = String::from_utf8_lossy(&call.stderr).into_owned();
+    assert_eq!((call.status.code(), call.stdout.as_slice()), (Some(125), &b""[..]), "{said}");
+    assert!(said.contains("could not be recorded in full"), "{said}");
+    host.ok(&["session", "exec", &session, "--", "true"])?;
+    // It ends with the session, and has seen all of it.
+    let follow = host.coffer().args(["session", "log", "-f", "--json", &session]).stdout(Stdio::piped()).spawn()?;
+    host.ok(&["session", "close", &session])?;
+    let logged = follow.wait_with_output()?;
+    ensure!(logged.status.success(), "the log ended with {}", logged.status);
+    let logged = String::from_utf8(logged.stdout)?;
+    let bundle = host.directory().join("session.evidence").display().to_string();
+    host.ok(&["evidence", "export", &session, &bundle])?;
+    host.ok(&["evidence", "verify", "--accept-simulated", &bundle])?;
+    let leaves: Vec<Value> = logged.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let kinds: Vec<&str> = leaves.iter().filter_map(|leaf| leaf["kind"].as_str()).collect();
+    let one = ["intent", "outcome"];
+    assert_eq!(
+        kinds,
+        [&["open"][..], &one, &["intent", "incomplete", "outcome"], &one, &["scrub", "seal"]].concat(),
+        "{logged}"
+    );
+    assert_eq!(leaves[5]["cause"], "record_incomplete", "{}", leaves[5]);
+    let shown = host.ok(&["evidence", "show", "--call", leaves[5]["call"].as_str().context("a call")?, &bundle])?;
+    assert!(shown.contains("files_lost       files"), "{shown}");
+    Ok(())
+}
+
 /// Every call of a bundle, in order: its id, and the files of its outcome by path.
 fn calls(host: &Host, bundle: &str) -> anyhow::Result<Vec<(String, BTreeMap<String, Value>)>> {
     let shown = host.ok(&["evidence", "show", "--json", bundle])?;
@@ -42,6 +77,9 @@ fn calls(host: &Host, bundle: &str) -> anyhow::Result<Vec<(String, BTreeMap<Stri
         })
         .collect()
 }
+
+/// A call that does more with files than can be told.
+const TOO_MUCH: &str = "echo up; mkdir many; i=0; while [ $i -lt 40000 ]; do : > many/$i; i=$((i+1)); done; echo done";
 
 #[test]
 fn the_evidence_tells_what_was_executed_read_and_written() -> anyhow::Result<()> {

@@ -33,8 +33,12 @@ pub(super) struct Row {
     pub(super) path: Option<Vec<u8>>,
     /// Where it was last made, removed, or renamed to.
     pub(super) spot: Option<Spot>,
-    /// Where it was before it was first renamed.
+    /// Where it was before it was first renamed, or got another name instead.
     pub(super) before: Option<Spot>,
+    /// Names that were made and are there; more than one where it was linked.
+    pub(super) made: Vec<Spot>,
+    /// Names that were there before the call, and were removed.
+    pub(super) removed: Vec<Spot>,
     opened: Vec<Content>,
     executed: Vec<Content>,
     /// How it looked when its content was last taken.
@@ -69,6 +73,53 @@ impl Row {
     pub(super) fn written(&mut self) {
         self.stale = true;
     }
+}
+
+/// Names of one file that are told.
+const NAMES_MAX: usize = 64;
+
+impl Row {
+    /// A name of it was made. False when it has too many.
+    pub(super) fn name_made(&mut self, at: Spot) -> bool {
+        self.spot = Some(at.clone());
+        push(&mut self.made, at)
+    }
+
+    /// A name of it was removed. One that the call had made itself is what the file was called before.
+    pub(super) fn name_removed(&mut self, at: Spot) -> bool {
+        self.spot = Some(at.clone());
+        match self.made.iter().position(|made| *made == at) {
+            Some(number) => {
+                self.made.remove(number);
+                self.before.get_or_insert(at);
+                true
+            }
+            None => push(&mut self.removed, at),
+        }
+    }
+
+    /// It was renamed.
+    pub(super) fn name_changed(&mut self, from: Spot, to: Spot) -> bool {
+        if let Some(made) = self.made.iter_mut().find(|made| **made == from) {
+            made.clone_from(&to);
+        }
+        self.before.get_or_insert(from);
+        self.spot = Some(to);
+        true
+    }
+}
+
+fn push(list: &mut Vec<Spot>, spot: Spot) -> bool {
+    let has_room = list.len() < NAMES_MAX;
+    if has_room {
+        list.push(spot);
+    }
+    has_room
+}
+
+/// A row that is only a name: its file has another, too.
+pub(super) fn name_only(of: &Row, uses: Uses) -> Row {
+    Row { uses, first_ms: of.first_ms, ..Row::default() }
 }
 
 /// Which list of contents.
@@ -180,9 +231,12 @@ struct Told {
 }
 
 impl Draft {
-    /// Adds a row under the path that it has now. Another file that had the path before was replaced: both are one row, since
+    /// Adds a row under the path that it has now; one without a use is none. Another file that had the path before was replaced: both are one row, since
     /// people think of paths.
     pub(super) fn add(&mut self, path: Vec<u8>, (row, end): (Row, End), left: Option<Content>, from: Option<Vec<u8>>) {
+        if row.uses == Uses::default() {
+            return;
+        }
         let from = from.filter(|from| *from != path);
         let told = Told { row, end, left, from };
         match self.0.entry(path) {

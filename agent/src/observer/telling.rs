@@ -3,7 +3,7 @@
 use super::content::{self, Budget, Look};
 use super::event::Spot;
 use super::kernel::Handle;
-use super::seen::{Draft, End, Key, Row, Seen};
+use super::seen::{Draft, End, Key, Row, Seen, name_only};
 use super::watched::Place;
 use coffer_evidence::file_record::{Content, DIRECTORY_MAX, RecordLoss, Uses};
 use rustix::fs::{FileType, OFlags, Stat, fstat};
@@ -47,6 +47,11 @@ impl Telling {
         Self { seen, keys, directories: HashMap::new(), removed, draft: Draft::default(), budget: Budget::new() }
     }
 
+    /// Bytes that its rows take.
+    pub(super) fn bytes(&self) -> usize {
+        self.seen.bytes()
+    }
+
     /// Looks at some files; true when none is left.
     pub(super) fn go_on(&mut self, places: &[Place]) -> anyhow::Result<bool> {
         let mut read = 0;
@@ -86,6 +91,13 @@ impl Telling {
         if let Some((stat, file)) = found.filter(|(stat, _)| stat.st_nlink > 0)
             && let Some(path) = path_of(file.as_fd(), &stat)
         {
+            row.uses = row.uses.without(Uses::DELETED);
+            let (made, removed) = (std::mem::take(&mut row.made), std::mem::take(&mut row.removed));
+            if !self.names((place, at), &path, &row, (made, Uses::CREATED)) {
+                // It was there before, and was linked.
+                row.uses = row.uses.without(Uses::CREATED);
+            }
+            self.names((place, at), &path, &row, (removed, Uses::DELETED));
             let left = self.left(place, handle, &mut row, &stat);
             let read = left.map_or(0, |content| if content.sha256.is_some() { content.size } else { 0 });
             self.draft.add(path, (row, End::Stays), left, former);
@@ -96,10 +108,27 @@ impl Telling {
             None => None,
         };
         match last.or_else(|| row.path.clone()) {
-            Some(path) => self.draft.add(path, (row, End::Gone), None, former),
+            Some(path) => {
+                let removed = std::mem::take(&mut row.removed);
+                self.names((place, at), &path, &row, (removed, Uses::DELETED));
+                self.draft.add(path, (row, End::Gone), None, former);
+            }
             None => self.seen.lose(RecordLoss::Unnamed),
         }
         Ok(0)
+    }
+
+    /// Names that a file got or lost beside the one that is told: they are rows of their own. Answers whether that one is among them.
+    fn names(&mut self, (place, at): (&Place, usize), path: &[u8], of: &Row, (names, uses): (Vec<Spot>, Uses)) -> bool {
+        let mut is_among = false;
+        for spot in names {
+            match self.beneath(place, at, &spot, DEPTH) {
+                Some(name) if name == path => is_among = true,
+                Some(name) => self.draft.add(name, (name_only(of, uses), End::Stays), None, None),
+                None => self.seen.lose(RecordLoss::Unnamed),
+            }
+        }
+        is_among
     }
 
     /// What is in a file that was made or may have been changed.

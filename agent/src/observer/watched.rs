@@ -20,6 +20,8 @@ const PLACES_MAX: usize = 1 + 2 * crate::fixed::IDENTITIES_MAX;
 const EVENTS: usize = 64;
 /// Bytes of names' events that are read at once.
 const NAMES_BYTES: usize = 64 * 1024;
+/// Processes that are remembered; what others do to names is told of them while they are there to be asked.
+const PROCESSES_MAX: usize = 65_536;
 /// Programs of the image whose digests are kept.
 const PROGRAMS_MAX: usize = 4096;
 /// How long nobody may begin to write a file that is about to be executed. The kernel forbids it from then on.
@@ -47,7 +49,6 @@ pub(super) struct Watched {
     processes: HashMap<i32, u64>,
     programs: HashMap<(u64, u64), Content>,
     leases: Vec<Lease>,
-    lost: Vec<u64>,
 }
 
 #[derive(Debug)]
@@ -103,12 +104,8 @@ impl Watched {
 
     /// Calls that have lost something since the last time.
     pub(super) fn newly_lost(&mut self) -> Vec<u64> {
-        for (intent, call) in &mut self.calls {
-            if call.seen.has_lost() && !std::mem::replace(&mut call.told_lost, true) {
-                self.lost.push(*intent);
-            }
-        }
-        std::mem::take(&mut self.lost)
+        let is_new = |call: &mut Call| call.seen.has_lost() && !std::mem::replace(&mut call.told_lost, true);
+        self.calls.iter_mut().filter_map(|(intent, call)| is_new(call).then_some(*intent)).collect()
     }
 
     /// Does what init says.
@@ -127,8 +124,7 @@ impl Watched {
                 ensure!(self.calls.insert(intent, call).is_none(), "expected another call, found {intent} again");
             }
             (ToObserver::Process { intent, pid }, None) => {
-                let pid = i32::try_from(pid).context("a process id")?;
-                self.processes.insert(pid, intent);
+                self.remember(i32::try_from(pid).context("a process id")?, intent);
             }
             (ToObserver::Finish { intent }, None) => self.finish(intent)?,
             (ToObserver::Forget { intent }, None) => drop(self.end(intent)),
@@ -220,6 +216,13 @@ impl Watched {
         Ok(count > 0)
     }
 
+    fn remember(&mut self, pid: i32, intent: u64) {
+        if self.processes.len() >= PROCESSES_MAX {
+            self.processes.clear();
+        }
+        self.processes.insert(pid, intent);
+    }
+
     fn lose(&mut self, intent: u64, loss: RecordLoss) {
         if let Some(call) = self.calls.get_mut(&intent) {
             call.seen.lose(loss);
@@ -228,11 +231,13 @@ impl Watched {
 
     /// Bytes that are left for rows of any call.
     fn free(&self) -> usize {
-        ALL_BYTES.saturating_sub(self.calls.values().map(|call| call.seen.bytes()).sum())
+        let running: usize = self.calls.values().map(|call| call.seen.bytes()).sum();
+        let telling: usize = self.telling.values().map(Telling::bytes).sum();
+        ALL_BYTES.saturating_sub(running + telling)
     }
 
     fn file(&mut self, intent: u64, what: u64, pid: i32, file: OwnedFd) -> anyhow::Result<()> {
-        self.processes.insert(pid, intent);
+        self.remember(pid, intent);
         let stat = fstat(&file)?;
         let place = self.places.iter().position(|place| place.device == stat.st_dev);
         let answer = match place {
@@ -386,19 +391,23 @@ impl Watched {
         let free = self.free();
         let Some(call) = self.calls.get_mut(&intent) else { return };
         let now = call.now_ms();
-        let Some(row) = call.seen.row(&key, uses, now, free) else { return };
-        let (before, now_at) = match renamed {
-            Some(renamed) if what & event::RENAMED != 0 => (row.before.is_none().then_some(spot), renamed),
-            _ => (None, spot),
-        };
-        let cost = [before.as_ref(), row.spot.is_none().then_some(&now_at)];
+        let cost = [Some(&spot), renamed.as_ref()];
         let cost = cost.into_iter().flatten().map(|spot| spot.name.len() + spot.directory.len()).sum();
-        if call.seen.take(cost, free).is_none() {
+        if call.seen.row(&key, uses, now, free).is_none() || call.seen.take(cost, free).is_none() {
             return;
         }
-        if let Some(row) = call.seen.known(&key) {
-            row.before = row.before.take().or(before);
-            row.spot = Some(now_at);
+        let Some(row) = call.seen.known(&key) else { return };
+        let has_room = match renamed {
+            Some(to) if what & event::RENAMED != 0 => row.name_changed(spot, to),
+            _ => {
+                // What was made and removed at once may be told as one event: the name is gone then.
+                let made = what & event::CREATED == 0 || row.name_made(spot.clone());
+                let removed = what & event::DELETED == 0 || row.name_removed(spot);
+                made && removed
+            }
+        };
+        if !has_room {
+            call.seen.lose(RecordLoss::Files);
         }
     }
 
@@ -411,8 +420,9 @@ impl Watched {
             let is_in = |call: &Call| groups.lines().any(|line| line.ends_with(&format!("/calls/{}", call.group)));
             return match self.calls.iter().find(|(_, call)| is_in(call)) {
                 Some((intent, _)) => {
-                    self.processes.insert(pid, *intent);
-                    Whose::Call(*intent)
+                    let intent = *intent;
+                    self.remember(pid, intent);
+                    Whose::Call(intent)
                 }
                 None => Whose::Nobodys,
             };

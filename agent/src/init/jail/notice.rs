@@ -19,6 +19,7 @@ pub(super) fn of_call(root: &Path, mounts: &[PathBuf]) -> io::Result<OwnedFd> {
         | EventFFlags::O_NOATIME;
     let queue = Fanotify::init(class, files)?;
     let mask = MaskFlags::FAN_OPEN_PERM | MaskFlags::FAN_OPEN_EXEC_PERM | MaskFlags::FAN_CLOSE_WRITE;
+    let mounts = if cfg!(feature = "unwatched") { &[] } else { mounts };
     for mount in mounts {
         let path = root.join(mount.strip_prefix("/").unwrap_or(mount));
         queue.mark(MarkFlags::FAN_MARK_ADD | MarkFlags::FAN_MARK_MOUNT, mask, rustix::fs::CWD, Some(&path))?;
@@ -35,6 +36,9 @@ pub(super) fn of_names() -> io::Result<Fanotify> {
 
 /// Adds the file system of an open directory.
 pub(super) fn add(names: &Fanotify, place: BorrowedFd<'_>) -> io::Result<()> {
+    if cfg!(feature = "unwatched") {
+        return Ok(());
+    }
     let mask = MaskFlags::FAN_CREATE | MaskFlags::FAN_DELETE | MaskFlags::FAN_RENAME | MaskFlags::FAN_ONDIR;
     let how = MarkFlags::FAN_MARK_ADD | MarkFlags::FAN_MARK_FILESYSTEM;
     Ok(names.mark::<_, Path>(how, mask, place.as_fd(), None)?)
