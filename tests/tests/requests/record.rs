@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, ensure};
 use coffer_evidence::bundle;
+use coffer_evidence::call::{OutcomePrivate, read_disclosed};
 use coffer_evidence::fields::Canonical as _;
+use coffer_evidence::file_record::RecordLoss;
 use coffer_evidence::leaf::{CauseClass, Leaf, Public};
 use coffer_tests::host::Host;
 
@@ -30,13 +32,25 @@ pub(crate) fn holds_what_happened(host: &Host, id: &str, calls: &Calls) -> anyho
 
     let mut held: BTreeMap<[u8; 16], Held> = BTreeMap::new();
     let bundle = bundle::read(&std::fs::read(&path)?)?;
+    let parts = read_disclosed(bundle.member("disclosed.cbor").context("disclosed.cbor")?)?;
     for leaf in leaves(bundle.member("leaves").context("leaves")?)? {
         let Some(call) = leaf.call else { continue };
         let held = held.entry(*call.as_bytes()).or_default();
         match leaf.public {
             Public::Denied { .. } => held.denied += 1,
             Public::Intent { .. } => held.intents += 1,
-            Public::Outcome { cause, .. } => held.outcomes.push(cause),
+            Public::Outcome { cause, .. } => {
+                held.outcomes.push(cause);
+                let part = parts.iter().find(|part| part.index == leaf.index).context("an outcome's private part")?;
+                let record = OutcomePrivate::parse(&part.bytes)?.record;
+                let lost = record.map(|record| record.lost).unwrap_or_default();
+                let (what, _) = calls.get(call.as_bytes()).context("a call that was made")?;
+                // A path can be longer than the kernel tells whole: relative to the workspace it may have 4,096 bytes.
+                let is_long = what.len() > 4_000 && lost == [RecordLoss::Unnamed];
+                ensure!(lost.is_empty() || is_long, "{what}: its record misses something: {lost:?}");
+            }
+            // Said with the reason by its outcome, which follows.
+            Public::Incomplete { .. } => {}
             other => anyhow::bail!("a leaf of a call that is none of these: {other:?}"),
         }
     }
