@@ -141,6 +141,58 @@ fn nobody_executes_what_somebody_may_still_write() {
 }
 
 #[test]
+fn who_could_not_execute_a_file_may_write_it_at_once_and_so_may_everybody_when_it_runs() {
+    let mut bench = bench!();
+    put(&bench, "s", "#!/no/such/interpreter\n", 0o755);
+    let script = "python3 -c 'import os,time
+b=time.monotonic()
+try: os.execv(\"./s\", [\"s\"])
+except FileNotFoundError: pass
+open(\"s\", \"a\").write(\"x\")
+print(time.monotonic()-b < 1)' || echo none";
+    let (_, text) = bench.run(script, LONG);
+    if text == "none\n" {
+        eprintln!("NOT RUN: no python3 here");
+        return;
+    }
+    assert_eq!(text, "True\n");
+    // Somebody else's wish to write waits, and the observer does not mind the kernel's word of it.
+    put(&bench, "t", "#!/no/such/interpreter\n", 0o755);
+    let script = "python3 -c 'import os,time
+if os.fork() == 0:
+  time.sleep(0.3)
+  open(\"t\", \"a\").write(\"x\")
+  os._exit(0)
+try: os.execv(\"./t\", [\"t\"])
+except FileNotFoundError: os.wait()'";
+    let (exit, _) = bench.run(script, LONG);
+    assert_eq!(exit.code, Some(0));
+    let told = told(&mut bench, "echo x > after");
+    assert!(told.file("W/after").uses.has(Uses::CREATED));
+    let (exit, text) = bench.run("exec 3>>s; ./s 2>/dev/null; echo $?", LONG);
+    assert_eq!((text.as_str(), Told::of(&bench, &exit.record).with(Uses::EXECUTED).contains(&"W/s")), ("126\n", false));
+}
+
+#[test]
+fn a_file_without_a_name_is_no_trouble() {
+    let mut bench = bench!();
+    let script = "python3 -c 'import os
+fd = os.open(\".\", os.O_TMPFILE | os.O_RDWR); os.write(fd, b\"x\")
+os.link(f\"/proc/self/fd/{fd}\", \"named\", follow_symlinks=True)
+g = os.open(\"gone\", os.O_CREAT | os.O_RDWR); os.unlink(\"gone\"); os.write(g, b\"y\")
+print(open(f\"/proc/self/fd/{g}\").read())' || echo none";
+    let (exit, text) = bench.run(script, LONG);
+    if text == "none\n" {
+        eprintln!("NOT RUN: no python3 here");
+        return;
+    }
+    assert_eq!((exit.code, text.as_str()), (Some(0), "y\n"));
+    let told = Told::of(&bench, &exit.record);
+    assert_eq!((told.file("W/named").left, &told.lost[..]), (Some(content(b"x")), &[][..]));
+    assert!(told.file("W/gone").uses.has(Uses::DELETED));
+}
+
+#[test]
 fn a_file_that_replaces_another_is_one_row_with_before_and_after() {
     let mut bench = bench!();
     put(&bench, "f", "one", 0o644);

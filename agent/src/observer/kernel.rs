@@ -80,6 +80,13 @@ pub(super) fn carried(number: RawFd) -> Option<OwnedFd> {
     (number >= 0).then(|| unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// Whoever wants to write a leased file waits; the kernel's word of that, which would end this process, is not needed.
+pub(super) fn ignore_lease_breaks() -> io::Result<()> {
+    // SAFETY: no handler is installed.
+    let before = unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
+    if before == libc::SIG_ERR { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Keeps everybody from opening the file for writing, until [`release`] or the descriptor is closed. `WouldBlock` when
 /// somebody has it open for writing already, by a descriptor or in memory.
 pub(super) fn lease(file: BorrowedFd<'_>) -> io::Result<()> {

@@ -53,6 +53,7 @@ pub fn run() -> ExitCode {
 
 /// Lives until init closes its socket.
 fn observe(init: &Init) -> anyhow::Result<()> {
+    kernel::ignore_lease_breaks()?;
     let mut watched = Watched::default();
     loop {
         let ready = wait(init, &watched)?;

@@ -75,6 +75,8 @@ struct Lease {
     key: Key,
     pid: i32,
     process: Option<OwnedFd>,
+    /// Openings of it by that process since.
+    opened: u32,
     until: Instant,
 }
 
@@ -241,11 +243,13 @@ impl Watched {
         let stat = fstat(&file)?;
         let place = self.places.iter().position(|place| place.device == stat.st_dev);
         let answer = match place {
-            None => self.fixed(intent, what, &file, &stat),
+            None => {
+                self.went_on(pid, &Key::Fixed(stat.st_dev, stat.st_ino), what);
+                self.fixed(intent, what, &file, &stat)
+            }
             Some(place) => {
                 let key = Key::Placed(place, Handle::of(file.as_fd()).context("name a file")?);
-                // Its process goes on: it has the file that it executes.
-                self.leases.retain(|lease| lease.pid != pid || lease.key == key);
+                self.went_on(pid, &key, what);
                 self.placed(intent, what, (&key, pid), &file, &stat)
             }
         };
@@ -255,6 +259,15 @@ impl Watched {
             kernel::answer(call.queue.as_fd(), file.as_fd(), answer).context("answer the kernel")?;
         }
         Ok(())
+    }
+
+    /// A process that was about to execute a file does something else: it has the file, or could not execute it. Executing is
+    /// one opening of the file itself.
+    fn went_on(&mut self, pid: i32, key: &Key, what: u64) {
+        for lease in self.leases.iter_mut().filter(|lease| lease.pid == pid && lease.key == *key) {
+            lease.opened += u32::from(what & event::OPENING != 0);
+        }
+        self.leases.retain(|lease| lease.pid != pid || (lease.key == *key && lease.opened < 2));
     }
 
     /// A file that nobody can write to: the image's.
@@ -283,19 +296,8 @@ impl Watched {
 
     /// A file that tools can write to.
     fn placed(&mut self, intent: u64, what: u64, (key, pid): (&Key, i32), file: &OwnedFd, stat: &Stat) -> Answer {
-        let mut uses = Uses::OPENED;
-        for (bit, use_of) in [(event::EXECUTING, Uses::EXECUTED), (event::WRITTEN, Uses::WRITTEN)] {
-            if what & bit != 0 {
-                uses = uses.and(use_of);
-            }
-        }
-        self.row(intent, key, uses, file, stat);
-        if !FileType::from_raw_mode(stat.st_mode).is_file() {
-            return Answer::Allow;
-        }
-        let look = Look::of(stat);
-        let mut answer = Answer::Allow;
-        if what & event::EXECUTING != 0 {
+        let (mut answer, is_file) = (Answer::Allow, FileType::from_raw_mode(stat.st_mode).is_file());
+        if what & event::EXECUTING != 0 && is_file {
             match kernel::lease(file.as_fd()) {
                 Ok(()) => self.hold(file, key, pid),
                 // As the kernel would say a moment later.
@@ -304,6 +306,18 @@ impl Watched {
                 Err(_) => self.lose(intent, RecordLoss::Unobserved),
             }
         }
+        let mut uses = Uses::OPENED;
+        if what & event::EXECUTING != 0 && answer == Answer::Allow {
+            uses = uses.and(Uses::EXECUTED);
+        }
+        if what & event::WRITTEN != 0 {
+            uses = uses.and(Uses::WRITTEN);
+        }
+        self.row(intent, key, uses, file, stat);
+        if !is_file {
+            return answer;
+        }
+        let look = Look::of(stat);
         let Some(call) = self.calls.get_mut(&intent) else { return answer };
         if what & event::EXECUTING != 0 && answer == Answer::Allow {
             let content = content::take(file, stat, content::PROGRAM_MAX, &mut call.budget);
@@ -331,7 +345,7 @@ impl Watched {
         let process = rustix::process::Pid::from_raw(pid)
             .and_then(|pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok());
         if let Ok(file) = file.try_clone() {
-            self.leases.push(Lease { file, key: key.clone(), pid, process, until: Instant::now() + LEASE });
+            self.leases.push(Lease { file, key: key.clone(), pid, process, opened: 0, until: Instant::now() + LEASE });
         }
     }
 
