@@ -1,7 +1,8 @@
 //! What the evidence tells of files, in a real guest: what calls executed, opened, wrote, made, removed and renamed, as an auditor
 //! reads it from the bundle. One boot.
 //!
-//! Needs `COFFER_TEST_IMAGE` (set by `scripts/test`); without it the test says NOT RUN.
+//! Needs `COFFER_TEST_IMAGE`, and one test `COFFER_TEST_PROJECT`, the source of a public project (both set by `scripts/test`); without
+//! them the tests say NOT RUN.
 
 use std::collections::BTreeMap;
 use std::process::Stdio;
@@ -52,6 +53,55 @@ fn a_record_that_is_required_ends_the_call_that_outgrows_it() -> anyhow::Result<
     assert_eq!(leaves[5]["cause"], "record_incomplete", "{}", leaves[5]);
     let shown = host.ok(&["evidence", "show", "--call", leaves[5]["call"].as_str().context("a call")?, &bundle])?;
     assert!(shown.contains("files_lost       files"), "{shown}");
+    Ok(())
+}
+
+/// A public project's own tests, in a session: they pass, and the record tells what they read and wrote.
+#[test]
+fn a_real_projects_tests_pass_and_the_record_tells_their_reads_and_writes() -> anyhow::Result<()> {
+    needs_an_image!();
+    let Some(archive) = std::env::var_os("COFFER_TEST_PROJECT") else {
+        println!("NOT RUN: COFFER_TEST_PROJECT names no source archive");
+        ensure!(std::env::var_os("COFFER_TEST_GUESTS").is_none(), "guests are required, and so is what they work on");
+        return Ok(());
+    };
+    let host = Host::start(&Settings::default())?;
+    let unpacked =
+        std::process::Command::new("tar").arg("-xzf").arg(&archive).arg("-C").arg(host.directory()).status()?;
+    ensure!(unpacked.success(), "expected a source archive, found {}", archive.display());
+    let session = host.session()?;
+    let source = host.directory().join("simplejson-3.20.1");
+    host.ok(&["session", "cp", &source.display().to_string(), &format!("{session}:project")])?;
+    // One module makes a temporary file; all of them read and cache their sources.
+    let script = "cd project && python3 -m unittest discover -s simplejson/tests -t . 2>&1 | tail -n 3";
+    let ran = host.ok(&["session", "exec", &session, "--", "sh", "-c", script])?;
+    println!("{ran}");
+    let counted = ran.lines().find_map(|line| line.strip_prefix("Ran ")?.split(' ').next()?.parse::<u32>().ok());
+    ensure!(
+        counted.is_some_and(|count| count > 100) && ran.contains("\nOK"),
+        "expected the project's tests to pass: {ran}"
+    );
+    host.ok(&["session", "close", &session])?;
+    let bundle = host.directory().join("session.evidence").display().to_string();
+    host.ok(&["evidence", "export", &session, &bundle])?;
+    host.ok(&["evidence", "verify", "--accept-simulated", &bundle])?;
+    let calls = calls(&host, &bundle)?;
+    let (_, files) = calls.last().context("a call")?;
+    let encoder = files.get("/workspace/project/simplejson/encoder.py").context("the encoder was read")?;
+    let whole = digest(&std::fs::read(source.join("simplejson/encoder.py"))?);
+    assert_eq!(encoder["opened"][0]["sha256"], Value::from(whole), "{encoder}");
+    let of = |word: &str| -> Vec<&String> {
+        let has = |file: &Value| file["uses"].as_array().is_some_and(|uses| uses.iter().any(|used| used == word));
+        files.iter().filter(|(_, file)| has(file)).map(|(path, _)| path).collect()
+    };
+    let (read, written, executed) = (of("opened for reading"), of("opened for writing"), of("executed"));
+    println!("{} opened for reading, {} for writing, {} executed", read.len(), written.len(), executed.len());
+    assert!(
+        read.iter().filter(|path| path.starts_with("/workspace/project/simplejson/tests/")).count() > 20,
+        "{read:?}"
+    );
+    assert!(written.iter().any(|path| path.contains("/__pycache__/encoder.")), "{written:?}");
+    assert!(executed.iter().any(|path| path.starts_with("/usr/bin/python3")), "{executed:?}");
     Ok(())
 }
 
