@@ -2,6 +2,7 @@
 
 use crate::cbor::{Value, decode_list, encode};
 use crate::fields::{Canonical, Fields, MapBuilder, ParseError, bytes};
+use crate::git::ObjectId;
 use crate::ids::Digest256;
 use crate::leaf::{Leaf, commitment};
 use crate::numbers::CauseClass;
@@ -94,6 +95,8 @@ pub struct OutcomePrivate {
     pub size: Option<u64>,
     /// Files, directories and links in a tree; those that a removal took; changes that a watch told.
     pub files: Option<u64>,
+    /// The commit that the session's git key signed for it.
+    pub commit: Option<ObjectId>,
 }
 
 impl OutcomePrivate {
@@ -113,6 +116,7 @@ impl OutcomePrivate {
             digest: None,
             size: None,
             files: None,
+            commit: None,
         }
     }
 }
@@ -140,6 +144,11 @@ fn read_usage(value: Value) -> Result<Usage, ParseError> {
     Ok(usage)
 }
 
+fn read_commit(f: &mut Fields) -> Result<Option<ObjectId>, ParseError> {
+    let Some(value) = f.optional(14) else { return Ok(None) };
+    ObjectId::from_value(value).map(Some).ok_or_else(|| f.error(14, "an object id of 20 or 32 bytes"))
+}
+
 impl Canonical for OutcomePrivate {
     const NAME: &'static str = "outcome private part";
 
@@ -165,6 +174,7 @@ impl Canonical for OutcomePrivate {
             .maybe(10, self.digest.map(bytes))
             .maybe(11, self.size.map(Value::Unsigned))
             .maybe(12, self.files.map(Value::Unsigned))
+            .maybe(14, self.commit.map(ObjectId::to_value))
             .build()
     }
 
@@ -183,6 +193,7 @@ impl Canonical for OutcomePrivate {
             digest: f.optional_array(10)?.map(Digest256::new),
             size: f.optional_unsigned(11)?,
             files: f.optional_unsigned(12)?,
+            commit: read_commit(&mut f)?,
         };
         f.finish()?;
         Ok(outcome)

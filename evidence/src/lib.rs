@@ -27,6 +27,7 @@ pub mod config;
 pub mod dsse;
 pub mod event_log;
 pub mod fields;
+pub mod git;
 pub mod hash;
 pub mod ids;
 pub mod intent;

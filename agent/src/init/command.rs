@@ -122,6 +122,7 @@ pub fn command(request: &[u8], own: &CStr) -> Result<(Command, Times), CommandEr
             let times = Times { timeout: Duration::from_millis(*timeout_ms) + WATCH_SLACK, ..FILE_TIMES };
             tool_within(&["watch", path, reach_word(reach), &timeout_ms.to_string(), &idle_ms], times)
         }
+        Request::Git { path, .. } => tool(&["git", path, &hex::encode(request.to_bytes())]),
     }?;
     let directory = text(if directory.is_empty() { "." } else { &directory })?;
     let directory = Directory::Beneath(text(fixed::WORKSPACE)?, directory);

@@ -17,6 +17,7 @@ use coffer_evidence::call::RequestFlag;
 use coffer_evidence::call_header::HeaderType;
 use coffer_evidence::cbor::{Key, Value, encode};
 use coffer_evidence::fields::Canonical as _;
+use coffer_evidence::git::{BranchAction, GitAction};
 use coffer_evidence::leaf::{CauseClass, LeafKind, LimitKind, Method, Rejection, Reporter, ScrubStep, StepResult};
 use coffer_evidence::seal::{ClosedBy, Reason};
 
@@ -47,6 +48,8 @@ fn closed_lists_have_the_numbers_of_the_code() {
     check("reporter", Reporter::ALL, Reporter::number, Reporter::as_str);
     check("method", Method::ALL, Method::number, Method::as_str);
     check("request-flag", RequestFlag::ALL, RequestFlag::number, RequestFlag::as_str);
+    check("git-action", GitAction::ALL, GitAction::number, GitAction::as_str);
+    check("branch-action", BranchAction::ALL, BranchAction::number, BranchAction::as_str);
     check("cause-class", CauseClass::ALL, CauseClass::number, CauseClass::as_str);
     check("limit-kind", LimitKind::ALL, LimitKind::number, LimitKind::as_str);
     check("header-type", HeaderType::ALL, HeaderType::number, HeaderType::as_str);

@@ -11,6 +11,7 @@ use coffer_evidence::cbor::{Value, decode, encode};
 use coffer_evidence::collateral::Collateral;
 use coffer_evidence::config::{Config, HostPart, Launch};
 use coffer_evidence::fields::Canonical;
+use coffer_evidence::git::ObjectId;
 use coffer_evidence::hash::tagged;
 use coffer_evidence::ids::{CallId, Digest256, Digest384, Identity, SessionId};
 use coffer_evidence::intent::{
@@ -147,6 +148,7 @@ fn outcome_private() -> OutcomePrivate {
         digest: Some(Digest256::of(b"file")),
         size: Some(4),
         files: Some(1),
+        commit: Some(ObjectId::Sha1([0xc0; 20])),
         ..OutcomePrivate::new(CauseClass::Failed)
     }
 }
