@@ -163,7 +163,9 @@ pub fn of_tool(stage: &str, errno: i32) -> Status {
 fn of_program(errno: Errno) -> &'static str {
     match errno {
         Errno::NOENT => "expected git in the image, found none; use an image that has it",
-        _ => "expected that the policy lets the identity execute git, found that it does not; permit `exec` on /usr/bin/git",
+        _ => {
+            "expected that the policy lets the identity execute git, found that it does not; permit `exec` on /usr/bin/git"
+        }
     }
 }
 
@@ -346,7 +348,9 @@ mod tests {
         assert_eq!(status.code(), Code::FailedPrecondition);
         let text = status.message();
         assert!(text.ends_with("and says: fatal: not a git repository\\nhint: \\u{1b}[2J"), "{text}");
-        assert!(of_git(&[b'a'; 9000]).message().len() < 700 && of_git("é".repeat(400).as_bytes()).message().len() < 700);
+        assert!(
+            of_git(&[b'a'; 9000]).message().len() < 700 && of_git("é".repeat(400).as_bytes()).message().len() < 700
+        );
         assert!(of_git(&[0xff]).message().ends_with('\u{fffd}') && of_git(b"").message().ends_with("says nothing"));
     }
 

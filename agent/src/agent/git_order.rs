@@ -84,9 +84,8 @@ fn checked_message(message: String) -> Result<String, Status> {
     // With the line feed that may be added.
     if message.len() >= MESSAGE_MAX {
         let found = message.len();
-        return Err(Reason::LimitExceeded.status(format!(
-            "expected a message of less than {MESSAGE_MAX} bytes, found {found}; shorten it"
-        )));
+        return Err(Reason::LimitExceeded
+            .status(format!("expected a message of less than {MESSAGE_MAX} bytes, found {found}; shorten it")));
     }
     if message.trim().is_empty() || message.contains('\0') {
         return Err(invalid("expected a message that says something, without NUL, found another"));
@@ -98,12 +97,13 @@ fn checked_message(message: String) -> Result<String, Status> {
 fn paths(named: &[String]) -> Result<Vec<String>, Status> {
     if named.len() > PATHS_MAX {
         let found = named.len();
-        return Err(
-            Reason::LimitExceeded.status(format!("expected at most {PATHS_MAX} paths, found {found}; name fewer at once"))
-        );
+        return Err(Reason::LimitExceeded
+            .status(format!("expected at most {PATHS_MAX} paths, found {found}; name fewer at once")));
     }
     let one = |named: &String| match limits::path(named)? {
-        path if path.starts_with('/') => Err(invalid("expected paths relative to the repository, found an absolute one")),
+        path if path.starts_with('/') => {
+            Err(invalid("expected paths relative to the repository, found an absolute one"))
+        }
         path if path.is_empty() => Ok(".".to_owned()),
         path => Ok(path),
     };
@@ -149,8 +149,26 @@ mod tests {
     #[test]
     fn what_git_could_take_for_something_else_is_refused() {
         for name in [
-            "", "-f", "--upload-pack=x", "a b", "a..b", "a~1", "a:b", "/a", "a/", "a//b", ".a", "a/.b", "a.lock", "a.", "@",
-            "HEAD", "a@{1}", "a\0", "a\n", "*",
+            "",
+            "-f",
+            "--upload-pack=x",
+            "a b",
+            "a..b",
+            "a~1",
+            "a:b",
+            "/a",
+            "a/",
+            "a//b",
+            ".a",
+            "a/.b",
+            "a.lock",
+            "a.",
+            "@",
+            "HEAD",
+            "a@{1}",
+            "a\0",
+            "a\n",
+            "*",
         ] {
             assert!(branch(name.to_owned()).is_err(), "{name:?}");
         }

@@ -137,12 +137,8 @@ impl Repository {
     fn output(&self, arguments: &[&str], input: &[u8]) -> Result<Output, ToolError> {
         let arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();
         let mut command = self.command(&arguments);
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(unstarted)?;
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(unstarted)?;
         // What it does not read, it says itself.
         drop(child.stdin.take().map(|mut stdin| stdin.write_all(input)));
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
@@ -160,19 +156,16 @@ impl Repository {
     /// The policy was asked about a path. A configuration that makes another of it would make the answer one about something else.
     fn leaves_alone(&self, remote: &Path) -> Result<(), ToolError> {
         let arguments = ["config", "--list", "--name-only", "-z"].map(OsString::from);
-        let mut child = self
-            .command(&arguments)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(unstarted)?;
+        let mut child =
+            self.command(&arguments).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().map_err(unstarted)?;
         let mut names = Vec::new();
         if let Some(from) = child.stdout.take() {
             from.take(NAMES_MAX + 1).read_to_end(&mut names).map_err(|error| ToolError::data(&error))?;
         }
         let status = child.wait().map_err(|error| ToolError::data(&error))?;
         // Without a repository git says so itself, better than we could.
-        let changed = names.len() as u64 > NAMES_MAX || names.split(|byte| *byte == 0).any(|name| rewrites(name, remote));
+        let changed =
+            names.len() as u64 > NAMES_MAX || names.split(|byte| *byte == 0).any(|name| rewrites(name, remote));
         if status.success() && changed { Err(ToolError::new("git-remote", Errno::INVAL)) } else { Ok(()) }
     }
 

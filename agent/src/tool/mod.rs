@@ -8,10 +8,10 @@
 mod archive;
 pub mod beneath;
 mod files;
-mod git;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod git;
 mod listing;
 mod names;
 mod pack;

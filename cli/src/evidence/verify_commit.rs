@@ -261,10 +261,18 @@ fn git(repository: &Path, arguments: &[&str], most: u64) -> anyhow::Result<Resul
     command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path))).env("LANG", "C.UTF-8");
     command.env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_TERMINAL_PROMPT", "0");
     command.env("GIT_NO_LAZY_FETCH", "1").env("GIT_OPTIONAL_LOCKS", "0");
-    command.args(["--no-pager", "--no-replace-objects", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null"]);
+    command.args([
+        "--no-pager",
+        "--no-replace-objects",
+        "-c",
+        "core.fsmonitor=false",
+        "-c",
+        "core.hooksPath=/dev/null",
+    ]);
     command.args(["-c", "protocol.allow=never", "-c", "core.alternateRefsCommand=false", "-C"]).arg(repository);
     let ran = command.args(arguments).stdin(Stdio::null()).output();
-    let ran = ran.map_err(|error| failure(INPUT_OUTPUT, format!("expected git on PATH, found that it does not run: {error}")))?;
+    let ran = ran
+        .map_err(|error| failure(INPUT_OUTPUT, format!("expected git on PATH, found that it does not run: {error}")))?;
     if !ran.status.success() {
         let said = String::from_utf8_lossy(&ran.stderr);
         return Ok(Err(format!("that git says: {}", printable(said.trim()))));

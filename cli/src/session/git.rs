@@ -4,8 +4,8 @@
 use std::io::IsTerminal as _;
 
 use clap::{Args, Subcommand};
-use coffer_client::calls::{BranchChange, GitOperation};
 use coffer_client::ClientError;
+use coffer_client::calls::{BranchChange, GitOperation};
 use coffer_evidence::ids::SessionId;
 use coffer_proto::guest::v1 as guest;
 use serde::Serialize;

@@ -23,8 +23,7 @@ impl Client {
         operation: GitOperation,
         mut deliver: impl FnMut(&[u8]) -> Result<(), ClientError>,
     ) -> Result<guest::GitTrailer, ClientError> {
-        let request =
-            guest::GitRequest { header: Some(header()?), path: path.to_owned(), operation: Some(operation) };
+        let request = guest::GitRequest { header: Some(header()?), path: path.to_owned(), operation: Some(operation) };
         let mut stream = self.tools().git(addressed(session, request)).await?.into_inner();
         let (mut hash, mut bytes) = (Sha256::new(), 0_u64);
         while let Some(message) = stream.message().await.map_err(ClientError::after_dispatch)? {

@@ -382,11 +382,7 @@ mod tests {
         assert!(Commit::parse(&[good.as_bytes(), b"\xff\n"].concat()).is_err());
         // A signature of another program.
         let pgp = replaced("\n\nSay", "\ngpgsig -----BEGIN PGP SIGNATURE-----\n \n -----END PGP SIGNATURE-----\n\nSay");
-        assert_eq!(
-            SignedCommit::parse(pgp.as_bytes()),
-            Err(CommitError::Signature(SshSignatureError::Armor)),
-            "{pgp}"
-        );
+        assert_eq!(SignedCommit::parse(pgp.as_bytes()), Err(CommitError::Signature(SshSignatureError::Armor)), "{pgp}");
     }
 
     #[test]

@@ -168,9 +168,7 @@ pub(crate) fn read_order(f: &mut Fields) -> Result<GitOrder, ParseError> {
             GitOrder::Commit { message, author: author.map_err(|_| f.error(25, "a name and an email address"))? }
         }
         GitAction::Branch => GitOrder::Branch(read_branch(f)?),
-        GitAction::Fetch => {
-            GitOrder::Fetch { branch: f.optional_text(27, TEXT_MAX)?, remote: f.text(28, TEXT_MAX)? }
-        }
+        GitAction::Fetch => GitOrder::Fetch { branch: f.optional_text(27, TEXT_MAX)?, remote: f.text(28, TEXT_MAX)? },
         GitAction::Push => GitOrder::Push { branch: f.text(27, TEXT_MAX)?, remote: f.text(28, TEXT_MAX)? },
     })
 }
