@@ -258,7 +258,7 @@ fn branches_are_made_switched_to_and_removed() {
 #[test]
 fn a_bare_repository_is_pushed_to_and_fetched_from() {
     let place = repository("sha1");
-    git(&place, &["init", "--quiet", "--bare", "up.git"]);
+    git(&place, &["init", "--quiet", "--bare", "--initial-branch=main", "up.git"]);
     done(&run(&place, add(&["."])));
     done(&run(&place, commit("First")));
     done(&run(&place, push("up.git")));
@@ -283,7 +283,7 @@ fn a_bare_repository_is_pushed_to_and_fetched_from() {
 #[test]
 fn no_hook_helper_or_program_of_a_repository_is_run() {
     let place = repository("sha1");
-    git(&place, &["init", "--quiet", "--bare", "up.git"]);
+    git(&place, &["init", "--quiet", "--bare", "--initial-branch=main", "up.git"]);
     let (evil, mark) = (place.at("evil"), place.at("mark"));
     fs::write(&evil, format!("#!/bin/sh\necho \"$0 $*\" >>{}\nexit 0\n", mark.display())).unwrap();
     fs::set_permissions(&evil, fs::Permissions::from_mode(0o755)).unwrap();
@@ -364,7 +364,7 @@ fn no_hook_helper_or_program_of_a_repository_is_run() {
 #[test]
 fn a_remote_is_the_path_that_the_policy_was_asked_about() {
     let place = repository("sha1");
-    git(&place, &["init", "--quiet", "--bare", "up.git"]);
+    git(&place, &["init", "--quiet", "--bare", "--initial-branch=main", "up.git"]);
     git(&place, &["init", "--quiet", "--bare", "other.git"]);
     done(&run(&place, add(&["."])));
     done(&run(&place, commit("First")));

@@ -96,8 +96,9 @@ impl Place {
 
     fn verify(&self, commit: &str, more: &[&str]) -> (Option<i32>, serde_json::Value) {
         let at = AT.to_string();
-        let arguments = ["evidence", "verify-commit", "--json", "--at", &at, "repo", commit, "a.evidence"];
-        let answer = output(self.home.path(), &[&arguments[..], more].concat());
+        let now: &[&str] = if more.contains(&"--at") { &[] } else { &["--at", &at] };
+        let arguments = ["evidence", "verify-commit", "--json", "repo", commit, "a.evidence"];
+        let answer = output(self.home.path(), &[&arguments[..], now, more].concat());
         let text = stdout(&answer);
         (code(&answer), serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}{}", stderr(&answer))))
     }

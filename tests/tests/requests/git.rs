@@ -97,7 +97,7 @@ pub(crate) struct Made {
 
 pub(crate) async fn work(session: &Session, host: &Host) -> anyhow::Result<Made> {
     let setup = "mkdir git && cd git && git init -q -b main repo && git init -q -b main --bare up.git && \
-                 git init -q --bare other.git && echo one >repo/a.txt";
+                 git init -q -b main --bare other.git && echo one >repo/a.txt";
     session.sh(setup).await?;
     assert_eq!(session.in_repo("status", status()).await.out, "## No commits yet on main\n?? a.txt\n");
     refused_ones(session).await;
