@@ -47,7 +47,7 @@ fn private_outcome() -> Opened {
 }
 
 /// The first call of the fixtures becomes the one that committed.
-fn with_commit(leaves: &mut Vec<Leaf>) {
+fn with_commit(leaves: &mut [Leaf]) {
     for (leaf, private) in leaves.iter_mut().skip(1).zip([private_intent(), private_outcome()]) {
         match &mut leaf.public {
             Public::Intent { method, .. } | Public::Outcome { method, .. } => *method = Method::Git,
@@ -58,7 +58,7 @@ fn with_commit(leaves: &mut Vec<Leaf>) {
 }
 
 fn session(ending: Ending) -> Parts {
-    let mut parts = parts(&Recipe { leaves: with_commit, ..Recipe::default() }, ending);
+    let mut parts = parts(&Recipe { leaves: |leaves| with_commit(leaves), ..Recipe::default() }, ending);
     for (part, private) in parts.disclosed.iter_mut().flatten().zip([private_intent(), private_outcome()]) {
         (part.salt, part.bytes) = (private.salt, private.bytes);
     }

@@ -1,7 +1,7 @@
 //! Git in a real guest: a repository is made, committed to, branched, pushed and fetched; its configuration is hostile and reaches
 //! nothing outside of its call; and what was committed is, once the session is closed, shown to be of it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
 use coffer_evidence::leaf::CauseClass::{Completed, Failed};
@@ -129,10 +129,23 @@ pub(crate) async fn work(session: &Session, host: &Host) -> anyhow::Result<Made>
     let unsigned = session.output(&["git", "-C", "/workspace/git/theirs", "rev-parse", "HEAD"]).await?;
     session.sh("cd git/repo && git fetch -q ../theirs main:theirs").await?;
     let repository = host.directory().join("repo");
-    host.ok(&["session", "cp", &format!("{}:git/repo", session.id), &repository.display().to_string()])?;
+    taken(session, &repository).await?;
     session.sh("rm -rf git").await?;
     let signed = vec![first.trailer.commit, second];
     Ok(Made { repository, signed, unsigned: unsigned.trim_end().to_owned() })
+}
+
+/// The repository, as it is in the session.
+async fn taken(session: &Session, to: &Path) -> anyhow::Result<()> {
+    let request = pb::DownloadRequest { header: session.header("the repository", DONE), path: "git/repo".into() };
+    let mut stream = session.tools().download(request).await?.into_inner();
+    let mut archive = Vec::new();
+    while let Some(message) = stream.message().await? {
+        if let Some(pb::download_response::Response::Data(data)) = message.response {
+            archive.extend(data);
+        }
+    }
+    Ok(tar::Archive::new(&archive[..]).unpack(to)?)
 }
 
 async fn refused_ones(session: &Session) {
