@@ -339,6 +339,10 @@ mod tests {
         assert!(of("path", Errno::AGAIN).starts_with("FILE_BUSY: "));
         assert!(of("match", Errno::NOENT).starts_with("ETAG_MISMATCH: "));
         assert!(of("move", Errno::XDEV).starts_with("WRONG_KIND: "));
+        assert!(
+            of("git-program", Errno::ACCESS).starts_with("ACCESS_DENIED: ")
+                && of("git-sign", Errno::PERM).starts_with("INTERNAL: ")
+        );
         assert!(of("watch", Errno::NOSPC).starts_with("LIMIT_EXCEEDED: "));
     }
 

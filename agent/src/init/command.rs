@@ -237,7 +237,10 @@ mod tests {
         let write = |if_match| Request::WriteFile { path: path(), mode: 0o644, if_match };
         let list = |depth, page_token, page_size| Request::ListDirectory { path: path(), depth, page_token, page_size };
         let hex = "ab".repeat(32);
-        let rows: [(Request, &str); 12] = [
+        let git = Request::Git { path: path(), order: coffer_evidence::git::GitOrder::Status };
+        let git_words = format!("git a {}", hex::encode(git.to_bytes()));
+        let rows: [(Request, &str); 13] = [
+            (git, &git_words),
             (write(None), "write a 420 any"),
             (write(Some(IfMatch::Nothing)), "write a 420 nothing"),
             (write(Some(IfMatch::Content(digest))), &format!("write a 420 {hex}")),

@@ -180,16 +180,19 @@ fn look(
         return Ok(());
     }
     answer.signed = true;
+    if report.platform.as_deref() == Some("simulated") {
+        answer.words.push("Anyone can forge this.".to_owned());
+    }
     answer.words.push(format!(
-        "Commit {} was signed by the git key of instance {instance}, which exists only in that TD, signs only in a running git \
-         commit of its record, and was destroyed before the seal.",
+        "Commit {} was signed by the git key of instance {instance}, which exists only in that TD.",
         answer.commit
     ));
     let found = outcomes(contents, signed.id())?;
     answer.shown = Shown::Yes;
     answer.words.push(match (&found.named, found.closed, report.verdict) {
         (Some(named), ..) => {
-            format!("Outcome leaf {} names it: it was made by call {} of identity {}.", named.leaf, named.call, named.identity)
+            let Named { leaf, call, identity, cause } = named;
+            format!("Outcome leaf {leaf} ({cause}) names it: it was made by call {call} of identity {identity}.")
         }
         (None, 0, Verdict::Sealed) => {
             answer.shown = Shown::CannotTell;

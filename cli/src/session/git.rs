@@ -18,7 +18,7 @@ use crate::output::{Form, Output, printable};
 pub(super) const GIT_HELP: &str = "\
 Each is a call in the action log, under the policy's git actions, and runs in the session. Commits are signed by a key that \
 exists only in it: `coffer evidence verify-commit` shows that for one. Hooks of the repository are not run. Remotes are \
-paths of the session. Anything else that git does is there with `coffer session exec SESSION -- git ...`, unsigned.
+paths of the session, and the default policy permits none: a policy names them (docs/policy.md). Anything else that git does is there with `coffer session exec SESSION -- git ...`, unsigned.
 
 Exit status: 0 done; 1 git did not do it, and says why; 64 usage; 69 no session; 77 the policy does not allow it.
 With --json one value at the end holds git's output.";

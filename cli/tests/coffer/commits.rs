@@ -129,7 +129,8 @@ fn a_commit_of_the_session_is_shown_with_its_call_and_only_as_far_as_the_bundle_
     assert_eq!(answer["report"]["verdict"], "sealed");
     let (status, shown, words) = place.told(&signed, SIMULATED);
     assert!(
-        words.contains("was signed by the git key of instance") && words.contains("Outcome leaf 2 names it"),
+        words.contains("was signed by the git key of instance")
+            && words.contains("Outcome leaf 2 (completed) names it"),
         "{words}"
     );
     assert_eq!((status, shown.as_str()), (Some(0), "yes"));

@@ -173,6 +173,13 @@ async fn refused_ones(session: &Session) {
         let result = session.git(what, Leaves::None, "git/repo", operation).await;
         refused(what, result, InvalidArgument, "INVALID_ARGUMENT", words);
     }
+    // As long as they may be, they reach git, which says what it thinks of them.
+    let longest = session.git("the longest message", TRIED, "git/repo", commit(&"a".repeat(32 * 1024 - 1))).await;
+    refused("the longest message", longest, FailedPrecondition, "GIT_FAILED", "found nothing to commit");
+    let path = ["a".repeat(200), "b".repeat(200)].concat();
+    let many = Operation::Add(pb::GitAdd { paths: vec![path[..255].to_owned(); 236] });
+    let many = session.git("as many paths as fit", TRIED, "git/repo", many).await;
+    refused("as many paths as fit", many, FailedPrecondition, "GIT_FAILED", "did not match any files");
     let long = session.git("a long message", Leaves::None, "git/repo", commit(&"a".repeat(32 * 1024))).await;
     refused("a long message", long, InvalidArgument, "LIMIT_EXCEEDED", "less than 32768 bytes, found 32768");
 }
