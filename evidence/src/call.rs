@@ -3,6 +3,7 @@
 use crate::cbor::{Value, decode_list, encode};
 use crate::fields::{Canonical, Fields, MapBuilder, ParseError, bytes};
 use crate::file_record::FileRecord;
+use crate::git::ObjectId;
 use crate::ids::Digest256;
 use crate::leaf::{Leaf, commitment};
 use crate::numbers::CauseClass;
@@ -97,6 +98,8 @@ pub struct OutcomePrivate {
     pub files: Option<u64>,
     /// What it did with files; `None` when nothing ran.
     pub record: Option<FileRecord>,
+    /// The commit that the session's git key signed for it.
+    pub commit: Option<ObjectId>,
 }
 
 impl OutcomePrivate {
@@ -117,6 +120,7 @@ impl OutcomePrivate {
             size: None,
             files: None,
             record: None,
+            commit: None,
         }
     }
 }
@@ -142,6 +146,11 @@ fn read_usage(value: Value) -> Result<Usage, ParseError> {
     };
     f.finish()?;
     Ok(usage)
+}
+
+fn read_commit(f: &mut Fields) -> Result<Option<ObjectId>, ParseError> {
+    let Some(value) = f.optional(14) else { return Ok(None) };
+    ObjectId::from_value(value).map(Some).ok_or_else(|| f.error(14, "an object id of 20 or 32 bytes"))
 }
 
 impl Canonical for OutcomePrivate {
@@ -170,6 +179,7 @@ impl Canonical for OutcomePrivate {
             .maybe(11, self.size.map(Value::Unsigned))
             .maybe(12, self.files.map(Value::Unsigned))
             .maybe(13, self.record.as_ref().map(Canonical::to_value))
+            .maybe(14, self.commit.map(ObjectId::to_value))
             .build()
     }
 
@@ -189,6 +199,7 @@ impl Canonical for OutcomePrivate {
             size: f.optional_unsigned(11)?,
             files: f.optional_unsigned(12)?,
             record: f.optional(13).map(FileRecord::from_value).transpose()?,
+            commit: read_commit(&mut f)?,
         };
         f.finish()?;
         Ok(outcome)

@@ -28,6 +28,7 @@ pub mod dsse;
 pub mod event_log;
 pub mod fields;
 pub mod file_record;
+pub mod git;
 pub mod hash;
 pub mod ids;
 pub mod intent;

@@ -108,6 +108,8 @@ closed_list! {
         MakeDirectory = 10, "make_directory";
         /// Tell what changes beneath a directory.
         Watch = 11, "watch";
+        /// Work with a git repository.
+        Git = 12, "git";
     }
 }
 
@@ -120,6 +122,42 @@ closed_list! {
         Parents = 2, "parents";
         /// Replace what has the name: move.
         Replace = 3, "replace";
+        /// What is staged, not the files as they are: git diff.
+        Staged = 4, "staged";
+    }
+}
+
+closed_list! {
+    /// What a git call does.
+    GitAction {
+        /// Show the state of the work tree.
+        Status = 1, "status";
+        /// Show differences.
+        Diff = 2, "diff";
+        /// Show history.
+        Log = 3, "log";
+        /// Stage.
+        Add = 4, "add";
+        /// Commit what is staged.
+        Commit = 5, "commit";
+        /// List, make, switch to or remove a branch.
+        Branch = 6, "branch";
+        /// Fetch from a repository.
+        Fetch = 7, "fetch";
+        /// Push to a repository.
+        Push = 8, "push";
+    }
+}
+
+closed_list! {
+    /// What is done with a branch.
+    BranchAction {
+        /// Make it.
+        Create = 1, "create";
+        /// Work on it.
+        Switch = 2, "switch";
+        /// Remove it.
+        Delete = 3, "delete";
     }
 }
 

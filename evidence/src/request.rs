@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::cbor::{Key, Value};
 use crate::fields::{Canonical, Fields, MapBuilder, ParseError, bytes};
+use crate::git::{GitOrder, read_order};
 use crate::ids::Digest256;
 use crate::numbers::{Method, RequestFlag};
 
@@ -74,6 +75,8 @@ pub enum Request {
     MakeDirectory { path: String, mode: u64, above: Above },
     /// Tell what changes beneath a directory.
     Watch { path: String, reach: Reach, timeout_ms: u64 },
+    /// Work with the git repository at a path.
+    Git { path: String, order: GitOrder },
 }
 
 /// What must have a file's name for it to be written.
@@ -190,6 +193,7 @@ impl Request {
             Self::Move { .. } => Method::Move,
             Self::MakeDirectory { .. } => Method::MakeDirectory,
             Self::Watch { .. } => Method::Watch,
+            Self::Git { .. } => Method::Git,
         }
     }
 }
@@ -231,6 +235,7 @@ impl Canonical for Request {
             Self::Watch { path, reach, timeout_ms } => {
                 map.text(8, path).maybe(17, number(reach.flag())).unsigned(18, *timeout_ms)
             }
+            Self::Git { path, order } => order.add(map.text(8, path)),
         }
         .build()
     }
@@ -284,6 +289,7 @@ impl Canonical for Request {
             Method::Watch => {
                 Self::Watch { path: f.text(8, TEXT_MAX)?, reach: Reach::read(&mut f)?, timeout_ms: f.unsigned(18)? }
             }
+            Method::Git => Self::Git { path: f.text(8, TEXT_MAX)?, order: read_order(&mut f)? },
         };
         f.finish()?;
         Ok(request)

@@ -44,6 +44,7 @@ pub const TARGETS: &[Target] = &[
     target("control_link", guest_words::control_link),
     target("dsse", signed::dsse),
     target("event_log", quotes::event_log),
+    target("git_commit", signed::git_commit),
     target("link_frames", formats::link_frames),
     target("mirror_store", guest_words::mirror_store),
     target("process_frames", formats::process_frames),

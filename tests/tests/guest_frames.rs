@@ -73,12 +73,14 @@ fn of_notary() -> Vec<Sample> {
         sample("log-denied", UP, &AgentToNotary::Denied(call())),
         sample("log-outcome", UP, &outcome),
         sample("log-seal", UP, &AgentToNotary::Seal { reason: 0, closed_by: 2 }),
+        sample("log-sign", UP, &AgentToNotary::Sign { intent: 1, commit: bytes("commit") }),
         sample("admitted", DOWN, &admitted),
         sample("opened", DOWN, &opened),
         sample("appended", DOWN, &NotaryToAgent::Appended { index: 1 }),
         sample("refused", DOWN, &NotaryToAgent::Refused { refusal: Refusal::Full }),
         sample("record", DOWN, &NotaryToAgent::Record { frame: bytes("mirror frame") }),
         sample("log-sealed", DOWN, &sealed),
+        sample("signed", DOWN, &NotaryToAgent::Signed { signature: text("signature") }),
         sample("identities", INIT, &identities),
         sample("permit", INIT, &permit),
         sample("open-file", INIT, &NotaryToInit::Open { file: ReportFile::Outblob }),
@@ -152,6 +154,8 @@ fn of_tools() -> Vec<Sample> {
         sample("tool-change", RULE, &Report::Change(change(ChangeKind::Moved, Of::Leaf))),
         sample("tool-lagged", RULE, &Report::Lagged),
         sample("tool-watch-end", RULE, &Report::WatchEnd(WatchEnd::Idle)),
+        sample("tool-sign", RULE, &Report::Sign { commit: bytes("commit") }),
+        sample("tool-said", RULE, &Report::Said { text: bytes("fatal: no commits") }),
     ]
 }
 

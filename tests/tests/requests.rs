@@ -15,6 +15,8 @@ mod control;
 mod execs;
 #[path = "requests/files.rs"]
 mod files;
+#[path = "requests/git.rs"]
+mod git;
 #[path = "requests/names.rs"]
 mod names;
 #[path = "requests/races.rs"]
@@ -41,7 +43,7 @@ use session::Session;
 fn each_bad_request_has_one_clear_error_and_nothing_is_lost() -> anyhow::Result<()> {
     needs_an_image!();
     let host = Host::start(&Settings::default())?;
-    let id = host.session()?;
+    let id = session::create(&host)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let session = runtime.block_on(Session::connect(&host, &id))?;
     let before = host.peak_memory_kib()?;
@@ -63,17 +65,21 @@ fn each_bad_request_has_one_clear_error_and_nothing_is_lost() -> anyhow::Result<
         told("files");
         names::changes(&session).await.context("names")?;
         told("names");
+        let made = git::work(&session, &host).await.context("git")?;
+        told("git");
         archives::uploads(&session).await.context("archives")?;
         told("archives");
         races::swaps(&session).await.context("races")?;
         told("races");
         sizes::transfers(&session, &host, before).await.context("sizes")?;
         told("sizes");
-        session.works().await
+        session.works().await?;
+        anyhow::Ok(made)
     };
-    runtime.block_on(all).with_context(|| host.diagnostics())?;
+    let made = runtime.block_on(all).with_context(|| host.diagnostics())?;
     let calls = session.calls();
     drop(session);
     answers::all_were_right();
-    record::holds_what_happened(&host, &id, &calls).with_context(|| host.diagnostics())
+    record::holds_what_happened(&host, &id, &calls).with_context(|| host.diagnostics())?;
+    git::shown(&host, &made)
 }

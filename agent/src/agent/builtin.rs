@@ -8,6 +8,7 @@ use super::starter::{Process, Wires};
 use crate::frames::start::{Cause, Exit};
 use crate::frames::tool::{Change, Entry, Report, WatchEnd};
 use crate::frames::{FRAME_MAX, Frame as _};
+use crate::tool::SAID_MAX;
 use bytes::Bytes;
 use coffer_evidence::call::{OutcomePrivate, StreamDigest};
 use coffer_evidence::leaf::CauseClass;
@@ -46,6 +47,8 @@ pub(super) struct Ran {
     pub(super) more: Option<Vec<u8>>,
     /// Why a watch ended.
     pub(super) watch_end: Option<WatchEnd>,
+    /// What git wrote to its standard error.
+    pub(super) said: Vec<u8>,
     /// The bytes that came in.
     pub(super) input: StreamDigest,
     /// The bytes that went out.
@@ -87,6 +90,35 @@ where
                 Some(kept) => kept.await.map_or(Heard::Passed, Heard::Kept),
                 None => Heard::Passed,
             }
+        }
+    };
+    finish(call, input, gone, told, hear, deliver).await
+}
+
+/// Starts a tool that works with git. Where it may ask for a signature, `answer` takes what it asks for, and the input is the answer.
+/// Output goes to `deliver` as far as a client gets it.
+pub(super) async fn converse<A, D>(
+    call: Call,
+    input: Option<Input>,
+    gone: &CancellationToken,
+    mut answer: impl FnMut(Vec<u8>) -> A,
+    deliver: impl FnMut(Bytes) -> D,
+) -> Result<Ran, Status>
+where
+    A: Future<Output = ()>,
+    D: Future<Output = bool>,
+{
+    let told = Told { most: REPORTS_MAX, content: Content::Output, output_max: limits::OUTPUT_MAX, ..Told::new() };
+    let hear = |report| {
+        let answered = match report {
+            Report::Sign { commit } => Some(answer(commit)),
+            _ => None,
+        };
+        async move {
+            if let Some(answered) = answered {
+                answered.await;
+            }
+            Heard::Passed
         }
     };
     finish(call, input, gone, told, hear, deliver).await
@@ -148,10 +180,14 @@ where
     let verdict = verdict(&exit, &told, fed);
     let OutcomePrivate { usage, record, .. } = call::ended(&exit);
     let outcome = OutcomePrivate { usage, record, ..outcome(&verdict, &told, &input, &output) };
-    let outcome = call.outcome(&outcome, output.total, input.total).await?;
+    let given = match told.content {
+        Content::Moved => input.total,
+        Content::Output => 0,
+    };
+    let outcome = call.outcome(&outcome, output.total, given).await?;
     verdict.map_err(|failure| failure.status)?;
-    let Told { entries, files, left_out, more, watch_end, .. } = told;
-    Ok(Ran { intent, outcome, entries, files: files.unwrap_or(0), left_out, more, watch_end, input, output })
+    let Told { entries, files, left_out, more, watch_end, said, .. } = told;
+    Ok(Ran { intent, outcome, entries, files: files.unwrap_or(0), left_out, more, watch_end, said, input, output })
 }
 
 struct Carried {
@@ -170,15 +206,41 @@ struct Told {
     left_out: u64,
     more: Option<Vec<u8>>,
     watch_end: Option<WatchEnd>,
+    /// What git wrote to its standard error, cut.
+    said: Vec<u8>,
     end: End,
     /// Bytes of reports that are read.
     most: u64,
+    /// Bytes of output that are delivered.
+    output_max: u64,
+    /// What size and digest of the outcome are of.
+    content: Content,
+}
+
+/// What the size and the digest of an outcome are of.
+#[derive(Clone, Copy)]
+enum Content {
+    /// What came in, or where nothing did, what went out.
+    Moved,
+    /// What went out: what came in is our own answer.
+    Output,
 }
 
 impl Told {
     fn new() -> Self {
         let (more, watch_end) = (None, None);
-        Self { entries: Vec::new(), files: None, left_out: 0, more, watch_end, end: End::Silent, most: 0 }
+        Self {
+            entries: Vec::new(),
+            files: None,
+            left_out: 0,
+            more,
+            watch_end,
+            said: Vec::new(),
+            end: End::Silent,
+            most: 0,
+            output_max: u64::MAX,
+            content: Content::Moved,
+        }
     }
 }
 
@@ -224,7 +286,7 @@ where
     let Wires::Pipes { stdin, stdout, stderr } = wires else {
         return Err(Reason::Internal.status("a built-in tool on a terminal"));
     };
-    let budget = Budget::new(u64::MAX);
+    let budget = Budget::new(told.output_max);
     let output = pump::drain(stdout, &budget, &abandon, |_, chunk| deliver(chunk));
     let reports = reports(stderr, told, hear, &abandon);
     let feed = feed(call, stdin, input, &over);
@@ -318,7 +380,11 @@ where
             }
             Report::More { after } => told.more = Some(after),
             Report::WatchEnd(end) => told.watch_end = Some(end),
-            Report::Entry(_) | Report::Change(_) | Report::Lagged => {
+            Report::Said { mut text } => {
+                text.truncate(SAID_MAX);
+                told.said = text;
+            }
+            Report::Entry(_) | Report::Change(_) | Report::Lagged | Report::Sign { .. } => {
                 let heard = tokio::select! {
                     heard = hear(report) => heard,
                     () = abandon.cancelled() => Heard::Passed,
@@ -356,7 +422,10 @@ fn verdict(exit: &Exit, told: &Told, fed: Result<(), Status>) -> Result<(), Fail
     match (exit.cause, &told.end) {
         (Cause::Ended, End::Done) if cause == CauseClass::Completed => Ok(()),
         (Cause::Ended, End::Failed { stage, errno }) => {
-            let status = errors::of_tool(stage, *errno);
+            let status = match stage.as_str() {
+                "git" => errors::of_git(&told.said),
+                stage => errors::of_tool(stage, *errno),
+            };
             let (errno, stage) = (Some(u64::from(errno.unsigned_abs())), Some(call::stage(stage)));
             Err(Failure { cause: CauseClass::Failed, errno, stage, status })
         }
@@ -371,7 +440,10 @@ fn verdict(exit: &Exit, told: &Told, fed: Result<(), Status>) -> Result<(), Fail
 
 /// The private part of the outcome, without the usage.
 fn outcome(verdict: &Result<(), Failure>, told: &Told, input: &StreamDigest, output: &StreamDigest) -> OutcomePrivate {
-    let moved = if input.total > 0 { input } else { output };
+    let moved = match told.content {
+        Content::Moved if input.total > 0 => input,
+        Content::Moved | Content::Output => output,
+    };
     let content = OutcomePrivate {
         digest: Some(moved.sha256),
         size: Some(moved.total),

@@ -22,6 +22,7 @@ use coffer_evidence::ids::{CallId, Identity};
 use coffer_evidence::leaf::CauseClass;
 use coffer_policy::Run;
 use coffer_proto::guest::v1 as pb;
+use futures_util::future::BoxFuture;
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
@@ -156,6 +157,15 @@ impl Call {
             over.cancelled().await;
         }
         fed
+    }
+
+    /// Has a commit signed: only for a call whose request is one.
+    pub fn signer(&self) -> impl Fn(Vec<u8>) -> BoxFuture<'static, Option<String>> + use<> {
+        let (log, intent) = (self.session.log.clone(), self.intent);
+        move |commit| {
+            let log = log.clone();
+            Box::pin(async move { log.sign(intent, commit).await.ok() })
+        }
     }
 
     /// Cancelled once the session accepts nothing any more.

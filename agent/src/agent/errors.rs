@@ -9,6 +9,8 @@ use tonic::{Code, Status};
 /// The kernel's error numbers are below this.
 const ERRNO_END: i32 = 4096;
 const DOMAIN: &str = "coffer.dev";
+/// Bytes of git's own words that a status tells; it travels in a header of bounded size.
+const GIT_TOLD: usize = 600;
 
 /// Why a call was refused or failed. Each has one code and one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +51,8 @@ pub enum Reason {
     EtagMismatch,
     /// The file is changed or locked by others just then.
     FileBusy,
+    /// Git did not do it, or the repository is not as it must be for that.
+    GitFailed,
     /// No space or no inodes are left.
     NoSpace,
     /// The tool could not be started.
@@ -87,6 +91,7 @@ impl Reason {
             Reason::WrongKind => (Code::FailedPrecondition, "WRONG_KIND"),
             Reason::EtagMismatch => (Code::FailedPrecondition, "ETAG_MISMATCH"),
             Reason::FileBusy => (Code::Aborted, "FILE_BUSY"),
+            Reason::GitFailed => (Code::FailedPrecondition, "GIT_FAILED"),
             Reason::NoSpace => (Code::ResourceExhausted, "NO_SPACE"),
             Reason::NotStarted => (Code::Internal, "NOT_STARTED"),
             Reason::Ended => (Code::Aborted, "CALL_ENDED"),
@@ -143,10 +148,40 @@ pub fn of_tool(stage: &str, errno: i32) -> Status {
         ("match", errno) => (Reason::EtagMismatch, of_match(errno).into()),
         ("move", errno) => (Reason::WrongKind, of_move(errno).into()),
         ("watch", _) => (Reason::LimitExceeded, format!("expected at most {WATCHED_MAX} directories beneath a watched one, found more, or deeper ones than a path can name; watch less")),
+        ("git-program", errno) => (Reason::AccessDenied, of_program(errno).into()),
+        ("git-remote", _) => (Reason::GitFailed, "expected a repository whose configuration leaves a remote's path alone, found `url.….insteadOf` or a remote of that name; remove them".into()),
+        ("git-merge", _) => (Reason::GitFailed, "expected a repository that nothing is half done in, found a merge, a pick or a revert; end it with git itself".into()),
+        ("git-unchanged", _) => (Reason::GitFailed, "expected something staged, found nothing to commit; add what has changed".into()),
+        ("git-sign", _) => (Reason::Internal, "expected a signature for the commit, found that the notary does not sign it".into()),
         (_, errno) => (Reason::of_errno(errno), of_file(errno)),
     };
     let system = std::io::Error::from_raw_os_error(errno);
     reason.status(format!("{text} (at `{}`: {system})", super::call::stage(stage)))
+}
+
+/// Why git could not be run.
+fn of_program(errno: Errno) -> &'static str {
+    match errno {
+        Errno::NOENT => "expected git in the image, found none; use an image that has it",
+        _ => {
+            "expected that the policy lets the identity execute git, found that it does not; permit `exec` on /usr/bin/git"
+        }
+    }
+}
+
+/// What git said of a failure, as its client hears it: an identity's words, whatever they are.
+pub fn of_git(said: &[u8]) -> Status {
+    let text: String = String::from_utf8_lossy(said).trim().chars().flat_map(told).collect();
+    let cut = &text[..text.floor_char_boundary(GIT_TOLD)];
+    let said = if cut.is_empty() { "and says nothing".to_owned() } else { format!("and says: {cut}") };
+    Reason::GitFailed.status(format!("expected that git does it, found that it does not, {said}"))
+}
+
+/// A character as it can stand in a line.
+fn told(c: char) -> impl Iterator<Item = char> {
+    let plain = c == ' ' || !(c.is_control() || c.is_whitespace());
+    let (itself, escaped) = if plain { (Some(c), None) } else { (None, Some(c.escape_default())) };
+    itself.into_iter().chain(escaped.into_iter().flatten())
 }
 
 /// What has the name instead of what a writer expects. Nothing was changed.
@@ -280,6 +315,12 @@ mod tests {
             "match",
             "move",
             "watch",
+            "git",
+            "git-program",
+            "git-remote",
+            "git-merge",
+            "git-unchanged",
+            "git-sign",
             "arguments",
             "",
             "\u{0}",
@@ -298,7 +339,23 @@ mod tests {
         assert!(of("path", Errno::AGAIN).starts_with("FILE_BUSY: "));
         assert!(of("match", Errno::NOENT).starts_with("ETAG_MISMATCH: "));
         assert!(of("move", Errno::XDEV).starts_with("WRONG_KIND: "));
+        assert!(
+            of("git-program", Errno::ACCESS).starts_with("ACCESS_DENIED: ")
+                && of("git-sign", Errno::PERM).starts_with("INTERNAL: ")
+        );
         assert!(of("watch", Errno::NOSPC).starts_with("LIMIT_EXCEEDED: "));
+    }
+
+    #[test]
+    fn what_git_says_is_told_on_one_line_and_cut() {
+        let status = of_git(b"fatal: not a git repository\nhint: \x1b[2J\n");
+        assert_eq!(status.code(), Code::FailedPrecondition);
+        let text = status.message();
+        assert!(text.ends_with("and says: fatal: not a git repository\\nhint: \\u{1b}[2J"), "{text}");
+        assert!(
+            of_git(&[b'a'; 9000]).message().len() < 700 && of_git("é".repeat(400).as_bytes()).message().len() < 700
+        );
+        assert!(of_git(&[0xff]).message().ends_with('\u{fffd}') && of_git(b"").message().ends_with("says nothing"));
     }
 
     #[test]

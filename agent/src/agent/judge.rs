@@ -6,6 +6,7 @@ use super::session::{Allowed, Session};
 use crate::fixed;
 use crate::init::command;
 use coffer_evidence::call::Request;
+use coffer_evidence::git::{Branch, GitOrder};
 use coffer_evidence::ids::Identity;
 use coffer_evidence::leaf::RULES_MAX;
 use coffer_policy::{AbsolutePath, Action, Ask, Decision, IdentityName, Policy, Resource, RuleId, Why};
@@ -29,10 +30,40 @@ pub(super) fn policy(text: &[u8]) -> Result<Policy, String> {
 
 /// What a request asks for, and of what: one thing, but for a move, which is two.
 pub(super) fn resources(request: &Request) -> Result<Vec<(Action, Resource)>, Status> {
-    if let Request::Move { path, destination, .. } = request {
-        return Ok(vec![file(Action::FileDelete, path)?, file(Action::FileWrite, destination)?]);
+    match request {
+        Request::Move { path, destination, .. } => {
+            Ok(vec![file(Action::FileDelete, path)?, file(Action::FileWrite, destination)?])
+        }
+        Request::Git { path, order } => git(path, order),
+        _ => Ok(vec![resource(request)?]),
     }
-    Ok(vec![resource(request)?])
+}
+
+/// A git call is its own action and one on the files that it reads or changes. The name of a remote is its absolute path: what a
+/// repository calls it is for whoever writes the repository's configuration to say.
+fn git(path: &str, order: &GitOrder) -> Result<Vec<(Action, Resource)>, Status> {
+    let on = |action, access| Ok(vec![file(action, path)?, file(access, path)?]);
+    let from = |action, remote: &str, reads, writes| {
+        let name = beneath(fixed::WORKSPACE, remote)?;
+        let remote_is = Resource::parse(action, name.as_str(), Vec::new()).map_err(|_| {
+            let text = "expected the path of a remote of at most 255 bytes without spaces, found another";
+            Reason::InvalidArgument.status(text)
+        })?;
+        Ok(vec![(action, remote_is), file(Action::FileRead, reads)?, file(Action::FileWrite, writes)?])
+    };
+    match order {
+        GitOrder::Status => on(Action::GitStatus, Action::FileRead),
+        GitOrder::Diff { .. } => on(Action::GitDiff, Action::FileRead),
+        GitOrder::Log { .. } => on(Action::GitLog, Action::FileRead),
+        GitOrder::Add { .. } => on(Action::GitAdd, Action::FileWrite),
+        GitOrder::Commit { .. } => on(Action::GitCommit, Action::FileWrite),
+        GitOrder::Branch(Branch::List) => on(Action::GitBranch, Action::FileRead),
+        GitOrder::Branch(Branch::Create { .. } | Branch::Switch { .. } | Branch::Delete { .. }) => {
+            on(Action::GitBranch, Action::FileWrite)
+        }
+        GitOrder::Fetch { remote, .. } => from(Action::GitFetch, remote, remote, path),
+        GitOrder::Push { remote, .. } => from(Action::GitPush, remote, path, remote),
+    }
 }
 
 fn resource(request: &Request) -> Result<(Action, Resource), Status> {
@@ -50,6 +81,8 @@ fn resource(request: &Request) -> Result<(Action, Resource), Status> {
         | Request::Download { path }
         | Request::Watch { path, .. } => file(Action::FileRead, path),
         Request::Remove { path, .. } | Request::Move { path, .. } => file(Action::FileDelete, path),
+        // Never alone.
+        Request::Git { path, .. } => file(Action::GitStatus, path),
     }
 }
 
@@ -218,6 +251,39 @@ mod tests {
         // The longest path that the API takes is one that can be judged.
         let longest = "x".repeat(super::super::limits::PATH_MAX - 1);
         assert!(resource(&Request::Stat { path: longest }).is_ok());
+    }
+
+    #[test]
+    fn a_git_call_is_judged_by_its_action_and_by_the_files_that_it_uses() {
+        let judged = |order| -> Vec<String> {
+            let found = resources(&Request::Git { path: "repo".into(), order }).unwrap();
+            let told = |(action, resource)| match resource {
+                Resource::Path(path) => format!("{action} {path}"),
+                Resource::Named(name) => format!("{action} {name}"),
+                Resource::Program(..) => unreachable!(),
+            };
+            found.into_iter().map(told).collect()
+        };
+        let (name, at) = (|| "main".to_owned(), None);
+        let read = |action: &str| [format!("git.{action} /workspace/repo"), "file.read /workspace/repo".to_owned()];
+        let write = |action: &str| [format!("git.{action} /workspace/repo"), "file.write /workspace/repo".to_owned()];
+        assert_eq!(judged(GitOrder::Status), read("status"));
+        assert_eq!(judged(GitOrder::Log { revision: None, count: None, paths: Vec::new() }), read("log"));
+        assert_eq!(judged(GitOrder::Add { paths: Vec::new() }), write("add"));
+        let author = coffer_evidence::git::Person::new("a", "b").unwrap();
+        assert_eq!(judged(GitOrder::Commit { message: name(), author }), write("commit"));
+        assert_eq!(judged(GitOrder::Branch(Branch::List)), read("branch"));
+        assert_eq!(judged(GitOrder::Branch(Branch::Create { name: name(), at })), write("branch"));
+        assert_eq!(
+            judged(GitOrder::Fetch { remote: "up.git".into(), branch: None }),
+            ["git.fetch /workspace/up.git", "file.read /workspace/up.git", "file.write /workspace/repo"]
+        );
+        assert_eq!(
+            judged(GitOrder::Push { remote: "/up.git".into(), branch: name() }),
+            ["git.push /up.git", "file.read /workspace/repo", "file.write /up.git"]
+        );
+        let spaced = GitOrder::Push { remote: "a b".into(), branch: name() };
+        assert!(resources(&Request::Git { path: "repo".into(), order: spaced }).is_err());
     }
 
     #[test]

@@ -55,6 +55,15 @@ impl Log {
         }
     }
 
+    /// Has a commit signed for a call that runs and whose request is a git commit; answers the armor.
+    pub async fn sign(&self, intent: u64, commit: Vec<u8>) -> Result<String, LogError> {
+        match self.ask(ToNotary::Sign { intent, commit }).await? {
+            ToAgent::Signed { signature } => Ok(signature),
+            ToAgent::Refused { refusal } => Err(LogError::Refused(refusal)),
+            _ => Err(LogError::Gone),
+        }
+    }
+
     /// Closes the log.
     pub async fn seal(&self, reason: u64, closed_by: u64) -> Result<SealedLog, LogError> {
         match self.ask(ToNotary::Seal { reason, closed_by }).await? {

@@ -12,6 +12,8 @@ pub mod call;
 pub mod errors;
 pub mod exec;
 pub mod files;
+pub mod git;
+mod git_order;
 mod judge;
 pub mod life;
 pub mod limits;

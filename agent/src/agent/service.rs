@@ -4,7 +4,7 @@
 use super::plain::Plain;
 use super::session::Session;
 use super::vanish::{Presence, presence};
-use super::{exec, files, limits, names, watch};
+use super::{exec, files, git, limits, names, watch};
 use coffer_proto::guest::v1 as pb;
 use pb::tool_service_server::{ToolService, ToolServiceServer};
 use std::pin::Pin;
@@ -60,6 +60,7 @@ impl ToolService for Tools {
     type ReadFileStream = Answers<pb::ReadFileResponse>;
     type DownloadStream = Answers<pb::DownloadResponse>;
     type WatchStream = Answers<pb::WatchResponse>;
+    type GitStream = Answers<pb::GitResponse>;
 
     async fn exec(&self, request: Request<Streaming<pb::ExecRequest>>) -> Result<Response<Self::ExecStream>, Status> {
         let (reply, answers) = exec::answers::answers();
@@ -132,6 +133,13 @@ impl ToolService for Tools {
         let (reply, receiver) = mpsc::channel(WAITING);
         let (_presence, gone) = presence();
         tokio::spawn(watch::watch(self.0.clone(), request.into_inner(), reply, gone));
+        Ok(Response::new(Answers { receiver, _presence }))
+    }
+
+    async fn git(&self, request: Request<pb::GitRequest>) -> Result<Response<Self::GitStream>, Status> {
+        let (reply, receiver) = mpsc::channel(WAITING);
+        let (_presence, gone) = presence();
+        tokio::spawn(git::git(self.0.clone(), request.into_inner(), reply, gone));
         Ok(Response::new(Answers { receiver, _presence }))
     }
 }

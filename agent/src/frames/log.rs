@@ -28,6 +28,13 @@ pub enum ToNotary {
         /// Number of `coffer_evidence::seal::ClosedBy`.
         closed_by: u64,
     },
+    /// Sign a commit for a call that runs and whose request is a git commit.
+    Sign {
+        /// Index of the intent leaf.
+        intent: u64,
+        /// The commit object, without a signature: an identity's words.
+        commit: Vec<u8>,
+    },
 }
 
 /// One call as it is to be logged.
@@ -90,6 +97,11 @@ pub enum ToAgent {
         /// DSSE envelope.
         statement: Vec<u8>,
     },
+    /// The signature of a commit.
+    Signed {
+        /// In its armor.
+        signature: String,
+    },
 }
 
 /// Why the notary logged nothing.
@@ -139,6 +151,7 @@ impl Frame for ToNotary {
                 Builder::kind(3).unsigned(1, *intent).bytes(2, private).unsigned(3, *output).unsigned(4, *input)
             }
             ToNotary::Seal { reason, closed_by } => Builder::kind(4).unsigned(1, *reason).unsigned(2, *closed_by),
+            ToNotary::Sign { intent, commit } => Builder::kind(5).unsigned(1, *intent).bytes(2, commit),
         }
     }
 
@@ -153,6 +166,7 @@ impl Frame for ToNotary {
                 input: fields.unsigned(4)?,
             },
             4 => ToNotary::Seal { reason: fields.unsigned(1)?, closed_by: fields.unsigned(2)? },
+            5 => ToNotary::Sign { intent: fields.unsigned(1)?, commit: fields.bytes(2)? },
             _ => return Err(FrameError::Unexpected("a message of the agent to the notary")),
         })
     }
@@ -172,6 +186,7 @@ impl Frame for ToAgent {
             ToAgent::Sealed { seal_map, quote, statement } => {
                 Builder::kind(6).bytes(1, seal_map).bytes(2, quote).bytes(3, statement)
             }
+            ToAgent::Signed { signature } => Builder::kind(7).text(1, signature),
         }
     }
 
@@ -186,6 +201,7 @@ impl Frame for ToAgent {
             }
             5 => ToAgent::Record { frame: fields.bytes(1)? },
             6 => ToAgent::Sealed { seal_map: fields.bytes(1)?, quote: fields.bytes(2)?, statement: fields.bytes(3)? },
+            7 => ToAgent::Signed { signature: fields.text(1)? },
             _ => return Err(FrameError::Unexpected("a message of the notary to the agent")),
         })
     }

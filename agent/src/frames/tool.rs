@@ -35,6 +35,16 @@ pub enum Report {
     Lagged,
     /// Why a watch ends; what it did follows.
     WatchEnd(WatchEnd),
+    /// A commit is to be signed; the answer comes on standard input.
+    Sign {
+        /// The commit object, without a signature.
+        commit: Vec<u8>,
+    },
+    /// What git wrote to its standard error.
+    Said {
+        /// The beginning of it.
+        text: Vec<u8>,
+    },
 }
 
 /// One change.
@@ -149,6 +159,8 @@ impl Frame for Report {
                 .unsigned(4, number(&OF, &change.of)),
             Report::Lagged => Builder::kind(6),
             Report::WatchEnd(end) => Builder::kind(7).unsigned(1, number(&ENDS, end)),
+            Report::Sign { commit } => Builder::kind(8).bytes(1, commit),
+            Report::Said { text } => Builder::kind(9).bytes(1, text),
         }
     }
 
@@ -173,6 +185,8 @@ impl Frame for Report {
             }),
             6 => Report::Lagged,
             7 => Report::WatchEnd(member(&ENDS, fields.unsigned(1)?, "the end of a watch")?),
+            8 => Report::Sign { commit: fields.bytes(1)? },
+            9 => Report::Said { text: fields.bytes(1)? },
             _ => return Err(FrameError::Unexpected("a message of a built-in tool")),
         })
     }

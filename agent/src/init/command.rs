@@ -122,6 +122,7 @@ pub fn command(request: &[u8], own: &CStr) -> Result<(Command, Times), CommandEr
             let times = Times { timeout: Duration::from_millis(*timeout_ms) + WATCH_SLACK, ..FILE_TIMES };
             tool_within(&["watch", path, reach_word(reach), &timeout_ms.to_string(), &idle_ms], times)
         }
+        Request::Git { path, .. } => tool(&["git", path, &hex::encode(request.to_bytes())]),
     }?;
     let directory = text(if directory.is_empty() { "." } else { &directory })?;
     let directory = Directory::Beneath(text(fixed::WORKSPACE)?, directory);
@@ -236,7 +237,10 @@ mod tests {
         let write = |if_match| Request::WriteFile { path: path(), mode: 0o644, if_match };
         let list = |depth, page_token, page_size| Request::ListDirectory { path: path(), depth, page_token, page_size };
         let hex = "ab".repeat(32);
-        let rows: [(Request, &str); 12] = [
+        let git = Request::Git { path: path(), order: coffer_evidence::git::GitOrder::Status };
+        let git_words = format!("git a {}", hex::encode(git.to_bytes()));
+        let rows: [(Request, &str); 13] = [
+            (git, &git_words),
             (write(None), "write a 420 any"),
             (write(Some(IfMatch::Nothing)), "write a 420 nothing"),
             (write(Some(IfMatch::Content(digest))), &format!("write a 420 {hex}")),

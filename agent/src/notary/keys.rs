@@ -14,8 +14,8 @@ const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0
 pub struct Keys {
     /// Signs notes and the statement.
     pub log: SigningKey,
-    /// For commits. Nothing signs with it yet.
-    pub git: PublicKey,
+    /// Signs commits.
+    pub git: SigningKey,
     /// SHA-256 of the channel's public key. This build has no channel, so nobody holds its private half.
     pub tls_spki: Digest256,
 }
@@ -25,7 +25,7 @@ impl Keys {
     pub fn make() -> Result<Self, NotaryError> {
         let tls = PublicKey::of(&key()?);
         let spki = [SPKI_PREFIX.as_slice(), tls.as_bytes()].concat();
-        Ok(Self { log: key()?, git: PublicKey::of(&key()?), tls_spki: Digest256::of(&spki) })
+        Ok(Self { log: key()?, git: key()?, tls_spki: Digest256::of(&spki) })
     }
 }
 

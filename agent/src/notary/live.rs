@@ -6,6 +6,7 @@ use super::quotes::QuoteSource;
 use super::recorder::Recorder;
 use super::registers::Registers;
 use super::sealing::{self, Bound};
+use super::signing::Commits;
 use crate::channel::{Channel, ChannelError, Wait};
 use crate::fixed;
 use crate::frames::{log, warrant};
@@ -133,6 +134,8 @@ struct Notary<'a, R, Q, C> {
     key: Option<SigningKey>,
     /// Calls without an outcome, by the index of their intent.
     running: BTreeMap<u64, (Identity, CallId, Method)>,
+    /// The git key, and what it may sign.
+    commits: Commits,
     limit_logged: bool,
 }
 
@@ -152,7 +155,7 @@ fn open<'a, R: Registers, Q: QuoteSource, C: Fn() -> Moment>(
         config_digest: admitted.config_digest,
         log_key: PublicKey::of(&key),
         tls_spki,
-        git_key: git,
+        git_key: PublicKey::of(&git),
         agent_svn: fixed::AGENT_SVN,
         random: keys::random()?,
         bind_nonce: None,
@@ -175,6 +178,7 @@ fn open<'a, R: Registers, Q: QuoteSource, C: Fn() -> Moment>(
         clock,
         key: Some(key),
         running: BTreeMap::new(),
+        commits: Commits::new(git),
         limit_logged: false,
     };
     notary.append_own(Public::Open { instance, opening_quote })?;
@@ -229,6 +233,10 @@ impl<R: Registers, Q: QuoteSource, C: Fn() -> Moment> Notary<'_, R, Q, C> {
                 self.outcome(intent, &private, output, input)?
             }
             log::ToNotary::Seal { reason, closed_by } => self.seal(reason, closed_by)?,
+            log::ToNotary::Sign { intent, commit } => match self.commits.sign(intent, &commit)? {
+                Ok(signature) => log::ToAgent::Signed { signature },
+                Err(refusal) => refused(refusal),
+            },
         };
         self.tell(&answer)
     }
@@ -293,6 +301,7 @@ impl<R: Registers, Q: QuoteSource, C: Fn() -> Moment> Notary<'_, R, Q, C> {
             Ok(index) => index,
             Err(refusal) => return Ok(refused(refusal)),
         };
+        self.commits.expect(index, request);
         let (name, request) = (identity.to_string(), *digest.as_bytes());
         let permit = warrant::ToInit::Permit { intent: index, identity: name, call: *id.as_bytes(), request };
         // Init knows before the agent does: the start that follows finds its permit.
@@ -314,7 +323,12 @@ impl<R: Registers, Q: QuoteSource, C: Fn() -> Moment> Notary<'_, R, Q, C> {
     }
 
     fn outcome(&mut self, intent: u64, private: &[u8], output: u64, input: u64) -> Result<log::ToAgent, NotaryError> {
-        let outcome = OutcomePrivate::parse(private).map_err(|error| NotaryError::chain("agent", &error))?;
+        let mut outcome = OutcomePrivate::parse(private).map_err(|error| NotaryError::chain("agent", &error))?;
+        // What was signed is known here, and nobody else's word counts.
+        if outcome.commit.is_some() {
+            return Err(NotaryError::new("agent", "it names a commit in an outcome"));
+        }
+        outcome.commit = self.commits.ended(intent);
         let (identity, call, method) =
             self.running.remove(&intent).ok_or_else(|| NotaryError::new("agent", "an outcome without an intent"))?;
         // Said where everybody can see it, and by us: the record itself is private.
@@ -333,7 +347,7 @@ impl<R: Registers, Q: QuoteSource, C: Fn() -> Moment> Notary<'_, R, Q, C> {
             input_steps: leaf::size_steps(input),
             input_covered: None,
         };
-        Ok(match self.append_asked((identity, call), public, private.to_vec())? {
+        Ok(match self.append_asked((identity, call), public, outcome.to_bytes())? {
             Ok(index) => log::ToAgent::Appended { index },
             Err(refusal) => refused(refusal),
         })
@@ -351,6 +365,7 @@ impl<R: Registers, Q: QuoteSource, C: Fn() -> Moment> Notary<'_, R, Q, C> {
             Reason::IdleTimeout => self.limit(LimitKind::Idle)?,
             _ => {}
         }
+        self.commits.destroy();
         let steps = self.scrub()?;
         self.append_own(Public::Scrub { steps })?;
         self.append_own(Public::Seal { count: self.recorder.writer.size() + 1 })?;

@@ -1,12 +1,12 @@
-//! The notary: the one process that holds the log key, RTMR3 and the way to a quote. It admits the config, opens the
+//! The notary: the one process that holds the log key, the git key, RTMR3 and the way to a quote. It admits the config, opens the
 //! instance, appends what the agent asks for in the order that the log's rules allow, and seals. One thread, no
 //! network, no file but those it was started with.
 //!
 //! ```text
 //!  boot disk ─ admit ─ registers agree ─ RTMR3 zero ─ keys ─ event 0 ─ opening quote ─ leaf 0 ─ checkpoint
 //!                                                                                            │
-//!        ┌──────────────────── intent, denied, outcome: append; checkpoint when due <────────┘
-//!        └─> seal: scrub ─ scrub leaf ─ seal leaf ─ checkpoint ─ sealed ─ statement, S ─ key gone ─ final quote
+//!        ┌───── intent, denied, outcome: append; commit: sign; checkpoint when due <─────────┘
+//!        └─> seal: git key gone ─ scrub ─ scrub leaf ─ seal leaf ─ checkpoint ─ sealed ─ statement, S ─ key gone ─ final quote
 //! ```
 //! Anything unexpected, a foreign extend of RTMR3 above all, ends the process, and init powers off: unsealed.
 
@@ -17,6 +17,7 @@ pub mod quotes;
 pub mod recorder;
 pub mod registers;
 pub mod sealing;
+pub mod signing;
 
 use crate::channel::{Channel, Wait};
 use crate::fixed;

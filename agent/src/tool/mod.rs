@@ -11,6 +11,7 @@ mod files;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod git;
 mod listing;
 mod names;
 mod pack;
@@ -47,10 +48,16 @@ pub const WATCHED_MAX: usize = 8192;
 /// Bytes of one path, the NUL at its end included: the kernel takes no longer one.
 pub const PATH_MAX: usize = 4096;
 
+/// Bytes of git's own words that are told.
+pub const SAID_MAX: usize = 4096;
+/// Bytes of a git request: its tool gets it as one argument, in hex.
+pub const GIT_REQUEST_MAX: usize = 60 * 1024;
+
 /// A failed operation: what was being done, and the errno to tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ToolError {
-    /// One word: `path`, `type`, `data`, `archive`, `member`, `limit`, `depth`, `match`, `move`, `watch`, `arguments`.
+    /// One word: `path`, `type`, `data`, `archive`, `member`, `limit`, `depth`, `match`, `move`, `watch`, `git`
+    /// and what begins so, `arguments`.
     pub stage: &'static str,
     /// The system's answer, or the one that fits best.
     pub errno: Errno,
@@ -112,6 +119,7 @@ fn dispatch(arguments: &[OsString], tell: Tell<'_>) -> Result<(), ToolError> {
         [name, mode, above] if *name == "mkdir" => {
             names::make(&base, beneath, number(mode)?, names::above(above)?, tell)
         }
+        [name, request] if *name == "git" => git::git(&base, beneath, request, tell),
         [name, reach, timeout, idle] if *name == "watch" => {
             let times = watch::Times { timeout: milliseconds(timeout)?, idle: milliseconds(idle)? };
             watch::watch(&base, beneath, reach_of(reach)?, times, tell)

@@ -8,6 +8,7 @@ mod reading;
 mod redact;
 pub(crate) mod show;
 mod verify;
+mod verify_commit;
 
 use clap::Subcommand;
 
@@ -24,6 +25,9 @@ pub(crate) enum EvidenceCommand {
     /// Verify a bundle offline
     #[command(after_help = verify::EXIT_HELP)]
     Verify(verify::VerifyArgs),
+    /// Show that a commit was made in the session of a bundle: its signature is of that session's git key
+    #[command(after_help = verify_commit::EXIT_HELP)]
+    VerifyCommit(verify_commit::VerifyCommitArgs),
     /// Show what a bundle says happened, in order; verifies nothing
     Show(show::ShowArgs),
     /// Write a bundle with only some of its private parts, opened; the record and its verdict stay as they are
@@ -35,6 +39,7 @@ pub(crate) async fn carry_out(context: &Context, command: EvidenceCommand) -> an
     match command {
         EvidenceCommand::Export(args) => export::export(context, args).await,
         EvidenceCommand::Verify(args) => verify::verify(&context.output, &args),
+        EvidenceCommand::VerifyCommit(args) => verify_commit::verify_commit(&context.output, &args),
         EvidenceCommand::Show(args) => show::show(&context.output, &args),
         EvidenceCommand::Redact(args) => redact::redact(&context.output, &args),
     }

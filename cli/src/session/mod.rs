@@ -4,6 +4,7 @@ mod carried;
 mod cp;
 mod exec;
 mod files;
+mod git;
 mod listed;
 mod log;
 mod shown;
@@ -76,6 +77,9 @@ pub(crate) enum SessionCommand {
     Mv(files::MvArgs),
     /// Make directories in a session
     Mkdir(files::MkdirArgs),
+    /// Use git in a session; its commits are signed by the session
+    #[command(after_help = git::GIT_HELP)]
+    Git(git::GitArgs),
     /// Close a session, wait until it is closed and say how it ended (exit 0: sealed, 1: not)
     Close {
         #[command(flatten)]
@@ -136,6 +140,7 @@ pub(crate) async fn carry_out(context: &Context, command: SessionCommand) -> any
         SessionCommand::Rm(args) => files::remove(context, &args).await,
         SessionCommand::Mv(args) => files::rename(context, &args).await,
         SessionCommand::Mkdir(args) => files::make(context, &args).await,
+        SessionCommand::Git(args) => git::git(context, &args).await,
         SessionCommand::Close { one, no_wait } => {
             close(context, &one.id, if no_wait { Until::Begun } else { Until::Closed }).await
         }

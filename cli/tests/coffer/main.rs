@@ -1,6 +1,7 @@
 //! The `coffer` command as its users meet it: the real binary, its exit status and its outputs, against files made here
 //! and against a `cofferd` that is acted by the test. Real guests are met in `tests/`.
 
+mod commits;
 mod copying;
 mod encrypted;
 mod evidence;

@@ -4,6 +4,7 @@
 pub mod command;
 pub mod exec;
 mod files;
+mod git;
 pub mod run;
 mod transfer;
 
@@ -15,6 +16,7 @@ use tonic::metadata::MetadataValue;
 pub use command::{Command, Event, Order, TerminalSize};
 pub use exec::Exec;
 pub use files::{Above, IfMatch, LISTED_MAX, Listed, Reach, Taken};
+pub use git::{BranchChange, GitOperation};
 pub use run::{Notice, Streams};
 pub use transfer::{Downloaded, Uploaded};
 

@@ -18,6 +18,7 @@ use coffer_evidence::call_header::HeaderType;
 use coffer_evidence::cbor::{Key, Value, encode};
 use coffer_evidence::fields::Canonical as _;
 use coffer_evidence::file_record::RecordLoss;
+use coffer_evidence::git::{BranchAction, GitAction};
 use coffer_evidence::leaf::{CauseClass, LeafKind, LimitKind, Method, Rejection, Reporter, ScrubStep, StepResult};
 use coffer_evidence::seal::{ClosedBy, Reason};
 
@@ -48,6 +49,8 @@ fn closed_lists_have_the_numbers_of_the_code() {
     check("reporter", Reporter::ALL, Reporter::number, Reporter::as_str);
     check("method", Method::ALL, Method::number, Method::as_str);
     check("request-flag", RequestFlag::ALL, RequestFlag::number, RequestFlag::as_str);
+    check("git-action", GitAction::ALL, GitAction::number, GitAction::as_str);
+    check("branch-action", BranchAction::ALL, BranchAction::number, BranchAction::as_str);
     check("cause-class", CauseClass::ALL, CauseClass::number, CauseClass::as_str);
     check("record-loss", RecordLoss::ALL, RecordLoss::number, RecordLoss::as_str);
     check("limit-kind", LimitKind::ALL, LimitKind::number, LimitKind::as_str);

@@ -12,6 +12,7 @@ use coffer_evidence::collateral::Collateral;
 use coffer_evidence::config::{Config, HostPart, Launch};
 use coffer_evidence::fields::Canonical;
 use coffer_evidence::file_record::{Content, Directory, FileRecord, FileUse, RecordLoss, Uses};
+use coffer_evidence::git::ObjectId;
 use coffer_evidence::hash::tagged;
 use coffer_evidence::ids::{CallId, Digest256, Digest384, Identity, SessionId};
 use coffer_evidence::intent::{
@@ -149,6 +150,7 @@ fn outcome_private() -> OutcomePrivate {
         size: Some(4),
         files: Some(1),
         record: Some(file_record()),
+        commit: Some(ObjectId::Sha1([0xc0; 20])),
         ..OutcomePrivate::new(CauseClass::Failed)
     }
 }

@@ -2,6 +2,7 @@
 
 use coffer_evidence::call::{Above, IfMatch, Reach, Request, Taken};
 use coffer_evidence::fields::Canonical as _;
+use coffer_evidence::git::{Branch, GitOrder, Person, Side};
 use coffer_evidence::ids::Digest256;
 
 use crate::samples::{Entry, reads, request_on_a_terminal};
@@ -13,6 +14,10 @@ fn path() -> String {
 pub(crate) fn entries() -> Vec<Entry> {
     let if_match = Some(IfMatch::Content(Digest256::of(b"old")));
     let (page_token, page_size) = (Some("6e6f746573".to_owned()), Some(100));
+    let git = |order| Request::Git { path: "repo".to_owned(), order };
+    let text = |text: &str| text.to_owned();
+    let (paths, revision) = (|| vec![text("src")], || Some(text("main")));
+    let author = Person::new("Ada L.", "ada@example.org").expect("a person");
     [
         ("request-exec", request_on_a_terminal()),
         ("request-write", Request::WriteFile { path: path(), mode: 0o644, if_match }),
@@ -23,6 +28,16 @@ pub(crate) fn entries() -> Vec<Entry> {
         ("request-move", Request::Move { path: path(), destination: "old.txt".to_owned(), taken: Taken::Replace }),
         ("request-make", Request::MakeDirectory { path: "a/b".to_owned(), mode: 0o755, above: Above::Made }),
         ("request-watch", Request::Watch { path: "src".to_owned(), reach: Reach::Tree, timeout_ms: 60_000 }),
+        ("request-git-status", git(GitOrder::Status)),
+        ("request-git-diff", git(GitOrder::Diff { side: Side::Staged, revision: revision(), paths: paths() })),
+        ("request-git-log", git(GitOrder::Log { revision: revision(), count: Some(10), paths: paths() })),
+        ("request-git-add", git(GitOrder::Add { paths: paths() })),
+        ("request-git-commit", git(GitOrder::Commit { message: text("Say hello\n"), author })),
+        ("request-git-branches", git(GitOrder::Branch(Branch::List))),
+        ("request-git-create", git(GitOrder::Branch(Branch::Create { name: text("topic"), at: revision() }))),
+        ("request-git-branch", git(GitOrder::Branch(Branch::Switch { name: text("topic") }))),
+        ("request-git-fetch", git(GitOrder::Fetch { remote: text("up.git"), branch: revision() })),
+        ("request-git-push", git(GitOrder::Push { remote: text("up.git"), branch: text("main") })),
     ]
     .map(|(form, request)| {
         let reader: fn(&[u8]) -> bool = reads::<Request>;

@@ -8,6 +8,7 @@ use coffer_evidence::channel::ChannelMap;
 use coffer_evidence::collateral::Collateral;
 use coffer_evidence::config::{Config, boot_disk};
 use coffer_evidence::fields::Canonical as _;
+use coffer_evidence::git::{Branch, Commit, GitOrder, ObjectId, Person, Side, Stamp};
 use coffer_evidence::ids::Digest256;
 use coffer_evidence::intent::Shape;
 use coffer_evidence::leaf::{CauseClass, Leaf, LeafKind, Rejection};
@@ -33,6 +34,7 @@ pub(crate) fn all() -> Vec<Seed> {
     seeds.extend(quotes(&sealed));
     seeds.extend(texts(&sealed));
     seeds.extend(cbor(&sealed));
+    seeds.extend(commits());
     seeds
 }
 
@@ -66,11 +68,40 @@ fn bundles(sealed: &Parts, aborted: &Parts) -> Vec<Seed> {
     ]
 }
 
+/// A commit in each form of an id, with and without its signature, and the signature.
+fn commits() -> Vec<Seed> {
+    let person = Person::new("Ada L.", "ada@example.org").expect("a person");
+    let stamp = Stamp { person, seconds: 1_790_000_000, zone: -330 };
+    let key = ed25519_dalek::SigningKey::from_bytes(&[4; 32]);
+    let commit = |tree: ObjectId| Commit {
+        tree,
+        parents: vec![tree, tree],
+        author: stamp.clone(),
+        committer: stamp.clone(),
+        message: "Say hello\n\nAnd mean it.\n".to_owned(),
+    };
+    let (sha1, sha256) = (commit(ObjectId::Sha1([1; 20])), commit(ObjectId::Sha256([2; 32])));
+    let signed = sha1.clone().sign(&key);
+    vec![
+        seed("git_commit", "sha1", sha1.to_bytes()),
+        seed("git_commit", "sha256", sha256.to_bytes()),
+        seed("git_commit", "signed-sha1", signed.to_bytes()),
+        seed("git_commit", "signed-sha256", sha256.sign(&key).to_bytes()),
+        seed("git_commit", "signature", signed.signature().to_armor().into_bytes()),
+    ]
+}
+
 /// One of each form of a request that works on files.
 fn requests() -> Vec<Seed> {
     let path = || "a/b".to_owned();
     let if_match = Some(IfMatch::Content(Digest256::of(b"old")));
     let (page_token, page_size) = (Some("00".to_owned()), Some(9));
+    let (name, revision) = (|| "main".to_owned(), Some("HEAD".to_owned()));
+    let diff = GitOrder::Diff { side: Side::Staged, revision: revision.clone(), paths: vec![path()] };
+    let author = Person::new("Ada L.", "ada@example.org").expect("a person");
+    let commit = GitOrder::Commit { message: "Say hello".to_owned(), author };
+    let create = GitOrder::Branch(Branch::Create { name: name(), at: revision });
+    let push = GitOrder::Push { remote: "up.git".to_owned(), branch: name() };
     [
         ("write", Request::WriteFile { path: path(), mode: 0o644, if_match }),
         ("write-new", Request::WriteFile { path: path(), mode: 0o644, if_match: Some(IfMatch::Nothing) }),
@@ -78,6 +109,10 @@ fn requests() -> Vec<Seed> {
         ("remove", Request::Remove { path: path(), reach: Reach::Tree }),
         ("move", Request::Move { path: path(), destination: "c".to_owned(), taken: Taken::Replace }),
         ("make", Request::MakeDirectory { path: path(), mode: 0o755, above: Above::Made }),
+        ("git-diff", Request::Git { path: path(), order: diff }),
+        ("git-commit", Request::Git { path: path(), order: commit }),
+        ("git-create", Request::Git { path: path(), order: create }),
+        ("git-push", Request::Git { path: path(), order: push }),
         ("watch", Request::Watch { path: path(), reach: Reach::Tree, timeout_ms: 60_000 }),
     ]
     .map(|(name, request)| seed("records", &format!("request-{name}"), request.to_bytes()))

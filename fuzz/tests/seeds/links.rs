@@ -146,6 +146,10 @@ fn processes() -> Vec<Seed> {
         tool::Report::Change(change).encode(),
         tool::Report::Lagged.encode(),
         tool::Report::WatchEnd(tool::WatchEnd::Gone).encode(),
+        log::ToNotary::Sign { intent: 1, commit: b"tree".to_vec() }.encode(),
+        log::ToAgent::Signed { signature: "signature".into() }.encode(),
+        tool::Report::Sign { commit: b"tree".to_vec() }.encode(),
+        tool::Report::Said { text: b"fatal: x".to_vec() }.encode(),
     ];
     assert!(all.iter().all(|frame| frame.len() <= frames::FRAME_MAX));
     let token = coffer_agent::tool::page::token(b"a/b", 3, b"c/d").into_bytes();

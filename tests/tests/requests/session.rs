@@ -42,6 +42,14 @@ impl tonic::service::Interceptor for Address {
     }
 }
 
+/// Creates it, under the default policy and one rule more.
+pub(crate) fn create(host: &Host) -> anyhow::Result<String> {
+    let policy = host.directory().join("requests.cedar");
+    std::fs::write(&policy, format!("{}\n{}", coffer_policy::texts::DEFAULT, crate::git::RULE))?;
+    let arguments = ["session", "create", "--wait", "--policy", &policy.display().to_string()];
+    Ok(host.ok(&arguments)?.trim().to_owned())
+}
+
 pub(crate) type Tools = ToolServiceClient<InterceptedService<Channel, Address>>;
 
 pub(crate) struct Session {

@@ -20,7 +20,7 @@ use crate::session::Session;
 const MESSAGE: usize = 4 << 20;
 
 /// Methods that take one message, and those that take a stream of them.
-const METHODS: [&str; 20] = [
+const METHODS: [&str; 21] = [
     "coffer.control.v1.SessionService/CreateSession",
     "coffer.control.v1.SessionService/GetSession",
     "coffer.control.v1.SessionService/ListSessions",
@@ -40,6 +40,7 @@ const METHODS: [&str; 20] = [
     "coffer.guest.v1.ToolService/Move",
     "coffer.guest.v1.ToolService/MakeDirectory",
     "coffer.guest.v1.ToolService/Watch",
+    "coffer.guest.v1.ToolService/Git",
     "coffer.guest.v1.ToolService/Nothing",
 ];
 

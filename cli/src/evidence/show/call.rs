@@ -3,6 +3,7 @@
 use coffer_evidence::call::{Disclosed, IfMatch, IntentPrivate, OutcomePrivate, Request, RequestFlag, StreamDigest};
 use coffer_evidence::call_header::ClientPrivate;
 use coffer_evidence::fields::Canonical as _;
+use coffer_evidence::git::{Branch, GitOrder};
 use coffer_evidence::leaf::{Leaf, Public};
 use coffer_evidence::verify::{Accepted, Report};
 use serde_json::{Map, Value, json};
@@ -226,7 +227,58 @@ fn request(private: &IntentPrivate, put: &mut impl FnMut(&str, Value)) {
             flag(reach.flag(), put);
             put("timeout_ms", json!(timeout_ms));
         }
+        Ok(Request::Git { path, order }) => {
+            put("path", json!(path));
+            git(order, put);
+        }
         Err(error) => put("request", json!(format!("FALSE: {error}"))),
+    }
+}
+
+fn git(order: GitOrder, put: &mut impl FnMut(&str, Value)) {
+    put("git", json!(order.action().as_str()));
+    let mut maybe = |name: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            put(name, value);
+        }
+    };
+    let paths = |paths: Vec<String>| (!paths.is_empty()).then(|| json!(paths));
+    match order {
+        GitOrder::Status => {}
+        GitOrder::Diff { side, revision, paths: named } => {
+            maybe("flag", side.flag().map(|flag| json!(flag.as_str())));
+            maybe("revision", revision.map(|revision| json!(revision)));
+            maybe("of", paths(named));
+        }
+        GitOrder::Log { revision, count, paths: named } => {
+            maybe("revision", revision.map(|revision| json!(revision)));
+            maybe("count", count.map(|count| json!(count)));
+            maybe("of", paths(named));
+        }
+        GitOrder::Add { paths: named } => maybe("of", paths(named)),
+        GitOrder::Commit { message, author } => {
+            maybe("message", Some(json!(message)));
+            maybe("author", Some(json!(format!("{} <{}>", author.name(), author.email()))));
+        }
+        GitOrder::Branch(change) => {
+            let (word, name, at) = match change {
+                Branch::List => ("list", None, None),
+                Branch::Create { name, at } => ("create", Some(name), at),
+                Branch::Switch { name } => ("switch", Some(name), None),
+                Branch::Delete { name } => ("delete", Some(name), None),
+            };
+            maybe("do", Some(json!(word)));
+            maybe("branch", name.map(|name| json!(name)));
+            maybe("revision", at.map(|at| json!(at)));
+        }
+        GitOrder::Fetch { remote, branch } => {
+            maybe("remote", Some(json!(remote)));
+            maybe("branch", branch.map(|branch| json!(branch)));
+        }
+        GitOrder::Push { remote, branch } => {
+            maybe("remote", Some(json!(remote)));
+            maybe("branch", Some(json!(branch)));
+        }
     }
 }
 
@@ -249,6 +301,9 @@ fn end(outcome: &OutcomePrivate, put: &mut impl FnMut(&str, Value)) {
     }
     if let Some(files) = outcome.files {
         put("entries", json!(files));
+    }
+    if let Some(commit) = outcome.commit {
+        put("commit", json!(commit.to_string()));
     }
     if let Some(digest) = outcome.digest {
         put("sha256", json!(digest.to_string()));

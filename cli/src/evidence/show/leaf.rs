@@ -2,6 +2,7 @@
 
 use coffer_evidence::call::{Disclosed, IntentPrivate, OutcomePrivate, Request, RequestFlag};
 use coffer_evidence::fields::Canonical as _;
+use coffer_evidence::git::GitOrder;
 use coffer_evidence::leaf::{Leaf, Method, Public};
 use serde::Serialize;
 
@@ -39,8 +40,14 @@ pub(crate) struct Line {
     detail: Option<String>,
     argv: Vec<String>,
     path: Option<String>,
-    /// Of a move: the new path.
+    /// Of a move: the new path. Of a git fetch or push: the other repository.
     destination: Option<String>,
+    /// Of a git call: what it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    git: Option<&'static str>,
+    /// The commit that was signed for a git call.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    commit: Option<String>,
     /// What was asked for beside the usual.
     flag: Option<&'static str>,
     code: Option<u64>,
@@ -65,6 +72,8 @@ impl Line {
             argv: Vec::new(),
             path: None,
             destination: None,
+            git: None,
+            commit: None,
             flag: None,
             code: None,
             signal: None,
@@ -135,6 +144,13 @@ impl Line {
                         self.path = Some(path);
                         self.flag = above.flag().map(RequestFlag::as_str);
                     }
+                    Ok(Request::Git { path, order }) => {
+                        self.path = Some(path);
+                        self.git = Some(order.action().as_str());
+                        if let GitOrder::Fetch { remote, .. } | GitOrder::Push { remote, .. } = order {
+                            self.destination = Some(remote);
+                        }
+                    }
                     Ok(
                         Request::WriteFile { path, .. }
                         | Request::ReadFile { path, .. }
@@ -150,6 +166,7 @@ impl Line {
                 Ok(outcome) => {
                     self.code = outcome.code;
                     self.signal = outcome.signal;
+                    self.commit = outcome.commit.map(|commit| commit.to_string());
                     self.detail = details(*method, &outcome);
                 }
                 Err(_) => self.private = Private::False,
@@ -179,6 +196,7 @@ impl Line {
         // Enough of a call's id to tell which outcome belongs to which intent.
         words.extend(self.call.as_ref().and_then(|call| call.get(..8)).map(str::to_owned));
         words.extend(self.method.map(str::to_owned));
+        words.extend(self.git.map(str::to_owned));
         if !self.argv.is_empty() {
             words.push(self.argv.iter().map(|argument| quoted(argument)).collect::<Vec<_>>().join(" "));
         }
@@ -194,6 +212,7 @@ impl Line {
         words.extend(self.flag.map(|flag| format!("({flag})")));
         words.extend(self.cause.map(str::to_owned));
         words.extend(self.code.map(|code| format!("exit {code}")));
+        words.extend(self.commit.as_ref().map(|commit| format!("commit {commit}")));
         words.extend(self.signal.map(|signal| format!("signal {signal}")));
         words.extend(self.detail.as_deref().map(printable));
         if !self.rules.is_empty() {
@@ -216,7 +235,7 @@ fn details(method: Method, outcome: &OutcomePrivate) -> Option<String> {
     details.extend(outcome.stage.as_ref().map(|stage| format!("at {stage}")));
     details.extend(outcome.errno.map(|errno| format!("errno {errno}")));
     details.extend(outcome.files.and_then(|files| match method {
-        Method::Move => None,
+        Method::Move | Method::Git => None,
         Method::Remove => Some(format!("{files} removed")),
         Method::MakeDirectory => Some(format!("{files} made")),
         Method::Watch => Some(if files == 1 { "1 change told".to_owned() } else { format!("{files} changes told") }),
@@ -289,6 +308,11 @@ mod tests {
             (
                 Request::MakeDirectory { path: path.clone(), mode: 0o755, above: Above::Made },
                 "make_directory  'a b'  (parents)",
+            ),
+            (Request::Git { path: path.clone(), order: GitOrder::Status }, "git  status  'a b'"),
+            (
+                Request::Git { path: "r".into(), order: GitOrder::Push { remote: "up".into(), branch: "b".into() } },
+                "git  push  r -> up",
             ),
             (Request::Watch { path: String::new(), reach: Reach::Tree, timeout_ms: 1 }, "watch  .  (recursive)"),
         ] {

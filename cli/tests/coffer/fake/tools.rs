@@ -212,6 +212,7 @@ impl ToolService for Shared {
     type ReadFileStream = Answers<pb::ReadFileResponse>;
     type DownloadStream = Answers<pb::DownloadResponse>;
     type WatchStream = Answers<pb::WatchResponse>;
+    type GitStream = Answers<pb::GitResponse>;
 
     async fn exec(&self, request: Request<Streaming<pb::ExecRequest>>) -> Result<Response<Self::ExecStream>, Status> {
         assert!(request.metadata().contains_key("coffer-session"), "the session is named in the metadata");
@@ -387,6 +388,49 @@ impl ToolService for Shared {
         self.ask(format!("mkdir {path} {parents}"));
         let made = if parents { 2 } else { 1 };
         Ok(Response::new(pb::MakeDirectoryResponse { made, intent_index: 1, outcome_index: 2 }))
+    }
+
+    async fn git(&self, request: Request<pb::GitRequest>) -> Result<Response<Self::GitStream>, Status> {
+        use pb::git_request::Operation;
+        use pb::git_response::Response as Part;
+        let pb::GitRequest { path, operation, .. } = request.into_inner();
+        let asked = match operation {
+            Some(Operation::Status(_)) => "status".to_owned(),
+            Some(Operation::Diff(d)) => format!("diff {} {} {}", d.staged, d.revision, d.paths.join(" ")),
+            Some(Operation::Log(l)) => format!("log {} {} {}", l.revision, l.count, l.paths.join(" ")),
+            Some(Operation::Add(add)) => format!("add {}", add.paths.join(" ")),
+            Some(Operation::Commit(c)) => format!("commit {} {} {}", c.message, c.author_name, c.author_email),
+            Some(Operation::Branch(branch)) => match branch.change {
+                None => "branch list".to_owned(),
+                Some(pb::git_branch::Change::Create(c)) => format!("branch create {} {}", c.name, c.revision),
+                Some(pb::git_branch::Change::Switch(name)) => format!("branch switch {name}"),
+                Some(pb::git_branch::Change::Delete(name)) => format!("branch delete {name}"),
+            },
+            Some(Operation::Fetch(fetch)) => format!("fetch {} {}", fetch.remote, fetch.branch),
+            Some(Operation::Push(push)) => format!("push {} {}", push.remote, push.branch),
+            None => "nothing".to_owned(),
+        };
+        self.ask(format!("git {path} {asked}"));
+        if path == "broken" {
+            return Err(refusal(Code::FailedPrecondition, "GIT_FAILED", "expected a repository"));
+        }
+        let data = b"output of git\n";
+        let output = pb::Stream {
+            bytes_total: data.len() as u64,
+            bytes_delivered: data.len() as u64,
+            sha256: Sha256::digest(data).to_vec().into(),
+        };
+        let trailer = pb::GitTrailer {
+            output: Some(output),
+            said: b"warning: \x1b[2J\n".to_vec().into(),
+            commit: String::new(),
+            intent_index: 1,
+            outcome_index: 2,
+        };
+        let parts = [Some(Part::Data(data.to_vec().into())), (path != "cut").then_some(Part::Trailer(trailer))];
+        let messages: Vec<_> =
+            parts.into_iter().flatten().map(|part| Ok(pb::GitResponse { response: Some(part) })).collect();
+        Ok(Response::new(Box::pin(tokio_stream::iter(messages))))
     }
 
     async fn watch(&self, request: Request<pb::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
