@@ -12,7 +12,7 @@ pub enum ToObserver {
     },
     /// What is made, removed and renamed in every place. Carries the queue of the kernel's events.
     Names,
-    /// A call begins. Carries the queue of what its processes open.
+    /// A call begins. Carries the queues of what its processes execute, and of what they open.
     Begin {
         /// Index of the intent leaf.
         intent: u64,

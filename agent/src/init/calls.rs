@@ -117,10 +117,11 @@ impl Calls {
     /// Starts a process in a cgroup and a jail of its own, with three fresh pipes or a fresh terminal. An error of the observer's
     /// link is one of the machine.
     pub fn start(&mut self, intent: u64, place: Place, command: Command, times: Times) -> Result<(), ChannelError> {
-        // Nothing that the tool opens goes on before it is seen, the program itself included.
+        // Nothing is executed before it is seen, the program itself included.
         let (uid, group) = (u64::from(place.uid), place.group.name().to_owned());
         let begin = ToObserver::Begin { intent, uid, group };
-        self.observer.send(&begin, &[place.jail.queue()], Wait::Never)?;
+        let queues = place.jail.queues();
+        self.observer.send(&begin, &[queues.executing.as_fd(), queues.opened.as_fd()], Wait::Never)?;
         match self.try_start(intent, place, command, times) {
             Ok(pid) => self.observer.send(&ToObserver::Process { intent, pid }, &[], Wait::Never),
             Err(error) => {

@@ -13,6 +13,11 @@ pub(super) const PROGRAM_MAX: u64 = 256 << 20;
 /// Bytes that are read of the files of one call while it runs, and again when it has ended.
 pub(super) const CALL_MAX: u64 = 1 << 30;
 
+/// Bytes of the largest file that is read as soon as it was written; what is larger is read when the call has ended.
+pub(super) const SOON_MAX: u64 = 256 * 1024;
+/// Bytes that are read so of the files of one call.
+pub(super) const SOON_CALL_MAX: u64 = 256 << 20;
+
 /// How a file looks from outside: another look means that it was changed, the same one does not mean that it was not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Look {
@@ -36,8 +41,8 @@ impl Look {
 pub(super) struct Budget(u64);
 
 impl Budget {
-    pub(super) fn new() -> Self {
-        Self(CALL_MAX)
+    pub(super) fn new(most: u64) -> Self {
+        Self(most)
     }
 }
 

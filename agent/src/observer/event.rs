@@ -3,10 +3,8 @@
 use super::kernel::{self, Handle};
 use std::os::fd::OwnedFd;
 
-/// A file was opened to be executed, and waits.
-pub(super) const EXECUTING: u64 = libc::FAN_OPEN_EXEC_PERM;
-/// A file was opened, and waits.
-pub(super) const OPENING: u64 = libc::FAN_OPEN_PERM;
+/// A file was opened.
+pub(super) const OPENED: u64 = libc::FAN_OPEN;
 /// A file that was open for writing is closed.
 pub(super) const WRITTEN: u64 = libc::FAN_CLOSE_WRITE;
 /// A name was made.
@@ -37,18 +35,16 @@ pub(super) struct Spot {
 pub(super) enum Event {
     /// Events were dropped.
     Overflow,
-    /// Something happened to a file, which comes open.
+    /// A file is about to be executed, and comes open.
     File {
-        /// What, a sum of the constants above.
-        what: u64,
         /// The process, as this process's namespace counts.
         pid: i32,
         /// The file.
         file: OwnedFd,
     },
-    /// Something happened to a name.
+    /// Something happened to a file by a name, or to a name.
     Name {
-        /// What.
+        /// What, a sum of the constants above.
         what: u64,
         /// The process.
         pid: i32,
@@ -101,7 +97,7 @@ fn event_of(event: &[u8]) -> Option<Event> {
         return Some(Event::Overflow);
     }
     if let Some(file) = file {
-        return Some(Event::File { what, pid, file });
+        return Some(Event::File { pid, file });
     }
     let (mut file_system, mut spot, mut renamed, mut target) = (0, None, None, None);
     let mut rest = event.get(information..)?;

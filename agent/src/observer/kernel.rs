@@ -98,6 +98,12 @@ pub(super) fn release(file: BorrowedFd<'_>) -> io::Result<()> {
     set_lease(file, libc::F_UNLCK)
 }
 
+/// Whether somebody waits for the end of the lease.
+pub(super) fn is_wanted(file: BorrowedFd<'_>) -> bool {
+    // SAFETY: takes integers only. What is told of a lease that is to end is what it is to become.
+    unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETLEASE) != libc::F_RDLCK }
+}
+
 fn set_lease(file: BorrowedFd<'_>, kind: libc::c_int) -> io::Result<()> {
     // SAFETY: takes integers only.
     match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, kind) } {
@@ -106,7 +112,7 @@ fn set_lease(file: BorrowedFd<'_>, kind: libc::c_int) -> io::Result<()> {
     }
 }
 
-/// What becomes of an open or an execution that waits.
+/// What becomes of an execution that waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Answer {
     /// It goes on.

@@ -1,12 +1,12 @@
-//! The observer: sees what the calls' processes do with files, and tells init of each call that has ended. It answers the kernel's
-//! permission events: no file is opened or executed before it was seen. One thread, two rights (files by handle, leases), no
-//! network.
+//! The observer: sees what the calls' processes do with files, and tells init of each call that has ended. It answers the kernel when
+//! something is about to be executed: nothing is before it was seen. One thread, two rights (files by handle, leases), no network.
 //!
 //! ```text
 //!  init ── place, names ──────────────┐
 //!   │  begin ─> [ Running ] ── finish ─> [ Draining: what is queued ] ─> [ Telling: a few files at a time ] ─> observed
 //!   │                 └─ forget ─> gone
-//!  kernel ── opening, executing, written (one queue a call) ─> rows of that call
+//!  kernel ── executing (one queue a call; waits for an answer) ─> rows of that call
+//!         ├─ opened, written (one queue a call) ────────────────> rows of that call
 //!         └─ created, deleted, renamed (one queue for all) ─> whose? by process ─> rows of that call
 //! ```
 //! A process that is gone cannot be asked whose it was. Then it was the one running call that has the place; with several, each of
@@ -14,6 +14,7 @@
 
 mod content;
 mod event;
+mod held;
 mod kernel;
 mod seen;
 mod telling;
@@ -25,11 +26,13 @@ use crate::frames::observe::{ToInit, ToObserver};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use watched::Watched;
 
 /// How often leases are looked at while there are any.
 const LEASE_TICK: Duration = Duration::from_millis(20);
+/// How long events that nobody waits for are left to gather: each time that this process wakes costs more than what it then does.
+const GATHER: Duration = Duration::from_millis(5);
 
 /// Its link to init.
 type Init = Channel<ToInit, ToObserver>;
@@ -55,9 +58,10 @@ pub fn run() -> ExitCode {
 fn observe(init: &Init) -> anyhow::Result<()> {
     kernel::ignore_lease_breaks()?;
     let mut watched = Watched::default();
+    let mut next = Instant::now();
     loop {
-        let ready = wait(init, &watched)?;
-        watched.tick(std::time::Instant::now());
+        let ready = wait(init, &watched, next)?;
+        watched.tick(Instant::now());
         // What init says comes first: whose a process is. A call that is finished has its last events read then.
         if ready.init {
             loop {
@@ -69,11 +73,11 @@ fn observe(init: &Init) -> anyhow::Result<()> {
                 }
             }
         }
-        for intent in ready.calls {
-            watched.read_call(intent)?;
+        for intent in ready.executing {
+            watched.answer(intent)?;
         }
-        if ready.names {
-            watched.read_names()?;
+        if ready.others && !watched.read_others()? {
+            next = Instant::now() + GATHER;
         }
         for intent in watched.newly_lost() {
             init.send(&ToInit::Lost { intent }, &[], Wait::Block)?;
@@ -88,32 +92,32 @@ fn observe(init: &Init) -> anyhow::Result<()> {
 #[derive(Debug, Default)]
 struct Ready {
     init: bool,
-    names: bool,
-    calls: Vec<u64>,
+    executing: Vec<u64>,
+    others: bool,
 }
 
-fn wait(init: &Init, watched: &Watched) -> anyhow::Result<Ready> {
-    let timeout = if watched.is_telling() {
-        Some(Timespec { tv_sec: 0, tv_nsec: 0 })
-    } else {
-        let tick = Timespec { tv_sec: 0, tv_nsec: LEASE_TICK.subsec_nanos().into() };
-        watched.has_leases().then_some(tick)
-    };
-    let queues: Vec<(u64, BorrowedFd<'_>)> = watched.queues();
+/// Waits for init, for whoever is about to execute something, and from `next` on for everything else.
+fn wait(init: &Init, watched: &Watched, next: Instant) -> anyhow::Result<Ready> {
+    let rest = next.saturating_duration_since(Instant::now());
+    let gathers = !rest.is_zero();
+    let tick = watched.has_leases().then_some(LEASE_TICK);
+    let timeout =
+        if watched.is_telling() { Some(Duration::ZERO) } else { gathers.then_some(rest).into_iter().chain(tick).min() };
+    let timeout = timeout.map(|time| Timespec { tv_sec: 0, tv_nsec: time.subsec_nanos().into() });
+    let executing: Vec<(u64, BorrowedFd<'_>)> = watched.executing();
     let mut fds = vec![PollFd::from_borrowed_fd(init.as_fd(), PollFlags::IN)];
-    let names = watched.names();
-    fds.extend(names.iter().map(|queue| PollFd::from_borrowed_fd(*queue, PollFlags::IN)));
-    let first = fds.len();
-    fds.extend(queues.iter().map(|(_, queue)| PollFd::from_borrowed_fd(*queue, PollFlags::IN)));
+    fds.extend(executing.iter().map(|(_, queue)| PollFd::from_borrowed_fd(*queue, PollFlags::IN)));
+    let others = if gathers { Vec::new() } else { watched.others() };
+    fds.extend(others.iter().map(|queue| PollFd::from_borrowed_fd(*queue, PollFlags::IN)));
     match poll(&mut fds, timeout.as_ref()) {
         Ok(_) | Err(rustix::io::Errno::INTR) => {}
         Err(errno) => return Err(errno.into()),
     }
     let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
-    let (fixed, of_calls) = fds.split_at(first);
+    let of_calls = fds.iter().skip(1).zip(&executing).filter(|(fd, _)| is_ready(fd));
     Ok(Ready {
-        init: fixed.first().is_some_and(is_ready),
-        names: fixed.get(1).is_some_and(is_ready),
-        calls: queues.iter().zip(of_calls).filter(|(_, fd)| is_ready(fd)).map(|((intent, _), _)| *intent).collect(),
+        init: fds.first().is_some_and(is_ready),
+        executing: of_calls.map(|(_, (intent, _))| *intent).collect(),
+        others: fds.iter().skip(1 + executing.len()).any(is_ready),
     })
 }

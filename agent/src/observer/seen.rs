@@ -1,7 +1,7 @@
 //! What was seen of one call: a row for each file, under the kernel's name for it, within a limit. Pure.
 
-use super::content::Look;
-use super::event::Spot;
+use super::content::{Budget, CALL_MAX, Look, SOON_CALL_MAX};
+use super::event::{self, Spot};
 use super::kernel::Handle;
 use coffer_evidence::fields::Canonical as _;
 use coffer_evidence::file_record::{CONTENTS_MAX, Content, Directory, FileRecord, FileUse, RecordLoss, Uses};
@@ -43,14 +43,16 @@ pub(super) struct Row {
     executed: Vec<Content>,
     /// How it looked when its content was last taken.
     look: Option<Look>,
-    /// It was closed after writing since.
-    stale: bool,
+    /// What was in it when it was last closed after writing; none while that is not known.
+    pub(super) left: Option<Content>,
+    /// When it got its name, in the order of events.
+    placed: u64,
 }
 
 impl Row {
     /// Whether its content may be another than the one that was last taken.
     pub(super) fn is_news(&self, look: Look) -> bool {
-        self.stale || self.look != Some(look)
+        self.look != Some(look)
     }
 
     /// Whether it was ever looked at and looked different then.
@@ -66,12 +68,6 @@ impl Row {
     /// Remembers how it looked when its content was taken.
     pub(super) fn looked(&mut self, look: Look) {
         self.look = Some(look);
-        self.stale = false;
-    }
-
-    /// It was closed after it was open for writing.
-    pub(super) fn written(&mut self) {
-        self.stale = true;
     }
 }
 
@@ -80,13 +76,13 @@ const NAMES_MAX: usize = 64;
 
 impl Row {
     /// A name of it was made. False when it has too many.
-    pub(super) fn name_made(&mut self, at: Spot) -> bool {
+    fn name_made(&mut self, at: Spot) -> bool {
         self.spot = Some(at.clone());
         push(&mut self.made, at)
     }
 
     /// A name of it was removed. One that the call had made itself is what the file was called before.
-    pub(super) fn name_removed(&mut self, at: Spot) -> bool {
+    fn name_removed(&mut self, at: Spot) -> bool {
         self.spot = Some(at.clone());
         match self.made.iter().position(|made| *made == at) {
             Some(number) => {
@@ -99,7 +95,7 @@ impl Row {
     }
 
     /// It was renamed.
-    pub(super) fn name_changed(&mut self, from: Spot, to: Spot) -> bool {
+    fn name_changed(&mut self, from: Spot, to: Spot) -> bool {
         if let Some(made) = self.made.iter_mut().find(|made| **made == from) {
             made.clone_from(&to);
         }
@@ -119,7 +115,7 @@ fn push(list: &mut Vec<Spot>, spot: Spot) -> bool {
 
 /// A row that is only a name: its file has another, too.
 pub(super) fn name_only(of: &Row, uses: Uses) -> Row {
-    Row { uses, first_ms: of.first_ms, ..Row::default() }
+    Row { uses, first_ms: of.first_ms, placed: of.placed, ..Row::default() }
 }
 
 /// Which list of contents.
@@ -130,17 +126,80 @@ pub(super) enum Of {
 }
 
 /// The rows of one call.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Seen {
     rows: HashMap<Key, Row>,
     bytes: usize,
     lost: BTreeMap<u64, RecordLoss>,
+    /// How many names were given.
+    names: u64,
+    moves: Moves,
+    budget: Budget,
+    soon: Budget,
+}
+
+/// Whether a directory of the call's files may have another path than when it was looked at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Moves {
+    #[default]
+    None,
+    OfDirectories,
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self {
+            rows: HashMap::new(),
+            bytes: 0,
+            lost: BTreeMap::new(),
+            names: 0,
+            moves: Moves::None,
+            budget: Budget::new(CALL_MAX),
+            soon: Budget::new(SOON_CALL_MAX),
+        }
+    }
 }
 
 impl Seen {
     /// Bytes that the rows take.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// What may still be read while the call runs.
+    pub(super) fn budget(&mut self) -> &mut Budget {
+        &mut self.budget
+    }
+
+    /// What may still be read of files as soon as they were written.
+    pub(super) fn soon(&mut self) -> &mut Budget {
+        &mut self.soon
+    }
+
+    /// Whether a directory was renamed.
+    pub(super) fn moves(&self) -> Moves {
+        self.moves
+    }
+
+    /// A name of a known file was made, removed or changed; false when it has too many.
+    pub(super) fn named(&mut self, key: &Key, what: u64, at: Spot, renamed: Option<Spot>) -> bool {
+        let Some(row) = self.rows.get_mut(key) else { return true };
+        self.names += 1;
+        row.placed = self.names;
+        match renamed {
+            Some(to) if what & event::RENAMED != 0 => {
+                if what & event::DIRECTORY != 0 {
+                    self.moves = Moves::OfDirectories;
+                }
+                row.name_changed(at, to)
+            }
+            _ => {
+                // What was made and removed at once may be told as one event: the name is gone then.
+                let made = what & event::CREATED == 0 || row.name_made(at.clone());
+                let removed = what & event::DELETED == 0 || row.name_removed(at);
+                made && removed
+            }
+        }
     }
 
     /// Something is missing from now on.
@@ -161,7 +220,8 @@ impl Seen {
                 Key::Placed(_, handle) => handle.len(),
             };
             self.take(ROW_BYTES + handle, free)?;
-            self.rows.insert(key.clone(), Row { first_ms: now_ms, ..Row::default() });
+            self.names += 1;
+            self.rows.insert(key.clone(), Row { first_ms: now_ms, placed: self.names, ..Row::default() });
         }
         let row = self.rows.get_mut(key)?;
         row.uses = row.uses.and(uses);
@@ -274,7 +334,7 @@ impl Draft {
 impl Told {
     /// The older of two files keeps what was opened, the younger what is left.
     fn join(&mut self, other: Told) {
-        let age = |told: &Told| (told.end, told.row.first_ms);
+        let age = |told: &Told| (told.end, told.row.placed);
         let older = if age(&other) < age(self) { other } else { std::mem::replace(self, other) };
         let lists = [(&mut self.row.opened, older.row.opened), (&mut self.row.executed, older.row.executed)];
         for (list, before) in lists {
@@ -343,7 +403,8 @@ mod tests {
             let mut draft = Draft::default();
             for number in order {
                 let row = seen.rows.get(&key(number)).unwrap();
-                let row = Row { uses: row.uses, first_ms: row.first_ms, opened: row.opened.clone(), ..Row::default() };
+                let (first_ms, placed, opened) = (row.first_ms, row.placed, row.opened.clone());
+                let row = Row { uses: row.uses, first_ms, placed, opened, ..Row::default() };
                 match number {
                     1 => draft.add(path(), (row, End::Gone), None, None),
                     _ => {

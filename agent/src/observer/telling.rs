@@ -3,7 +3,7 @@
 use super::content::{self, Budget, Look};
 use super::event::Spot;
 use super::kernel::Handle;
-use super::seen::{Draft, End, Key, Row, Seen, name_only};
+use super::seen::{Draft, End, Key, Moves, Row, Seen, name_only};
 use super::watched::Place;
 use coffer_evidence::file_record::{Content, DIRECTORY_MAX, RecordLoss, Uses};
 use rustix::fs::{FileType, OFlags, Stat, fstat};
@@ -29,6 +29,7 @@ pub(super) struct Telling {
     removed: HashMap<(usize, Handle), Spot>,
     draft: Draft,
     budget: Budget,
+    moves: Moves,
 }
 
 impl Telling {
@@ -44,7 +45,9 @@ impl Telling {
                 removed.insert((*place, handle.clone()), spot);
             }
         }
-        Self { seen, keys, directories: HashMap::new(), removed, draft: Draft::default(), budget: Budget::new() }
+        let (directories, draft, budget) = (HashMap::new(), Draft::default(), Budget::new(content::CALL_MAX));
+        let moves = seen.moves();
+        Self { seen, keys, directories, removed, draft, budget, moves }
     }
 
     /// Bytes that its rows take.
@@ -84,6 +87,13 @@ impl Telling {
             Some(spot) => self.beneath(place, at, &spot, DEPTH),
             None => None,
         };
+        if self.is_settled(&row)
+            && let Some(path) = row.spot.take().and_then(|spot| self.beneath(place, at, &spot, DEPTH))
+        {
+            let left = row.left;
+            self.draft.add(path, (row, End::Stays), left, before);
+            return Ok(0);
+        }
         let former = before.or_else(|| row.path.clone());
         let found =
             handle.open(place.root.as_fd(), OFlags::PATH).ok().and_then(|file| Some((fstat(&file).ok()?, file)));
@@ -118,6 +128,14 @@ impl Telling {
         Ok(0)
     }
 
+    /// Whether nothing more is to be learned of a file that the call made or wrote: its one name and what it was left as are known.
+    fn is_settled(&self, row: &Row) -> bool {
+        let is_written = row.uses.has(Uses::WRITTEN);
+        let is_known = if is_written { row.left.is_some() } else { row.uses.has(Uses::CREATED) };
+        let has_one_name = !row.uses.has(Uses::DELETED) && row.made.len() <= 1 && row.removed.is_empty();
+        is_known && has_one_name && self.moves == Moves::None
+    }
+
     /// Names that a file got or lost beside the one that is told: they are rows of their own. Answers whether that one is among them.
     fn names(&mut self, (place, at): (&Place, usize), path: &[u8], of: &Row, (names, uses): (Vec<Spot>, Uses)) -> bool {
         let mut is_among = false;
@@ -137,6 +155,9 @@ impl Telling {
             return None;
         }
         let changed = row.is_changed(Look::of(stat));
+        if !changed && row.left.is_some() {
+            return row.left;
+        }
         if !changed && !row.uses.has(Uses::WRITTEN) && !row.uses.has(Uses::CREATED) {
             return None;
         }

@@ -1,31 +1,30 @@
 //! The calls that are watched, and what each event means for them.
 
-use super::content::{self, Budget, Look};
+use super::content::{self, Look};
 use super::event::{self, Event, Spot};
+use super::held::Held;
 use super::kernel::{self, Answer, Handle};
 use super::seen::{ALL_BYTES, Key, Of, Seen};
 use super::telling::{Telling, path_of};
 use crate::frames::observe::{RECORD_MAX, ToObserver};
 use anyhow::{Context as _, bail, ensure};
 use coffer_evidence::file_record::{Content, RecordLoss, Uses};
-use rustix::fs::{FileType, Stat, fstat, fstatvfs};
+use rustix::fs::{FileType, OFlags, Stat, fstat, fstatvfs};
 use std::collections::{BTreeMap, HashMap};
 use std::io::ErrorKind;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// File systems that tools can write to: the workspace, and two of each identity.
 const PLACES_MAX: usize = 1 + 2 * crate::fixed::IDENTITIES_MAX;
-/// Events of one call that are looked at in one turn, so that no call waits for another's.
-const EVENTS: usize = 64;
-/// Bytes of names' events that are read at once.
+/// Executions of one call that are answered in one turn, so that no call waits for another's.
+const EXECUTIONS: usize = 16;
+/// Bytes of events with names that are read at once.
 const NAMES_BYTES: usize = 64 * 1024;
 /// Processes that are remembered; what others do to names is told of them while they are there to be asked.
 const PROCESSES_MAX: usize = 65_536;
 /// Programs of the image whose digests are kept.
 const PROGRAMS_MAX: usize = 4096;
-/// How long nobody may begin to write a file that is about to be executed. The kernel forbids it from then on.
-const LEASE: Duration = Duration::from_secs(2);
 
 /// A file system that tools can write to.
 #[derive(Debug)]
@@ -48,17 +47,17 @@ pub(super) struct Watched {
     /// Which call a process was last seen in.
     processes: HashMap<i32, u64>,
     programs: HashMap<(u64, u64), Content>,
-    leases: Vec<Lease>,
+    held: Held,
 }
 
 #[derive(Debug)]
 struct Call {
-    queue: OwnedFd,
+    executing: OwnedFd,
+    opened: OwnedFd,
     uid: u64,
     group: String,
     began: Instant,
     seen: Seen,
-    budget: Budget,
     told_lost: bool,
 }
 
@@ -68,32 +67,23 @@ impl Call {
     }
 }
 
-/// A file that a process is about to execute.
-#[derive(Debug)]
-struct Lease {
-    file: OwnedFd,
-    key: Key,
-    pid: i32,
-    process: Option<OwnedFd>,
-    /// Openings of it by that process since.
-    opened: u32,
-    until: Instant,
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        // Closing it does the same, when no other descriptor of the same opening is left; there is none.
-        let _ = kernel::release(self.file.as_fd());
-    }
+/// Where an event with names happened.
+struct Where {
+    place: usize,
+    spot: Option<Spot>,
+    renamed: Option<Spot>,
+    target: Option<Handle>,
 }
 
 impl Watched {
-    pub(super) fn names(&self) -> Option<BorrowedFd<'_>> {
-        self.names.as_ref().map(OwnedFd::as_fd)
+    /// Queues that somebody waits at.
+    pub(super) fn executing(&self) -> Vec<(u64, BorrowedFd<'_>)> {
+        self.calls.iter().map(|(intent, call)| (*intent, call.executing.as_fd())).collect()
     }
 
-    pub(super) fn queues(&self) -> Vec<(u64, BorrowedFd<'_>)> {
-        self.calls.iter().map(|(intent, call)| (*intent, call.queue.as_fd())).collect()
+    /// Queues that nobody waits at.
+    pub(super) fn others(&self) -> Vec<BorrowedFd<'_>> {
+        self.names.iter().chain(self.calls.values().map(|call| &call.opened)).map(OwnedFd::as_fd).collect()
     }
 
     pub(super) fn is_telling(&self) -> bool {
@@ -101,7 +91,7 @@ impl Watched {
     }
 
     pub(super) fn has_leases(&self) -> bool {
-        !self.leases.is_empty()
+        !self.held.is_empty()
     }
 
     /// Calls that have lost something since the last time.
@@ -111,26 +101,29 @@ impl Watched {
     }
 
     /// Does what init says.
-    pub(super) fn told(&mut self, message: ToObserver, descriptors: Vec<OwnedFd>) -> anyhow::Result<()> {
-        let one = <[OwnedFd; 1]>::try_from(descriptors).ok().map(|[one]| one);
-        match (message, one) {
-            (ToObserver::Place { uid }, Some(root)) => {
+    pub(super) fn told(&mut self, message: ToObserver, mut descriptors: Vec<OwnedFd>) -> anyhow::Result<()> {
+        let (second, first) = match descriptors.len() {
+            2 => (descriptors.pop(), descriptors.pop()),
+            _ => (None, descriptors.pop()),
+        };
+        match (message, first, second) {
+            (ToObserver::Place { uid }, Some(root), None) => {
                 ensure!(self.places.len() < PLACES_MAX, "expected at most {PLACES_MAX} places, found more");
                 let (device, file_system) = (fstat(&root)?.st_dev, fstatvfs(&root)?.f_fsid);
                 self.places.push(Place { root, device, file_system, uid });
             }
-            (ToObserver::Names, Some(queue)) => self.names = Some(queue),
-            (ToObserver::Begin { intent, uid, group }, Some(queue)) => {
-                let (began, seen, budget) = (Instant::now(), Seen::default(), Budget::new());
-                let call = Call { queue, uid, group, began, seen, budget, told_lost: false };
+            (ToObserver::Names, Some(queue), None) => self.names = Some(queue),
+            (ToObserver::Begin { intent, uid, group }, Some(executing), Some(opened)) => {
+                let (began, seen) = (Instant::now(), Seen::default());
+                let call = Call { executing, opened, uid, group, began, seen, told_lost: false };
                 ensure!(self.calls.insert(intent, call).is_none(), "expected another call, found {intent} again");
             }
-            (ToObserver::Process { intent, pid }, None) => {
+            (ToObserver::Process { intent, pid }, None, None) => {
                 self.remember(i32::try_from(pid).context("a process id")?, intent);
             }
-            (ToObserver::Finish { intent }, None) => self.finish(intent)?,
-            (ToObserver::Forget { intent }, None) => drop(self.end(intent)),
-            (message, _) => bail!("expected one descriptor where one belongs, found {message:?}"),
+            (ToObserver::Finish { intent }, None, None) => self.finish(intent)?,
+            (ToObserver::Forget { intent }, None, None) => drop(self.end(intent)),
+            (message, ..) => bail!("expected as many descriptors as belong to it, found others with {message:?}"),
         }
         Ok(())
     }
@@ -142,8 +135,9 @@ impl Watched {
 
     /// Nobody is left in the call: what its processes did is all in the queues.
     fn finish(&mut self, intent: u64) -> anyhow::Result<()> {
-        while self.read_call(intent)? {}
+        while self.answer(intent)? {}
         while self.read_names()? {}
+        while self.read_opened(intent)? {}
         let Some(call) = self.end(intent) else { bail!("expected a call that runs, found {intent}") };
         self.telling.insert(intent, Telling::new(call.seen));
         Ok(())
@@ -164,45 +158,39 @@ impl Watched {
 
     /// Ends leases whose process has gone on, or is gone.
     pub(super) fn tick(&mut self, now: Instant) {
-        let is_gone = |process: &OwnedFd| {
-            let mut fds = [rustix::event::PollFd::from_borrowed_fd(process.as_fd(), rustix::event::PollFlags::IN)];
-            let none = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-            rustix::event::poll(&mut fds, Some(&none)).is_ok_and(|ready| ready > 0)
-        };
-        self.leases.retain(|lease| now < lease.until && !lease.process.as_ref().is_none_or(is_gone));
+        self.held.tick(now);
     }
 
-    /// Reads some of what a call's processes open; true when there was something.
-    pub(super) fn read_call(&mut self, intent: u64) -> anyhow::Result<bool> {
+    /// Reads what happened to names, and what was opened; true when there may be more.
+    pub(super) fn read_others(&mut self) -> anyhow::Result<bool> {
+        let mut more = self.read_names()?;
+        for intent in self.calls.keys().copied().collect::<Vec<_>>() {
+            more |= self.read_opened(intent)?;
+        }
+        Ok(more)
+    }
+
+    /// Answers some of what a call's processes are about to execute; true when there was something.
+    pub(super) fn answer(&mut self, intent: u64) -> anyhow::Result<bool> {
         let Some(call) = self.calls.get(&intent) else { return Ok(false) };
-        let mut buffer = [0; 24 * EVENTS];
-        let count = match rustix::io::read(&call.queue, &mut buffer) {
-            Ok(count) => count,
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(false),
-            // A descriptor could not be made: the kernel has denied what waited for it.
-            Err(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE) => bail!("no descriptors are left"),
-            Err(errno) => return Err(errno).context("read a call's events"),
-        };
-        for event in event::events(buffer.get(..count).unwrap_or_default())? {
+        let mut buffer = [0; 24 * EXECUTIONS];
+        let Some(events) = read(call.executing.as_fd(), &mut buffer)? else { return Ok(false) };
+        for event in events {
             match event {
                 Event::Overflow => self.lose(intent, RecordLoss::Overflow),
-                Event::File { what, pid, file } => self.file(intent, what, pid, file)?,
+                Event::File { pid, file } => self.executing_file(intent, pid, &file)?,
                 Event::Name { .. } => bail!("expected a file in a call's queue, found a name"),
             }
         }
-        Ok(count > 0)
+        Ok(true)
     }
 
     /// Reads some of what happened to names; true when there was something.
-    pub(super) fn read_names(&mut self) -> anyhow::Result<bool> {
+    fn read_names(&mut self) -> anyhow::Result<bool> {
         let Some(names) = &self.names else { return Ok(false) };
         let mut buffer = vec![0; NAMES_BYTES];
-        let count = match rustix::io::read(names, &mut buffer) {
-            Ok(count) => count,
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(false),
-            Err(errno) => return Err(errno).context("read what happened to names"),
-        };
-        for event in event::events(buffer.get(..count).unwrap_or_default())? {
+        let Some(events) = read(names.as_fd(), &mut buffer)? else { return Ok(false) };
+        for event in events {
             match event {
                 Event::Overflow => {
                     for intent in self.calls.keys().copied().collect::<Vec<_>>() {
@@ -210,12 +198,58 @@ impl Watched {
                     }
                 }
                 Event::Name { what, pid, file_system, spot, renamed, target } => {
-                    self.name(what, pid, file_system, (spot, renamed), target);
+                    let Some(place) = self.place(file_system) else { continue };
+                    match self.whose(pid, place) {
+                        Whose::Nobodys => {}
+                        Whose::Call(intent) => self.name(intent, what, Where { place, spot, renamed, target }),
+                        Whose::OneOf(calls) => {
+                            calls.into_iter().for_each(|intent| self.lose(intent, RecordLoss::Unattributed));
+                        }
+                    }
                 }
                 Event::File { .. } => bail!("expected names in their queue, found a file"),
             }
         }
-        Ok(count > 0)
+        Ok(true)
+    }
+
+    /// Reads some of what a call opened and closed; true when there was something.
+    fn read_opened(&mut self, intent: u64) -> anyhow::Result<bool> {
+        let Some(call) = self.calls.get(&intent) else { return Ok(false) };
+        let mut buffer = vec![0; NAMES_BYTES];
+        let Some(events) = read(call.opened.as_fd(), &mut buffer)? else { return Ok(false) };
+        let (mut opened, mut written) = (Vec::new(), Vec::new());
+        for event in events {
+            match event {
+                Event::Overflow => self.lose(intent, RecordLoss::Overflow),
+                Event::Name { what, pid, file_system, spot, target, .. } => {
+                    self.remember(pid, intent);
+                    let Some(place) = self.place(file_system) else { continue };
+                    let Some(key) = self.opened(intent, what, Where { place, spot, renamed: None, target }) else {
+                        continue;
+                    };
+                    if what & event::WRITTEN != 0 {
+                        written.push(key.clone());
+                    }
+                    if what & event::OPENED != 0 {
+                        opened.push(key);
+                    }
+                }
+                Event::File { .. } => bail!("expected names in a call's queue, found a file"),
+            }
+        }
+        // What was opened as something new has a name that was made: that is known only now.
+        self.read_names()?;
+        opened.iter().for_each(|key| self.look_into(intent, key));
+        // Closed several times, looked at once.
+        written.sort_unstable();
+        written.dedup();
+        written.iter().for_each(|key| self.closed(intent, key));
+        Ok(true)
+    }
+
+    fn place(&self, file_system: u64) -> Option<usize> {
+        self.places.iter().position(|place| place.file_system == file_system)
     }
 
     fn remember(&mut self, pid: i32, intent: u64) {
@@ -238,158 +272,141 @@ impl Watched {
         ALL_BYTES.saturating_sub(running + telling)
     }
 
-    fn file(&mut self, intent: u64, what: u64, pid: i32, file: OwnedFd) -> anyhow::Result<()> {
+    /// A file is about to be executed.
+    fn executing_file(&mut self, intent: u64, pid: i32, file: &OwnedFd) -> anyhow::Result<()> {
         self.remember(pid, intent);
-        let stat = fstat(&file)?;
+        let stat = fstat(file)?;
         let place = self.places.iter().position(|place| place.device == stat.st_dev);
-        let answer = match place {
-            None => {
-                self.went_on(pid, &Key::Fixed(stat.st_dev, stat.st_ino), what);
-                self.fixed(intent, what, &file, &stat)
-            }
-            Some(place) => {
-                let key = Key::Placed(place, Handle::of(file.as_fd()).context("name a file")?);
-                self.went_on(pid, &key, what);
-                self.placed(intent, what, (&key, pid), &file, &stat)
-            }
+        let key = match place {
+            None => Key::Fixed(stat.st_dev, stat.st_ino),
+            Some(place) => Key::Placed(place, Handle::of(file.as_fd()).context("name a file")?),
         };
-        if what & (event::OPENING | event::EXECUTING) != 0
-            && let Some(call) = self.calls.get(&intent)
-        {
-            kernel::answer(call.queue.as_fd(), file.as_fd(), answer).context("answer the kernel")?;
+        self.held.went_on(pid);
+        let answer = match (place, FileType::from_raw_mode(stat.st_mode).is_file()) {
+            (Some(_), true) => match kernel::lease(file.as_fd()) {
+                Ok(()) => {
+                    self.held.hold(file, pid);
+                    Answer::Allow
+                }
+                // As the kernel would say a moment later.
+                Err(error) if error.kind() == ErrorKind::WouldBlock => Answer::Busy,
+                // What cannot be kept still cannot be told.
+                Err(_) => {
+                    self.lose(intent, RecordLoss::Unobserved);
+                    Answer::Allow
+                }
+            },
+            (None, _) | (Some(_), false) => Answer::Allow,
+        };
+        if answer == Answer::Allow {
+            self.executed(intent, &key, file, &stat);
+        }
+        if let Some(call) = self.calls.get(&intent) {
+            kernel::answer(call.executing.as_fd(), file.as_fd(), answer).context("answer the kernel")?;
         }
         Ok(())
     }
 
-    /// A process that was about to execute a file does something else: it has the file, or could not execute it. Executing is
-    /// one opening of the file itself.
-    fn went_on(&mut self, pid: i32, key: &Key, what: u64) {
-        for lease in self.leases.iter_mut().filter(|lease| lease.pid == pid && lease.key == *key) {
-            lease.opened += u32::from(what & event::OPENING != 0);
-        }
-        self.leases.retain(|lease| lease.pid != pid || (lease.key == *key && lease.opened < 2));
-    }
-
-    /// A file that nobody can write to: the image's.
-    fn fixed(&mut self, intent: u64, what: u64, file: &OwnedFd, stat: &Stat) -> Answer {
-        let key = Key::Fixed(stat.st_dev, stat.st_ino);
-        let executing = what & event::EXECUTING != 0;
-        let uses = if executing { Uses::OPENED.and(Uses::EXECUTED) } else { Uses::OPENED };
-        self.row(intent, &key, uses, file, stat);
-        if executing {
-            let program = (stat.st_dev, stat.st_ino);
-            let content = self
-                .programs
-                .get(&program)
-                .copied()
-                .unwrap_or_else(|| content::take(file, stat, content::PROGRAM_MAX, &mut Budget::new()));
-            if self.programs.len() >= PROGRAMS_MAX {
-                self.programs.clear();
-            }
-            self.programs.insert(program, content);
-            if let Some(call) = self.calls.get_mut(&intent) {
-                call.seen.content(&key, Of::Executed, content);
-            }
-        }
-        Answer::Allow
-    }
-
-    /// A file that tools can write to.
-    fn placed(&mut self, intent: u64, what: u64, (key, pid): (&Key, i32), file: &OwnedFd, stat: &Stat) -> Answer {
-        let (mut answer, is_file) = (Answer::Allow, FileType::from_raw_mode(stat.st_mode).is_file());
-        if what & event::EXECUTING != 0 && is_file {
-            match kernel::lease(file.as_fd()) {
-                Ok(()) => self.hold(file, key, pid),
-                // As the kernel would say a moment later.
-                Err(error) if error.kind() == ErrorKind::WouldBlock => answer = Answer::Busy,
-                // What cannot be kept still cannot be told.
-                Err(_) => self.lose(intent, RecordLoss::Unobserved),
-            }
-        }
-        let mut uses = Uses::OPENED;
-        if what & event::EXECUTING != 0 && answer == Answer::Allow {
-            uses = uses.and(Uses::EXECUTED);
-        }
-        if what & event::WRITTEN != 0 {
-            uses = uses.and(Uses::WRITTEN);
-        }
-        self.row(intent, key, uses, file, stat);
-        if !is_file {
-            return answer;
-        }
-        let look = Look::of(stat);
-        let Some(call) = self.calls.get_mut(&intent) else { return answer };
-        if what & event::EXECUTING != 0 && answer == Answer::Allow {
-            let content = content::take(file, stat, content::PROGRAM_MAX, &mut call.budget);
-            call.seen.content(key, Of::Executed, content);
-        }
-        let is_news = call.seen.known(key).is_some_and(|row| row.is_news(look));
-        if what & event::OPENING != 0 && is_news {
-            let content = content::take(file, stat, content::FILE_MAX, &mut call.budget);
-            if content.size > 0 {
-                call.seen.content(key, Of::Opened, content);
-            }
-            if let Some(row) = call.seen.known(key) {
-                row.looked(look);
-            }
-        }
-        if what & event::WRITTEN != 0
-            && let Some(row) = call.seen.known(key)
-        {
-            row.written();
-        }
-        answer
-    }
-
-    fn hold(&mut self, file: &OwnedFd, key: &Key, pid: i32) {
-        let process = rustix::process::Pid::from_raw(pid)
-            .and_then(|pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok());
-        if let Ok(file) = file.try_clone() {
-            self.leases.push(Lease { file, key: key.clone(), pid, process, opened: 0, until: Instant::now() + LEASE });
-        }
-    }
-
-    /// Finds or makes the row of an open file.
-    fn row(&mut self, intent: u64, key: &Key, uses: Uses, file: &OwnedFd, stat: &Stat) {
+    fn executed(&mut self, intent: u64, key: &Key, file: &OwnedFd, stat: &Stat) {
         let free = self.free();
         let Some(call) = self.calls.get_mut(&intent) else { return };
         let now = call.now_ms();
-        let Some(row) = call.seen.row(key, uses, now, free) else { return };
-        if row.path.is_some() || row.spot.is_some() {
-            return;
-        }
-        match path_of(file.as_fd(), stat) {
-            Some(path) => {
-                if call.seen.take(path.len(), free).is_some()
-                    && let Some(row) = call.seen.known(key)
-                {
-                    row.path = Some(path);
+        let Some(row) = call.seen.row(key, Uses::OPENED.and(Uses::EXECUTED), now, free) else { return };
+        if row.path.is_none() && row.spot.is_none() {
+            match path_of(file.as_fd(), stat) {
+                Some(path) if call.seen.take(path.len(), free).is_some() => {
+                    call.seen.known(key).into_iter().for_each(|row| row.path = Some(path.clone()));
                 }
+                Some(_) => {}
+                None => call.seen.lose(RecordLoss::Unnamed),
             }
-            None => call.seen.lose(RecordLoss::Unnamed),
+        }
+        let content = match key {
+            Key::Placed(..) => content::take(file, stat, content::PROGRAM_MAX, call.seen.budget()),
+            // It is always the same.
+            Key::Fixed(device, inode) => *self.programs.entry((*device, *inode)).or_insert_with(|| {
+                content::take(file, stat, content::PROGRAM_MAX, &mut content::Budget::new(content::CALL_MAX))
+            }),
+        };
+        call.seen.content(key, Of::Executed, content);
+        if self.programs.len() > PROGRAMS_MAX {
+            self.programs.clear();
         }
     }
 
-    fn name(
-        &mut self,
-        what: u64,
-        pid: i32,
-        file_system: u64,
-        (spot, renamed): (Option<Spot>, Option<Spot>),
-        target: Option<Handle>,
-    ) {
-        let Some(place) = self.places.iter().position(|place| place.file_system == file_system) else { return };
-        let intent = match self.whose(pid, place) {
-            Whose::Nobodys => return,
-            Whose::Call(intent) => intent,
-            Whose::OneOf(calls) => {
-                calls.into_iter().for_each(|intent| self.lose(intent, RecordLoss::Unattributed));
-                return;
+    /// A file was opened, or closed after it was open for writing; answers which.
+    fn opened(&mut self, intent: u64, what: u64, at: Where) -> Option<Key> {
+        let free = self.free();
+        let call = self.calls.get_mut(&intent)?;
+        let (Some(target), Some(spot)) = (at.target, at.spot) else {
+            call.seen.lose(RecordLoss::Unnamed);
+            return None;
+        };
+        let mut uses = Uses::default();
+        for (bit, use_of) in [(event::OPENED, Uses::OPENED), (event::WRITTEN, Uses::OPENED.and(Uses::WRITTEN))] {
+            if what & bit != 0 {
+                uses = uses.and(use_of);
             }
-        };
-        let (Some(target), Some(spot)) = (target, spot) else {
-            return self.lose(intent, RecordLoss::Unnamed);
-        };
+        }
+        let key = Key::Placed(at.place, target);
+        let now = call.now_ms();
+        let row = call.seen.row(&key, uses, now, free)?;
+        if row.spot.is_none() {
+            call.seen.take(spot.name.len() + spot.directory.len(), free)?;
+            call.seen.known(&key)?.spot = Some(spot);
+        }
+        Some(key)
+    }
+
+    /// What is in a file that was there before the call, and was opened.
+    fn look_into(&mut self, intent: u64, key: &Key) {
+        let Key::Placed(place, handle) = key else { return };
+        let (Some(call), Some(place)) = (self.calls.get_mut(&intent), self.places.get(*place)) else { return };
+        // What the call made itself is told as it is left.
+        if call.seen.known(key).is_none_or(|row| row.uses.has(Uses::CREATED)) {
+            return;
+        }
+        // Gone by now, or a directory.
+        let Ok(file) = handle.open(place.root.as_fd(), OFlags::RDONLY | OFlags::NONBLOCK) else { return };
+        let Ok(stat) = fstat(&file) else { return };
+        let look = Look::of(&stat);
+        if !FileType::from_raw_mode(stat.st_mode).is_file()
+            || !call.seen.known(key).is_some_and(|row| row.is_news(look))
+        {
+            return;
+        }
+        let content = content::take(&file, &stat, content::FILE_MAX, call.seen.budget());
+        if content.size > 0 {
+            call.seen.content(key, Of::Opened, content);
+        }
+        if let Some(row) = call.seen.known(key) {
+            row.looked(look);
+        }
+    }
+
+    /// What is in a file that was written; of a large one that is asked at the end, once.
+    fn closed(&mut self, intent: u64, key: &Key) {
+        let Key::Placed(place, handle) = key else { return };
+        let (Some(call), Some(place)) = (self.calls.get_mut(&intent), self.places.get(*place)) else { return };
+        let Some(row) = call.seen.known(key) else { return };
+        row.left = None;
+        let Ok(file) = handle.open(place.root.as_fd(), OFlags::RDONLY | OFlags::NONBLOCK) else { return };
+        let Ok(stat) = fstat(&file) else { return };
+        if !FileType::from_raw_mode(stat.st_mode).is_file() {
+            return;
+        }
+        row.looked(Look::of(&stat));
+        let content = content::take(&file, &stat, content::SOON_MAX, call.seen.soon());
+        if let Some(row) = call.seen.known(key).filter(|_| content.size == 0 || content.sha256.is_some()) {
+            row.left = Some(content);
+        }
+    }
+
+    /// A name was made, removed, or became another.
+    fn name(&mut self, intent: u64, what: u64, at: Where) {
+        let free = self.free();
+        let Some(call) = self.calls.get_mut(&intent) else { return };
+        let (Some(target), Some(spot)) = (at.target, at.spot) else { return call.seen.lose(RecordLoss::Unnamed) };
         let mut uses = Uses::default();
         for (bit, use_of) in [
             (event::CREATED, Uses::CREATED),
@@ -401,26 +418,14 @@ impl Watched {
                 uses = uses.and(use_of);
             }
         }
-        let key = Key::Placed(place, target);
-        let free = self.free();
-        let Some(call) = self.calls.get_mut(&intent) else { return };
+        let key = Key::Placed(at.place, target);
         let now = call.now_ms();
-        let cost = [Some(&spot), renamed.as_ref()];
+        let cost = [Some(&spot), at.renamed.as_ref()];
         let cost = cost.into_iter().flatten().map(|spot| spot.name.len() + spot.directory.len()).sum();
         if call.seen.row(&key, uses, now, free).is_none() || call.seen.take(cost, free).is_none() {
             return;
         }
-        let Some(row) = call.seen.known(&key) else { return };
-        let has_room = match renamed {
-            Some(to) if what & event::RENAMED != 0 => row.name_changed(spot, to),
-            _ => {
-                // What was made and removed at once may be told as one event: the name is gone then.
-                let made = what & event::CREATED == 0 || row.name_made(spot.clone());
-                let removed = what & event::DELETED == 0 || row.name_removed(spot);
-                made && removed
-            }
-        };
-        if !has_room {
+        if !call.seen.named(&key, what, spot, at.renamed) {
             call.seen.lose(RecordLoss::Files);
         }
     }
@@ -459,4 +464,13 @@ enum Whose {
     Call(u64),
     /// One of these, and it is not known which.
     OneOf(Vec<u64>),
+}
+
+/// Some events of a queue; `None` when there are none.
+fn read(queue: BorrowedFd<'_>, buffer: &mut [u8]) -> anyhow::Result<Option<Vec<Event>>> {
+    match rustix::io::read(queue, &mut *buffer) {
+        Ok(0) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(None),
+        Ok(count) => Ok(Some(event::events(buffer.get(..count).unwrap_or_default())?)),
+        Err(errno) => Err(errno).context("read the kernel's events"),
+    }
 }

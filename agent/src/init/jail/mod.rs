@@ -18,6 +18,7 @@ use super::error::{BootError, Context as _};
 use super::reap::{Who, reap_waiting};
 use filter::Filters;
 use mapped::Owners;
+pub use notice::Queues;
 use room::{Room, Site};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal, kill_process};
@@ -136,7 +137,7 @@ pub struct Jail {
     ruleset: OwnedFd,
     filters: Arc<Filters>,
     terminals: OwnedFd,
-    queue: OwnedFd,
+    queues: Queues,
 }
 
 /// What a tool needs to enter a jail.
@@ -161,13 +162,13 @@ impl Jail {
         let ruleset = room.rules.ruleset(&open("root/proc", OFlags::PATH)?)?;
         let terminals = room.terminals.try_clone().map_err(JailError::Terminals)?;
         let root = PathBuf::from(format!("/proc/{}/root", warden.pid()));
-        let queue = notice::of_call(&root, &room.watched).map_err(JailError::Notice)?;
-        Ok(Self { warden, processes, ruleset, filters: filters.clone(), terminals, queue })
+        let queues = notice::of_call(&root, &room.watched).map_err(JailError::Notice)?;
+        Ok(Self { warden, processes, ruleset, filters: filters.clone(), terminals, queues })
     }
 
-    /// The queue of what its processes open. Whoever opens anything waits until somebody reads it.
-    pub fn queue(&self) -> BorrowedFd<'_> {
-        self.queue.as_fd()
+    /// The queues of what its processes do with files. Whoever executes anything waits until somebody answers.
+    pub fn queues(&self) -> &Queues {
+        &self.queues
     }
 
     /// Where its terminals are opened.

@@ -65,7 +65,7 @@ pub struct Room {
     pub(super) network: OwnedFd,
     pub(super) rules: Rules,
     pub(super) terminals: OwnedFd,
-    /// Its mounts with files in them that the observer is to see opened.
+    /// Its mounts with files in them that the observer is to see used; the image's first.
     pub(super) watched: Vec<PathBuf>,
     workspace: PathBuf,
 }
