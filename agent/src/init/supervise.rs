@@ -195,7 +195,12 @@ impl Supervisor {
         if self.observer.is_none() || self.ending.is_some() {
             return Ok(());
         }
-        let lost = self.calls.hear().map_err(|error| ("observer".to_owned(), error.to_string()))?;
+        let lost = match self.calls.hear() {
+            Ok(lost) => lost,
+            // How it ended is told when it is collected.
+            Err(ChannelError::Closed) => return Ok(()),
+            Err(error) => return Err(("observer".to_owned(), error.to_string())),
+        };
         if self.gaps == Gaps::Fatal {
             lost.into_iter().for_each(|intent| self.calls.end(intent, Cause::RecordIncomplete, now));
         }
@@ -275,7 +280,8 @@ impl Supervisor {
         loop {
             let message = match self.notary.link.receive(Wait::Never) {
                 Ok((message, _)) => message,
-                Err(ChannelError::WouldBlock) => return Ok(()),
+                // How it ended is told when it is collected.
+                Err(ChannelError::WouldBlock | ChannelError::Closed) => return Ok(()),
                 Err(error) => return Err(refuse(error.to_string())),
             };
             match message {

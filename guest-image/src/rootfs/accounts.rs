@@ -9,11 +9,14 @@ struct Account {
 }
 
 /// The users of the guest (DESIGN §14). Nobody can log in; only a tool's identity has a shell, for tools that ask.
-const ACCOUNTS: [Account; 6] = [
+const ACCOUNTS: [Account; 9] = [
     Account { name: "root", id: 0, home: "/root", shell: "/bin/false" },
     Account { name: "notary", id: 900, home: "/", shell: "/bin/false" },
     Account { name: "agent", id: 901, home: "/", shell: "/bin/false" },
     Account { name: "gateway", id: 902, home: "/", shell: "/bin/false" },
+    Account { name: "warden", id: 903, home: "/", shell: "/bin/false" },
+    Account { name: "grants", id: 904, home: "/", shell: "/bin/false" },
+    Account { name: "observer", id: 905, home: "/", shell: "/bin/false" },
     Account { name: "default", id: 10_000, home: "/workspace", shell: "/bin/bash" },
     Account { name: "nobody", id: 65_534, home: "/nonexistent", shell: "/bin/false" },
 ];
@@ -58,6 +61,9 @@ mod tests {
             "notary:*:900:900::/:/bin/false",
             "agent:*:901:901::/:/bin/false",
             "gateway:*:902:902::/:/bin/false",
+            "warden:*:903:903::/:/bin/false",
+            "grants:*:904:904::/:/bin/false",
+            "observer:*:905:905::/:/bin/false",
             "default:*:10000:10000::/workspace:/bin/bash",
             "nobody:*:65534:65534::/nonexistent:/bin/false",
         ] {
