@@ -119,7 +119,7 @@ impl Wanted {
         let named = policy.identities();
         if identities.is_empty() {
             // A name of a policy is one of an intent: both have the same form.
-            identities.extend(named.iter().filter_map(|(name, _)| Identity::new(name.as_str()).ok()));
+            identities.extend(named.keys().filter_map(|name| Identity::new(name.as_str()).ok()));
         }
         if identities.is_empty() {
             identities.insert(Identity::default_name());
