@@ -440,18 +440,23 @@ mod tests {
 
     #[test]
     fn a_record_that_is_too_large_drops_first_what_says_least() {
-        let mut draft = Draft::default();
-        for number in 0..100 {
-            let mut row = Row { uses: Uses::OPENED, ..Row::default() };
-            if number >= 50 {
-                row.uses = Uses::OPENED.and(Uses::EXECUTED);
-                row.executed = vec![content(&[number])];
+        let draft = || {
+            let mut draft = Draft::default();
+            for number in 0..100 {
+                let mut row = Row { uses: Uses::OPENED, ..Row::default() };
+                if number >= 50 {
+                    row.uses = Uses::OPENED.and(Uses::EXECUTED);
+                    row.executed = vec![content(&[number])];
+                }
+                draft.add(format!("/usr/{number:03}").into(), (row, End::Stays), None, None);
             }
-            draft.add(format!("/usr/{number:03}").into(), (row, End::Stays), None, None);
-        }
-        let whole = 100 * 60;
-        let bytes = draft.finish(Seen::default(), whole / 2);
-        assert!(bytes.len() <= whole / 2);
+            draft
+        };
+        let whole = draft().finish(Seen::default(), usize::MAX);
+        assert_eq!(told(&whole).len(), 100);
+        let most = whole.len() * 3 / 5;
+        let bytes = draft().finish(Seen::default(), most);
+        assert!(bytes.len() <= most);
         let record = FileRecord::parse(&bytes).unwrap();
         assert_eq!(record.lost, [RecordLoss::Size]);
         assert!(record.files().count() > 30 && record.files().all(|(_, file)| file.uses.has(Uses::EXECUTED)));

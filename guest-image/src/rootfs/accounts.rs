@@ -69,7 +69,7 @@ mod tests {
         ] {
             assert!(passwd.lines().any(|found| found == line), "{line}");
         }
-        assert_eq!(passwd.lines().count(), 6);
+        assert_eq!(passwd.lines().count(), 9);
     }
 
     #[test]

@@ -69,7 +69,8 @@ pub(super) fn line(file: &Value) -> String {
     let text = |name: &str| printable(file[name].as_str().unwrap_or_default());
     let words: Vec<&str> = file["uses"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let slash = if file["directory"] == json!(true) { "/" } else { "" };
-    let mut line = format!("{:>8} ms  {}  {}{slash}", file["first_ms"], words.join(", "), text("path"));
+    let mut line =
+        format!("{:>8} ms  {}  {}{slash}", file["first_ms"].as_u64().unwrap_or(0), words.join(", "), text("path"));
     if file["from"].is_string() {
         line += &format!(", before: {}", text("from"));
     }
