@@ -151,7 +151,13 @@ impl Session {
         let mut responses = self.tools().exec(requests_of).await?.into_inner();
         loop {
             match responses.message().await?.context("it ended before its first word")?.response {
-                Some(pb::exec_response::Response::Stdout(_)) => return Ok(Running { requests, responses }),
+                Some(pb::exec_response::Response::Stdout(chunk)) => {
+                    // What it says right after its first word may come with it.
+                    let word =
+                        chunk.data.iter().position(|byte| *byte == b'\n').map_or(chunk.data.len(), |end| end + 1);
+                    let said = chunk.data.slice(word..).to_vec();
+                    return Ok(Running { requests, responses, said });
+                }
                 Some(pb::exec_response::Response::Exited(exited)) => anyhow::bail!("it ended: {exited:?}"),
                 _ => {}
             }
@@ -167,6 +173,8 @@ impl Session {
 pub(crate) struct Running {
     requests: tokio::sync::mpsc::Sender<pb::ExecRequest>,
     responses: tonic::Streaming<pb::ExecResponse>,
+    /// What came with its first word.
+    said: Vec<u8>,
 }
 
 impl Running {
@@ -174,7 +182,7 @@ impl Running {
     pub(crate) async fn end(mut self) -> anyhow::Result<(pb::Exited, String)> {
         let eof = pb::exec_request::Request::StdinEof(pb::StdinEof {});
         self.requests.send(pb::ExecRequest { request: Some(eof) }).await?;
-        let mut out = Vec::new();
+        let mut out = self.said;
         while let Some(message) = self.responses.message().await? {
             match message.response {
                 Some(pb::exec_response::Response::Exited(exited)) => {
