@@ -116,7 +116,7 @@ mod tests {
         assert_eq!(
             line(&told),
             format!(
-                "      12 ms  opened for writing  /w/a\\u{{1b}}\u{fffd}, before: /w/b, opened with 3 bytes sha256 {digest}, \
+                "      12 ms  opened for writing  /w/a\\u{{1b}}\\u{{fffd}}, before: /w/b, opened with 3 bytes sha256 {digest}, \
                  left with 1073741824 bytes"
             )
         );
