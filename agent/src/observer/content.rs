@@ -18,6 +18,9 @@ pub(super) const SOON_MAX: u64 = 256 * 1024;
 /// Bytes that are read so of the files of one call.
 pub(super) const SOON_CALL_MAX: u64 = 256 << 20;
 
+/// Bytes that are read at once.
+const BUFFER: usize = 64 * 1024;
+
 /// How a file looks from outside: another look means that it was changed, the same one does not mean that it was not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Look {
@@ -54,16 +57,16 @@ pub(super) fn take(file: impl AsFd, stat: &Stat, most: u64, budget: &mut Budget)
         return Content { size, sha256: None };
     }
     budget.0 -= size;
-    match digest(file.as_fd(), most) {
+    match digest(file.as_fd(), size, most) {
         Some((size, sha256)) => Content { size, sha256: Some(sha256) },
         None => Content { size, sha256: None },
     }
 }
 
-/// Up to so many bytes of it: it may grow meanwhile.
-fn digest(file: BorrowedFd<'_>, most: u64) -> Option<(u64, Digest256)> {
+/// Up to `most` bytes of it: it may be larger by now than it was. Most files are small, and so is what they are read into.
+fn digest(file: BorrowedFd<'_>, size: u64, most: u64) -> Option<(u64, Digest256)> {
     let (mut hash, mut at) = (Sha256::new(), 0_u64);
-    let mut buffer = vec![0; 64 * 1024];
+    let mut buffer = vec![0; usize::try_from(size).unwrap_or(BUFFER).clamp(1, BUFFER)];
     loop {
         match rustix::io::pread(file, &mut buffer[..], at) {
             Ok(0) => return Some((at, Digest256::new(hash.finalize().into()))),

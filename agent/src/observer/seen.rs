@@ -291,8 +291,8 @@ struct Told {
 }
 
 impl Draft {
-    /// Adds a row under the path that it has now; one without a use is none. Another file that had the path before was replaced: both are one row, since
-    /// people think of paths.
+    /// Adds a row under the path that it has now; one without a use is none. Another file that had the path before was replaced:
+    /// both are one row, since people think of paths.
     pub(super) fn add(&mut self, path: Vec<u8>, (row, end): (Row, End), left: Option<Content>, from: Option<Vec<u8>>) {
         if row.uses == Uses::default() {
             return;
@@ -317,7 +317,7 @@ impl Draft {
         let mut bytes = record(&files, &seen).to_bytes();
         if bytes.len() > most {
             seen.lose(RecordLoss::Size);
-            // What the image's own files are is known; that they were opened says least.
+            // That a file was opened, and nothing of what was in it, says least.
             files.retain(|(_, file)| {
                 file.uses != Uses::OPENED || !file.opened.is_empty() || file.left.is_some() || file.from.is_some()
             });

@@ -29,7 +29,6 @@ pub(super) struct Telling {
     removed: HashMap<(usize, Handle), Spot>,
     draft: Draft,
     budget: Budget,
-    moves: Moves,
 }
 
 impl Telling {
@@ -46,8 +45,7 @@ impl Telling {
             }
         }
         let (directories, draft, budget) = (HashMap::new(), Draft::default(), Budget::new(content::CALL_MAX));
-        let moves = seen.moves();
-        Self { seen, keys, directories, removed, draft, budget, moves }
+        Self { seen, keys, directories, removed, draft, budget }
     }
 
     /// Bytes that its rows take.
@@ -133,7 +131,7 @@ impl Telling {
         let is_written = row.uses.has(Uses::WRITTEN);
         let is_known = if is_written { row.left.is_some() } else { row.uses.has(Uses::CREATED) };
         let has_one_name = !row.uses.has(Uses::DELETED) && row.made.len() <= 1 && row.removed.is_empty();
-        is_known && has_one_name && self.moves == Moves::None
+        is_known && has_one_name && self.seen.moves() == Moves::None
     }
 
     /// Names that a file got or lost beside the one that is told: they are rows of their own. Answers whether that one is among them.

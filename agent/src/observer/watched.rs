@@ -342,15 +342,9 @@ impl Watched {
             call.seen.lose(RecordLoss::Unnamed);
             return None;
         };
-        let mut uses = Uses::default();
-        for (bit, use_of) in [(event::OPENED, Uses::OPENED), (event::WRITTEN, Uses::OPENED.and(Uses::WRITTEN))] {
-            if what & bit != 0 {
-                uses = uses.and(use_of);
-            }
-        }
         let key = Key::Placed(at.place, target);
         let now = call.now_ms();
-        let row = call.seen.row(&key, uses, now, free)?;
+        let row = call.seen.row(&key, uses(what), now, free)?;
         if row.spot.is_none() {
             call.seen.take(spot.name.len() + spot.directory.len(), free)?;
             call.seen.known(&key)?.spot = Some(spot);
@@ -366,13 +360,9 @@ impl Watched {
         if call.seen.known(key).is_none_or(|row| row.uses.has(Uses::CREATED)) {
             return;
         }
-        // Gone by now, or a directory.
-        let Ok(file) = handle.open(place.root.as_fd(), OFlags::RDONLY | OFlags::NONBLOCK) else { return };
-        let Ok(stat) = fstat(&file) else { return };
+        let Some((file, stat)) = open(place, handle) else { return };
         let look = Look::of(&stat);
-        if !FileType::from_raw_mode(stat.st_mode).is_file()
-            || !call.seen.known(key).is_some_and(|row| row.is_news(look))
-        {
+        if !call.seen.known(key).is_some_and(|row| row.is_news(look)) {
             return;
         }
         let content = content::take(&file, &stat, content::FILE_MAX, call.seen.budget());
@@ -390,11 +380,7 @@ impl Watched {
         let (Some(call), Some(place)) = (self.calls.get_mut(&intent), self.places.get(*place)) else { return };
         let Some(row) = call.seen.known(key) else { return };
         row.left = None;
-        let Ok(file) = handle.open(place.root.as_fd(), OFlags::RDONLY | OFlags::NONBLOCK) else { return };
-        let Ok(stat) = fstat(&file) else { return };
-        if !FileType::from_raw_mode(stat.st_mode).is_file() {
-            return;
-        }
+        let Some((file, stat)) = open(place, handle) else { return };
         row.looked(Look::of(&stat));
         let content = content::take(&file, &stat, content::SOON_MAX, call.seen.soon());
         if let Some(row) = call.seen.known(key).filter(|_| content.size == 0 || content.sha256.is_some()) {
@@ -407,22 +393,11 @@ impl Watched {
         let free = self.free();
         let Some(call) = self.calls.get_mut(&intent) else { return };
         let (Some(target), Some(spot)) = (at.target, at.spot) else { return call.seen.lose(RecordLoss::Unnamed) };
-        let mut uses = Uses::default();
-        for (bit, use_of) in [
-            (event::CREATED, Uses::CREATED),
-            (event::DELETED, Uses::DELETED),
-            (event::DIRECTORY, Uses::DIRECTORY),
-            (event::RENAMED, Uses::RENAMED),
-        ] {
-            if what & bit != 0 {
-                uses = uses.and(use_of);
-            }
-        }
         let key = Key::Placed(at.place, target);
         let now = call.now_ms();
         let cost = [Some(&spot), at.renamed.as_ref()];
         let cost = cost.into_iter().flatten().map(|spot| spot.name.len() + spot.directory.len()).sum();
-        if call.seen.row(&key, uses, now, free).is_none() || call.seen.take(cost, free).is_none() {
+        if call.seen.row(&key, uses(what), now, free).is_none() || call.seen.take(cost, free).is_none() {
             return;
         }
         if !call.seen.named(&key, what, spot, at.renamed) {
@@ -464,6 +439,26 @@ enum Whose {
     Call(u64),
     /// One of these, and it is not known which.
     OneOf(Vec<u64>),
+}
+
+/// What events with names say of a file.
+fn uses(what: u64) -> Uses {
+    let all = [
+        (event::OPENED, Uses::OPENED),
+        (event::WRITTEN, Uses::OPENED.and(Uses::WRITTEN)),
+        (event::CREATED, Uses::CREATED),
+        (event::DELETED, Uses::DELETED),
+        (event::DIRECTORY, Uses::DIRECTORY),
+        (event::RENAMED, Uses::RENAMED),
+    ];
+    all.into_iter().filter(|(bit, _)| what & bit != 0).fold(Uses::default(), |uses, (_, of)| uses.and(of))
+}
+
+/// A file by its handle; `None` when it is gone by now, or is none that can be read.
+fn open(place: &Place, handle: &Handle) -> Option<(OwnedFd, Stat)> {
+    let file = handle.open(place.root.as_fd(), OFlags::RDONLY | OFlags::NONBLOCK).ok()?;
+    let stat = fstat(&file).ok()?;
+    FileType::from_raw_mode(stat.st_mode).is_file().then_some((file, stat))
 }
 
 /// Some events of a queue; `None` when there are none.
