@@ -1,6 +1,7 @@
 //! A socket between two of the guest's processes: packets that keep their borders, and descriptors beside them.
 
 use crate::frames::{FRAME_MAX, Frame, FrameError};
+use crate::sealed;
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -12,10 +13,13 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use thiserror::Error;
 
-/// Descriptors that may come with one packet.
-const DESCRIPTORS_MAX: usize = 3;
-/// What the kernel may hold for a receiver that is behind: a few of the largest frames, thousands of usual ones.
+/// Descriptors that may come with one packet, and the file of a large frame.
+const DESCRIPTORS_MAX: usize = 4;
+/// What the kernel may hold for a receiver that is behind: thousands of usual frames.
 const QUEUE_BYTES: usize = 4 << 20;
+/// The largest frame that is a packet itself. Of a larger one the packet is its length alone, and its bytes are in a sealed file, the
+/// last descriptor: the kernel takes the memory of a packet in one piece, which it may not have.
+const PACKET_MAX: usize = 64 * 1024;
 
 /// A send or receive that failed.
 #[derive(Debug, Error)]
@@ -69,13 +73,18 @@ impl<S: Frame, R: Frame> Channel<S, R> {
         if packet.len() > FRAME_MAX + 4 {
             return Err(FrameError::Length { found: packet.len() }.into());
         }
+        let (length, body) = packet.split_at_checked(4).unwrap_or_default();
+        let file = (body.len() > PACKET_MAX).then(|| sealed::seal(body)).transpose().map_err(ChannelError::System)?;
+        let packet = if file.is_some() { length } else { &packet };
+        let descriptors: Vec<BorrowedFd<'_>> =
+            descriptors.iter().copied().chain(file.as_ref().map(AsFd::as_fd)).collect();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         if !descriptors.is_empty() {
-            ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
+            ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
         }
         let flags = SendFlags::NOSIGNAL | if wait == Wait::Never { SendFlags::DONTWAIT } else { SendFlags::empty() };
-        rustix::io::retry_on_intr(|| sendmsg(&self.socket, &[IoSlice::new(&packet)], &mut ancillary, flags))
+        rustix::io::retry_on_intr(|| sendmsg(&self.socket, &[IoSlice::new(packet)], &mut ancillary, flags))
             .map_err(of_errno)?;
         Ok(())
     }
@@ -90,7 +99,7 @@ impl<S: Frame, R: Frame> Channel<S, R> {
         if length == 0 {
             return Err(ChannelError::Closed);
         }
-        if length > FRAME_MAX + 4 {
+        if length > PACKET_MAX + 4 {
             return Err(FrameError::Length { found: length }.into());
         }
         let mut packet = vec![0_u8; length];
@@ -107,7 +116,7 @@ impl<S: Frame, R: Frame> Channel<S, R> {
         if received.bytes != length || !whole {
             return Err(FrameError::Length { found: received.bytes }.into());
         }
-        let descriptors = ancillary
+        let mut descriptors: Vec<OwnedFd> = ancillary
             .drain()
             .filter_map(|message| match message {
                 RecvAncillaryMessage::ScmRights(rights) => Some(rights),
@@ -115,6 +124,12 @@ impl<S: Frame, R: Frame> Channel<S, R> {
             })
             .flatten()
             .collect();
+        // An empty frame is none, so a length alone is that of a file.
+        if packet.len() == 4
+            && let Some(file) = descriptors.pop()
+        {
+            packet.extend(sealed::read(file, FRAME_MAX).map_err(ChannelError::System)?);
+        }
         Ok((R::decode(&packet)?, descriptors))
     }
 }
@@ -148,5 +163,70 @@ fn of_errno(errno: Errno) -> ChannelError {
         Errno::AGAIN => ChannelError::WouldBlock,
         Errno::PIPE | Errno::CONNRESET => ChannelError::Closed,
         other => ChannelError::System(other),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::frames::log::ToNotary;
+    use crate::frames::start::ToInit;
+
+    type End = Channel<ToInit, ToNotary>;
+
+    fn ends() -> (End, Channel<ToNotary, ToInit>) {
+        pair().unwrap()
+    }
+
+    fn start(bytes: usize) -> ToInit {
+        ToInit::Start { intent: 7, request: vec![0xab; bytes] }
+    }
+
+    #[test]
+    fn frames_of_every_size_arrive_whole_with_their_descriptors_and_in_order() {
+        let (one, other) = ends();
+        let sizes = [0, PACKET_MAX - 16, PACKET_MAX - 8, PACKET_MAX, PACKET_MAX * 3, FRAME_MAX - 32];
+        let file = tempfile::tempfile().unwrap();
+        for bytes in sizes {
+            one.send(&start(bytes), &[file.as_fd(); 3], Wait::Never).unwrap();
+        }
+        for bytes in sizes {
+            let (message, descriptors) = other.receive(Wait::Never).unwrap();
+            assert_eq!((message, descriptors.len()), (start(bytes), 3), "{bytes} bytes");
+        }
+        assert!(matches!(other.receive(Wait::Never), Err(ChannelError::WouldBlock)));
+        drop(one);
+        assert!(matches!(other.receive(Wait::Never), Err(ChannelError::Closed)));
+    }
+
+    #[test]
+    fn what_is_no_frame_is_refused_however_it_comes() {
+        let (one, other) = ends();
+        assert!(matches!(one.send(&start(FRAME_MAX), &[], Wait::Never), Err(ChannelError::Frame(_))));
+        let body = start(PACKET_MAX * 2).encode().split_off(4);
+        let length = u32::try_from(body.len()).unwrap();
+        let open = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut &open, &body).unwrap();
+        let cases: [(u32, Vec<OwnedFd>); 5] = [
+            (length, vec![]),
+            (length, vec![open.into()]),
+            (length + 1, vec![sealed::seal(&body).unwrap()]),
+            (0, vec![sealed::seal(&[]).unwrap()]),
+            (u32::try_from(FRAME_MAX).unwrap() + 1, vec![sealed::seal(&vec![0; FRAME_MAX + 1]).unwrap()]),
+        ];
+        for (length, files) in cases {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut ancillary = SendAncillaryBuffer::new(&mut space);
+            let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+            if !files.is_empty() {
+                ancillary.push(SendAncillaryMessage::ScmRights(&files));
+            }
+            let head = length.to_le_bytes();
+            sendmsg(&one.socket, &[IoSlice::new(&head)], &mut ancillary, SendFlags::empty()).unwrap();
+            let found = other.receive(Wait::Never);
+            let refused = matches!(&found, Err(ChannelError::Frame(_) | ChannelError::System(Errno::INVAL)));
+            assert!(refused, "{length} bytes in {} files: {found:?}", files.len());
+        }
     }
 }

@@ -21,4 +21,5 @@ pub mod init;
 pub mod machine;
 pub mod notary;
 pub mod observer;
+pub mod sealed;
 pub mod tool;

@@ -6,8 +6,7 @@ mod bench;
 use bench::{Bench, LONG, bench, pipes};
 use coffer_agent::frames::start::Cause;
 use coffer_agent::init::calls::Report;
-use coffer_evidence::fields::Canonical as _;
-use coffer_evidence::file_record::{Content, FileRecord, FileUse, RecordLoss, Uses};
+use coffer_evidence::file_record::{Content, FileUse, RecordLoss, Uses};
 use coffer_evidence::ids::Digest256;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -22,12 +21,13 @@ struct Told {
 }
 
 impl Told {
-    fn of(bench: &Bench, record: &[u8]) -> Self {
-        let record = FileRecord::parse(record).unwrap();
+    /// Of the call that ended last.
+    fn of(bench: &Bench) -> Self {
+        let (record, _) = bench.record();
         let workspace = bench.workspace.path().to_str().unwrap();
         let name = |path: Vec<u8>| String::from_utf8_lossy(&path).replace(workspace, "W");
         let files = record.files().map(|(path, file)| (name(path), file.clone())).collect();
-        Self { files, lost: record.lost }
+        Self { files, lost: record.lost.clone() }
     }
 
     #[track_caller]
@@ -45,7 +45,7 @@ impl Told {
 fn told(bench: &mut Bench, script: &str) -> Told {
     let (exit, text) = bench.run(script, LONG);
     assert_eq!((exit.cause, exit.code), (Cause::Ended, Some(0)), "{text}");
-    Told::of(bench, &exit.record)
+    Told::of(bench)
 }
 
 fn content(text: &[u8]) -> Content {
@@ -133,7 +133,7 @@ fn nobody_executes_what_somebody_may_still_write() {
     assert_eq!(exit.code, Some(0));
     let codes: Vec<&str> = text.lines().collect();
     assert_eq!(codes, ["126", "0", "126", "0"]);
-    let told = Told::of(&bench, &exit.record);
+    let told = Told::of(&bench);
     assert_eq!(told.file("W/program").executed, [content(&own)]);
 }
 
@@ -166,8 +166,8 @@ except FileNotFoundError: os.wait()'";
     assert_eq!(exit.code, Some(0));
     let told = told(&mut bench, "echo x > after");
     assert!(told.file("W/after").uses.has(Uses::CREATED));
-    let (exit, text) = bench.run("exec 3>>s; ./s 2>/dev/null; echo $?", LONG);
-    assert_eq!((text.as_str(), Told::of(&bench, &exit.record).with(Uses::EXECUTED).contains(&"W/s")), ("126\n", false));
+    let (_, text) = bench.run("exec 3>>s; ./s 2>/dev/null; echo $?", LONG);
+    assert_eq!((text.as_str(), Told::of(&bench).with(Uses::EXECUTED).contains(&"W/s")), ("126\n", false));
 }
 
 #[test]
@@ -183,7 +183,7 @@ print(open(f\"/proc/self/fd/{g}\").read())' 2>&1 || echo none";
         return;
     }
     assert_eq!((exit.code, text.as_str()), (Some(0), "y\n"));
-    let told = Told::of(&bench, &exit.record);
+    let told = Told::of(&bench);
     assert_eq!(told.lost, []);
     assert!(told.file("W/gone").uses.has(Uses::DELETED));
 }
@@ -246,8 +246,8 @@ fn names_that_no_text_can_hold_and_devices_that_nobody_answers_are_no_trouble() 
     let mut bench = bench!();
     let script =
         r#"printf x > "$(printf 'n\377\n')"; mkfifo fifo; (cat fifo >/dev/null &); echo z > fifo; : > /dev/null"#;
-    let (exit, _) = bench.run(script, LONG);
-    let record = FileRecord::parse(&exit.record).unwrap();
+    bench.run(script, LONG);
+    let (record, _) = bench.record();
     assert!(record.files().any(|(path, file)| path.ends_with(b"/n\xff") && file.uses.has(Uses::CREATED)));
     assert!(record.files().any(|(path, _)| path.ends_with(b"/fifo")));
     assert!(!record.files().any(|(path, _)| path.starts_with(b"/dev/")), "views of the kernel are no files");
@@ -265,7 +265,7 @@ fd=os.open(\"m\", os.O_RDWR); m=mmap.mmap(fd, 10); os.close(fd); m[0:1]=b\"X\"; 
         eprintln!("NOT RUN: no python3 here");
         return;
     }
-    let told = Told::of(&bench, &exit.record);
+    let told = Told::of(&bench);
     let file = told.file("W/m");
     assert!(file.uses.has(Uses::WRITTEN));
     assert_eq!(file.left, Some(content(b"X123456789")));
@@ -323,12 +323,12 @@ fn more_files_than_are_kept_is_said_while_the_call_runs_and_in_its_record() {
         said
     });
     let report = bench.next(Duration::from_secs(60));
-    let Report::Exited(1, exit) = report else { panic!("{report:?}") };
+    assert!(matches!(report, Report::Exited(1, _)), "{report:?}");
     assert_eq!(&reader.join().unwrap(), b"done\n");
     assert_eq!(bench.lost, [1], "it is told once, and before the end");
-    let told = Told::of(&bench, &exit.record);
+    let told = Told::of(&bench);
     assert!(told.lost.contains(&RecordLoss::Files), "{:?}", told.lost);
-    assert!(exit.record.len() <= coffer_agent::frames::observe::RECORD_MAX);
+    assert!(bench.record().1 <= coffer_agent::frames::observe::RECORD_MAX);
     assert!(told.files.len() > 4000, "{}", told.files.len());
     // The next call is told whole.
     let next = self::told(&mut bench, "echo x > g");

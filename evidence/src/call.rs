@@ -2,7 +2,7 @@
 
 use crate::cbor::{Value, decode_list, encode};
 use crate::fields::{Canonical, Fields, MapBuilder, ParseError, bytes};
-use crate::file_record::FileRecord;
+use crate::file_record::EncodedRecord;
 use crate::git::ObjectId;
 use crate::ids::Digest256;
 use crate::leaf::{Leaf, commitment};
@@ -97,7 +97,7 @@ pub struct OutcomePrivate {
     /// Files, directories and links in a tree; those that a removal took; changes that a watch told.
     pub files: Option<u64>,
     /// What it did with files; `None` when nothing ran.
-    pub record: Option<FileRecord>,
+    pub record: Option<EncodedRecord>,
     /// The commit that the session's git key signed for it.
     pub commit: Option<ObjectId>,
 }
@@ -178,7 +178,7 @@ impl Canonical for OutcomePrivate {
             .maybe(10, self.digest.map(bytes))
             .maybe(11, self.size.map(Value::Unsigned))
             .maybe(12, self.files.map(Value::Unsigned))
-            .maybe(13, self.record.as_ref().map(Canonical::to_value))
+            .maybe(13, self.record.as_ref().map(|record| bytes(record.as_bytes())))
             .maybe(14, self.commit.map(ObjectId::to_value))
             .build()
     }
@@ -198,7 +198,7 @@ impl Canonical for OutcomePrivate {
             digest: f.optional_array(10)?.map(Digest256::new),
             size: f.optional_unsigned(11)?,
             files: f.optional_unsigned(12)?,
-            record: f.optional(13).map(FileRecord::from_value).transpose()?,
+            record: f.optional_bytes(13)?.map(EncodedRecord::parse).transpose()?,
             commit: read_commit(&mut f)?,
         };
         f.finish()?;

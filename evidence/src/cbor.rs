@@ -134,6 +134,44 @@ fn encode_into(value: &Value, out: &mut Vec<u8>) {
     }
 }
 
+/// Writes items one after the other, for what is too large to be made a [`Value`] first. The caller sees to the order of keys and to
+/// as many items as were announced.
+#[derive(Debug, Default)]
+pub struct Writer(Vec<u8>);
+
+impl Writer {
+    /// An integer.
+    pub fn unsigned(&mut self, number: u64) -> &mut Self {
+        head(0, number, &mut self.0);
+        self
+    }
+
+    /// A byte string.
+    pub fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
+        head(2, bytes.len() as u64, &mut self.0);
+        self.0.extend_from_slice(bytes);
+        self
+    }
+
+    /// The head of an array of so many items, which follow.
+    pub fn array(&mut self, items: usize) -> &mut Self {
+        head(4, items as u64, &mut self.0);
+        self
+    }
+
+    /// The head of a map of so many entries, which follow: key, value, next key.
+    pub fn map(&mut self, entries: usize) -> &mut Self {
+        head(5, entries as u64, &mut self.0);
+        self
+    }
+
+    /// What was written.
+    #[must_use]
+    pub fn finish(self) -> Vec<u8> {
+        self.0
+    }
+}
+
 fn encode_key(key: &Key) -> Vec<u8> {
     match key {
         Key::Unsigned(n) => encode(&Value::Unsigned(*n)),

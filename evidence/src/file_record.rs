@@ -1,10 +1,11 @@
 //! What a call did with files, as the guest saw it: which were executed, opened, written, made, removed and renamed, with what
 //! in them. Part of an outcome's private bytes. It says "opened", never "read"; docs/record.md says what it cannot see.
 
-use crate::cbor::Value;
+use crate::cbor::{Value, Writer};
 use crate::fields::{Canonical, Fields, MapBuilder, ParseError, bytes};
 use crate::ids::Digest256;
 pub use crate::numbers::RecordLoss;
+use std::fmt;
 
 /// Bytes of one component of a path.
 pub const NAME_MAX: usize = 255;
@@ -121,6 +122,52 @@ impl FileRecord {
     }
 }
 
+/// Canonical bytes of a [`FileRecord`], as they stand in an outcome: who made them is not who writes them there.
+#[derive(Clone, PartialEq, Eq)]
+pub struct EncodedRecord(Vec<u8>);
+
+impl EncodedRecord {
+    /// The bytes of this record.
+    #[must_use]
+    pub fn of(record: &FileRecord) -> Self {
+        Self(record.to_bytes())
+    }
+
+    /// Bytes that are a record by the word of whom they come from. A reader of the outcome refuses it if they are none.
+    #[must_use]
+    pub const fn unread(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+
+    /// Bytes that are a record.
+    ///
+    /// # Errors
+    /// [`ParseError`].
+    pub fn parse(bytes: Vec<u8>) -> Result<Self, ParseError> {
+        FileRecord::parse(&bytes).map(|_| Self(bytes))
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The record.
+    ///
+    /// # Errors
+    /// [`ParseError`], for bytes that were never read.
+    pub fn read(&self) -> Result<FileRecord, ParseError> {
+        FileRecord::parse(&self.0)
+    }
+}
+
+impl fmt::Debug for EncodedRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "EncodedRecord({} bytes)", self.0.len())
+    }
+}
+
 fn wrong(expected: &'static str) -> ParseError {
     ParseError::Type { structure: FileRecord::NAME, expected }
 }
@@ -169,6 +216,38 @@ fn file_value(file: &FileUse) -> Value {
         .maybe(6, file.from.as_ref().map(bytes))
         .maybe(7, contents_value(&file.executed))
         .build()
+}
+
+/// As [`file_value`], without making a value first: a record has thousands of them.
+fn write_file(out: &mut Writer, file: &FileUse) {
+    let lists = [&file.opened, &file.executed].map(|list| usize::from(!list.is_empty()));
+    let others = usize::from(file.left.is_some()) + usize::from(file.from.is_some());
+    out.map(3 + lists.iter().sum::<usize>() + others);
+    out.unsigned(1).bytes(&file.name);
+    out.unsigned(2).unsigned(file.uses.number());
+    out.unsigned(3).unsigned(file.first_ms);
+    write_contents(out, 4, &file.opened);
+    if let Some(left) = file.left {
+        write_content(out.unsigned(5), left);
+    }
+    if let Some(from) = &file.from {
+        out.unsigned(6).bytes(from);
+    }
+    write_contents(out, 7, &file.executed);
+}
+
+fn write_contents(out: &mut Writer, key: u64, contents: &[Content]) {
+    if !contents.is_empty() {
+        out.unsigned(key).array(contents.len());
+        contents.iter().for_each(|content| write_content(out, *content));
+    }
+}
+
+fn write_content(out: &mut Writer, content: Content) {
+    match content.sha256 {
+        Some(sha256) => out.array(2).unsigned(content.size).bytes(sha256.as_bytes()),
+        None => out.array(1).unsigned(content.size),
+    };
 }
 
 fn read_file(value: Value) -> Result<FileUse, ParseError> {
@@ -223,6 +302,23 @@ impl Canonical for FileRecord {
             .build()
     }
 
+    fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Writer::default();
+        out.map(if self.lost.is_empty() { 1 } else { 2 });
+        out.unsigned(1).array(self.directories.len());
+        for directory in &self.directories {
+            out.array(2).bytes(&directory.path).array(directory.files.len());
+            directory.files.iter().for_each(|file| write_file(&mut out, file));
+        }
+        if !self.lost.is_empty() {
+            out.unsigned(2).array(self.lost.len());
+            self.lost.iter().for_each(|loss| {
+                out.unsigned(loss.number());
+            });
+        }
+        out.finish()
+    }
+
     fn from_value(value: Value) -> Result<Self, ParseError> {
         let mut f = Fields::new(Self::NAME, value)?;
         let directories = f.list(1)?.into_iter().map(read_directory).collect::<Result<Vec<_>, _>>()?;
@@ -253,6 +349,7 @@ impl Canonical for FileRecord {
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use crate::cbor::encode;
 
     fn file(name: &str, uses: Uses) -> FileUse {
         FileUse {
@@ -287,6 +384,9 @@ mod tests {
         let mut both = record(&[("", &["a"]), ("/workspace", &["a", "c"])], &[RecordLoss::Files, RecordLoss::Size]);
         both.directories[1].files.insert(1, whole);
         assert_eq!(FileRecord::parse(&both.to_bytes()).as_ref(), Ok(&both));
+        assert_eq!(both.to_bytes(), encode(&both.to_value()), "written at once as by its value");
+        assert_eq!(EncodedRecord::of(&both).read().as_ref(), Ok(&both));
+        assert!(EncodedRecord::parse(b"\x00".to_vec()).is_err());
         let paths: Vec<_> = both.files().map(|(path, _)| String::from_utf8(path).unwrap()).collect();
         assert_eq!(paths, ["/a", "/workspace/a", "/workspace/b", "/workspace/c"]);
         assert_eq!(FileRecord::parse(&FileRecord::default().to_bytes()), Ok(FileRecord::default()));

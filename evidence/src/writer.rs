@@ -35,7 +35,7 @@ pub const PRIVATE_BYTES_MAX: u64 = 60 * 1024 * 1024;
 /// At least what `disclosed.cbor` adds to a part: its index, its salt, three lengths.
 pub const PART_FRAMING: u64 = 64;
 /// The largest private part in bytes.
-pub const PRIVATE_PART_MAX: usize = 512 * 1024;
+pub const PRIVATE_PART_MAX: usize = 896 * 1024;
 /// Uncovered leaves at which a checkpoint is made at once.
 pub const CHECKPOINT_LEAVES: u64 = 64;
 

@@ -8,7 +8,7 @@ mod grammar;
 use coffer_agent::frames::Frame;
 use coffer_agent::frames::grant::Granted;
 use coffer_agent::frames::log::{Call, Refusal, ToAgent as NotaryToAgent, ToNotary as AgentToNotary};
-use coffer_agent::frames::observe::{ToInit as ObserverToInit, ToObserver};
+use coffer_agent::frames::observe::{Coverage, ToInit as ObserverToInit, ToObserver};
 use coffer_agent::frames::start::{Cause, Exit, SIGNALS, ToAgent as InitToAgent, ToInit as AgentToInit};
 use coffer_agent::frames::tool::{Change, ChangeKind, Entry, Kind, Of, Report, WatchEnd};
 use coffer_agent::frames::warrant::{Gaps, ReportFile, ToInit as NotaryToInit, ToNotary as InitToNotary};
@@ -43,9 +43,8 @@ fn call() -> Call {
 }
 
 fn exit(cause: Cause) -> Exit {
-    let record = bytes("file record");
     let (code, signal) = (Some(0), Some(15));
-    Exit { cause, code, signal, wall_ms: 12, user_us: 3_000, system_us: 1_000, max_rss_kib: 4_096, record }
+    Exit { cause, code, signal, wall_ms: 12, user_us: 3_000, system_us: 1_000, max_rss_kib: 4_096 }
 }
 
 fn text(text: &str) -> String {
@@ -107,6 +106,7 @@ fn of_init() -> Vec<Sample> {
         sample("scrubbed", NOTARY, &InitToNotary::Scrubbed { steps: vec![[1, 0], [2, 2]] }),
         sample("file-opened", NOTARY, &InitToNotary::Opened),
         sample("file-not-opened", NOTARY, &InitToNotary::NotOpened { errno: 2 }),
+        sample("recorded", NOTARY, &InitToNotary::Recorded { intent: 1, coverage: Coverage::Whole }),
     ]
 }
 
@@ -122,7 +122,7 @@ fn of_observer() -> Vec<Sample> {
         sample("observe-finish", DOWN, &ToObserver::Finish { intent: 1 }),
         sample("observe-forget", DOWN, &ToObserver::Forget { intent: 1 }),
         sample("observe-process", DOWN, &ToObserver::Process { intent: 1, pid: 99 }),
-        sample("observed", UP, &ObserverToInit::Observed { intent: 1, record: bytes("file record") }),
+        sample("observed", UP, &ObserverToInit::Observed { intent: 1, coverage: Coverage::Partial }),
         sample("record-lost", UP, &ObserverToInit::Lost { intent: 1 }),
     ]
 }

@@ -178,8 +178,8 @@ where
     };
     let Carried { exit, told, fed, input, output } = carry(&call, process, input, gone, told, hear, deliver).await?;
     let verdict = verdict(&exit, &told, fed);
-    let OutcomePrivate { usage, record, .. } = call::ended(&exit);
-    let outcome = OutcomePrivate { usage, record, ..outcome(&verdict, &told, &input, &output) };
+    let OutcomePrivate { usage, .. } = call::ended(&exit);
+    let outcome = OutcomePrivate { usage, ..outcome(&verdict, &told, &input, &output) };
     let given = match told.content {
         Content::Moved => input.total,
         Content::Output => 0,
@@ -517,7 +517,6 @@ mod tests {
             user_us: 0,
             system_us: 0,
             max_rss_kib: 0,
-            record: Vec::new(),
         };
         let failed = verdict(&exit, &told, Ok(()));
         let nothing = Counter::default().finish();

@@ -17,7 +17,6 @@ use crate::frames::log::{Call as LoggedCall, Refusal, ToNotary};
 use crate::frames::start::{Cause, Exit};
 use coffer_evidence::call::{OutcomePrivate, Request, Usage};
 use coffer_evidence::fields::Canonical as _;
-use coffer_evidence::file_record::{FileRecord, RecordLoss};
 use coffer_evidence::ids::{CallId, Identity};
 use coffer_evidence::leaf::CauseClass;
 use coffer_policy::Run;
@@ -234,18 +233,11 @@ pub fn not_started(error: &NotStarted) -> OutcomePrivate {
     }
 }
 
-/// What a program did with files. One without a record was not observed, and its outcome says so.
-fn record(exit: &Exit) -> FileRecord {
-    let unobserved = || FileRecord { lost: vec![RecordLoss::Unobserved], ..FileRecord::default() };
-    FileRecord::parse(&exit.record).unwrap_or_else(|_| unobserved())
-}
-
-/// The outcome of a program that ended, without its streams.
+/// The outcome of a program that ended, without its streams, and without what it did with files: that is not ours to tell.
 pub fn ended(exit: &Exit) -> OutcomePrivate {
     OutcomePrivate {
         code: exit.code,
         signal: exit.signal,
-        record: Some(record(exit)),
         usage: Some(Usage {
             wall_ms: exit.wall_ms,
             user_us: exit.user_us,

@@ -200,7 +200,6 @@ mod tests {
                 user_us: 0,
                 system_us: 0,
                 max_rss_kib: 0,
-                record: Vec::new(),
             };
             init.send(&ToAgent::Exited { intent, exit }, &[], Wait::Block).unwrap();
             // Both are there before anybody is told of the first.

@@ -8,7 +8,7 @@
 //!               started, exited                permit, open, scrub
 //!       agent <───────────────── init <───────────────────────── notary
 //!         │ ─────────────────────> │ ─────────────────────────────> │
-//!         │ start, cancel, signal  │        scrubbed, opened        │
+//!         │ start, cancel, signal  │   scrubbed, opened, recorded   │
 //!         │                                                         │
 //!         └────────── intent, outcome, seal ───────────────────────>│
 //!          <───────── appended, record, sealed ─────────────────────┘
@@ -27,8 +27,8 @@ pub use fields::{Builder, Fields};
 use coffer_evidence::cbor;
 use thiserror::Error;
 
-/// Largest frame between the guest's processes, without its length: a call with 128 KiB of arguments fits.
-pub const FRAME_MAX: usize = 512 * 1024;
+/// Largest frame between the guest's processes, without its length: an outcome with the largest record fits.
+pub const FRAME_MAX: usize = 960 * 1024;
 
 /// Bytes that are no frame of this link.
 #[derive(Debug, Error)]

@@ -43,12 +43,13 @@ pub enum ToObserver {
 /// From the observer to init.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ToInit {
-    /// What the call did with files.
+    /// What the call did with files. Carries a [`crate::sealed`] file: canonical bytes of a
+    /// `coffer_evidence::file_record::FileRecord`, at most [`RECORD_MAX`].
     Observed {
         /// Index of the intent leaf.
         intent: u64,
-        /// Canonical bytes of a `coffer_evidence::file_record::FileRecord`, at most [`RECORD_MAX`].
-        record: Vec<u8>,
+        /// Whether something is missing.
+        coverage: Coverage,
     },
     /// The record of a running call misses something. Told once for each call.
     Lost {
@@ -57,8 +58,32 @@ pub enum ToInit {
     },
 }
 
+/// Whether a record misses something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Coverage {
+    /// Nothing that the observer knows of.
+    Whole,
+    /// It says what.
+    Partial,
+}
+
+const COVERAGES: [Coverage; 2] = [Coverage::Whole, Coverage::Partial];
+
+impl Coverage {
+    /// The number on the wire.
+    pub(super) fn number(self) -> u64 {
+        COVERAGES.iter().position(|known| *known == self).unwrap_or_default() as u64
+    }
+
+    /// From the number on the wire.
+    pub(super) fn from_number(number: u64) -> Result<Self, FrameError> {
+        let known = usize::try_from(number).ok().and_then(|at| COVERAGES.get(at));
+        known.copied().ok_or(FrameError::Unexpected("whether a record is whole"))
+    }
+}
+
 /// Bytes of the record of one call: with the rest of an outcome it fits a frame.
-pub const RECORD_MAX: usize = 384 * 1024;
+pub const RECORD_MAX: usize = 768 * 1024;
 
 impl Frame for ToObserver {
     fn to_fields(&self) -> Builder {
@@ -90,7 +115,9 @@ impl Frame for ToObserver {
 impl Frame for ToInit {
     fn to_fields(&self) -> Builder {
         match self {
-            ToInit::Observed { intent, record } => Builder::kind(1).unsigned(1, *intent).bytes(2, record),
+            ToInit::Observed { intent, coverage } => {
+                Builder::kind(1).unsigned(1, *intent).unsigned(2, coverage.number())
+            }
             ToInit::Lost { intent } => Builder::kind(2).unsigned(1, *intent),
         }
     }
@@ -98,11 +125,7 @@ impl Frame for ToInit {
     fn from_fields(kind: u64, fields: &mut Fields) -> Result<Self, FrameError> {
         Ok(match kind {
             1 => {
-                let (intent, record) = (fields.unsigned(1)?, fields.bytes(2)?);
-                if record.len() > RECORD_MAX {
-                    return Err(FrameError::Unexpected("a record of at most 384 KiB"));
-                }
-                ToInit::Observed { intent, record }
+                ToInit::Observed { intent: fields.unsigned(1)?, coverage: Coverage::from_number(fields.unsigned(2)?)? }
             }
             2 => ToInit::Lost { intent: fields.unsigned(1)? },
             _ => return Err(FrameError::Unexpected("a message of the observer to init")),

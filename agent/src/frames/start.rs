@@ -67,7 +67,7 @@ pub enum ToAgent {
     },
 }
 
-/// How a call's main process ended, what the call used, and what it did with files.
+/// How a call's main process ended, and what the call used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exit {
     /// Why.
@@ -84,8 +84,6 @@ pub struct Exit {
     pub system_us: u64,
     /// Largest resident set of one process, KiB.
     pub max_rss_kib: u64,
-    /// Canonical bytes of a `coffer_evidence::file_record::FileRecord`, as the observer told them.
-    pub record: Vec<u8>,
 }
 
 /// Why a call ended.
@@ -162,7 +160,6 @@ impl Frame for ToAgent {
                     .optional(3, exit.code, Builder::unsigned)
                     .optional(4, exit.signal, Builder::unsigned)
                     .rows(5, &[usage])
-                    .bytes(6, &exit.record)
             }
             ToAgent::Fatal { stage, detail } => Builder::kind(4).text(1, stage).text(2, detail),
         }
@@ -182,8 +179,7 @@ impl Frame for ToAgent {
                 let [[wall_ms, user_us, system_us, max_rss_kib]] = fields.rows::<4>(5)?[..] else {
                     return Err(FrameError::Unexpected("one row of usage"));
                 };
-                let record = fields.bytes(6)?;
-                let exit = Exit { cause, code, signal, wall_ms, user_us, system_us, max_rss_kib, record };
+                let exit = Exit { cause, code, signal, wall_ms, user_us, system_us, max_rss_kib };
                 ToAgent::Exited { intent, exit }
             }
             4 => ToAgent::Fatal { stage: fields.text(1)?, detail: fields.text(2)? },

@@ -1,5 +1,6 @@
-//! init ⇄ notary: permission to start what was logged, files that only root may open, and the scrub.
+//! init ⇄ notary: permission to start what was logged, what it did with files, files that only root may open, and the scrub.
 
+use super::observe::Coverage;
 use super::{Builder, Fields, Frame, FrameError};
 
 /// From the notary to init.
@@ -64,6 +65,14 @@ pub enum ToNotary {
     NotOpened {
         /// The system's answer.
         errno: u64,
+    },
+    /// Every process of a call is gone. Carries what they did with files, as the observer told it: the bytes of
+    /// [`super::observe::ToInit::Observed`]. The agent hears of the end only after this was said.
+    Recorded {
+        /// Index of the intent leaf.
+        intent: u64,
+        /// Whether something is missing.
+        coverage: Coverage,
     },
 }
 
@@ -145,6 +154,9 @@ impl Frame for ToNotary {
             }
             ToNotary::Opened => Builder::kind(2),
             ToNotary::NotOpened { errno } => Builder::kind(3).unsigned(1, *errno),
+            ToNotary::Recorded { intent, coverage } => {
+                Builder::kind(4).unsigned(1, *intent).unsigned(2, coverage.number())
+            }
         }
     }
 
@@ -153,6 +165,10 @@ impl Frame for ToNotary {
             1 => ToNotary::Scrubbed { steps: fields.rows(1)? },
             2 => ToNotary::Opened,
             3 => ToNotary::NotOpened { errno: fields.unsigned(1)? },
+            4 => ToNotary::Recorded {
+                intent: fields.unsigned(1)?,
+                coverage: Coverage::from_number(fields.unsigned(2)?)?,
+            },
             _ => return Err(FrameError::Unexpected("a message of init to the notary")),
         })
     }

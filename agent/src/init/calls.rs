@@ -19,9 +19,9 @@ use super::reap::Reaped;
 use super::spawn::{self, Class, Command, Launch, Stage, StartError, Verdict};
 use super::wires;
 use crate::channel::{Channel, ChannelError, Wait};
-use crate::frames::observe::{ToInit as FromObserver, ToObserver};
-use crate::frames::start::Cause;
-use crate::frames::start::Exit;
+use crate::frames::FrameError;
+use crate::frames::observe::{Coverage, ToInit as FromObserver, ToObserver};
+use crate::frames::start::{Cause, Exit};
 use rustix::event::PollFlags;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use std::collections::BTreeMap;
@@ -49,13 +49,15 @@ pub struct Place {
     pub jail: Jail,
 }
 
-/// What the agent is to be told.
+/// What is to be told: to the agent, except where it says otherwise.
 #[derive(Debug)]
 pub enum Report {
     /// The program runs; stdin to write, stdout and stderr to read, or the master of its terminal.
     Started(u64, Vec<OwnedFd>),
     /// Nothing ran.
     NotStarted(u64, StartError),
+    /// Every process of the call is gone, and this is what they did with files. Told before [`Report::Exited`], and to the notary.
+    Recorded(u64, OwnedFd, Coverage),
     /// Every process of the call is gone.
     Exited(u64, Exit),
 }
@@ -136,7 +138,11 @@ impl Calls {
         let mut lost = Vec::new();
         loop {
             match self.observer.receive(Wait::Never) {
-                Ok((FromObserver::Observed { intent, record }, _)) => self.recorded(intent, record),
+                Ok((FromObserver::Observed { intent, coverage }, descriptors)) => {
+                    let one = <[OwnedFd; 1]>::try_from(descriptors);
+                    let [record] = one.map_err(|_| FrameError::Unexpected("a record in one descriptor"))?;
+                    self.recorded(intent, record, coverage);
+                }
                 Ok((FromObserver::Lost { intent }, _)) => lost.push(intent),
                 Err(ChannelError::WouldBlock) => return Ok(lost),
                 Err(error) => return Err(error),
@@ -144,12 +150,11 @@ impl Calls {
         }
     }
 
-    fn recorded(&mut self, intent: u64, record: Vec<u8>) {
+    fn recorded(&mut self, intent: u64, record: OwnedFd, coverage: Coverage) {
         let Some(call) = self.running.remove(&intent) else { return };
         match call.phase {
-            Phase::Recording { mut exit, .. } => {
-                // A record that nobody made is none.
-                exit.record = if cfg!(feature = "unwatched") { Vec::new() } else { record };
+            Phase::Recording { exit, .. } => {
+                self.reports.push(Report::Recorded(intent, record, coverage));
                 self.reports.push(Report::Exited(intent, exit));
                 self.over.push((call.uid, call.group, call.jail));
             }

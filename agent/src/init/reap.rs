@@ -73,7 +73,7 @@ fn collect(who: Who, options: i32) -> Option<Reaped> {
 }
 
 impl Reaped {
-    /// The exit of a call whose main process this was, without its record.
+    /// The exit of a call whose main process this was.
     pub fn exit(&self, cause: Cause, wall_ms: u64) -> Exit {
         Exit {
             cause,
@@ -83,7 +83,6 @@ impl Reaped {
             user_us: self.user_us,
             system_us: self.system_us,
             max_rss_kib: self.max_rss_kib,
-            record: Vec::new(),
         }
     }
 }

@@ -260,6 +260,14 @@ impl Supervisor {
                     let message = start::ToAgent::NotStarted { intent, stage, errno };
                     self.agent.link.send(&message, &[], Wait::Never)?;
                 }
+                Report::Recorded(intent, record, coverage) => {
+                    let message = warrant::ToNotary::Recorded { intent, coverage };
+                    if let Err(error) = self.notary.link.send(&message, &[record.as_fd()], Wait::Never)
+                        && self.ending.is_none()
+                    {
+                        self.end(("notary".into(), error.to_string()));
+                    }
+                }
                 Report::Exited(intent, exit) => {
                     self.agent.link.send(&start::ToAgent::Exited { intent, exit }, &[], Wait::Never)?;
                 }

@@ -4,11 +4,13 @@ use super::admission::{self, Admitted};
 use super::keys::{self, Keys};
 use super::quotes::QuoteSource;
 use super::recorder::Recorder;
+use super::records::Records;
 use super::registers::Registers;
 use super::sealing::{self, Bound};
 use super::signing::Commits;
 use crate::channel::{Channel, ChannelError, Wait};
 use crate::fixed;
+use crate::frames::observe::Coverage;
 use crate::frames::{log, warrant};
 use crate::machine::Machine;
 use coffer_evidence::call::{IntentPrivate, OutcomePrivate, Request};
@@ -134,6 +136,7 @@ struct Notary<'a, R, Q, C> {
     key: Option<SigningKey>,
     /// Calls without an outcome, by the index of their intent.
     running: BTreeMap<u64, (Identity, CallId, Method)>,
+    records: Records,
     /// The git key, and what it may sign.
     commits: Commits,
     limit_logged: bool,
@@ -178,6 +181,7 @@ fn open<'a, R: Registers, Q: QuoteSource, C: Fn() -> Moment>(
         clock,
         key: Some(key),
         running: BTreeMap::new(),
+        records: Records::default(),
         commits: Commits::new(git),
         limit_logged: false,
     };
@@ -324,15 +328,18 @@ impl<R: Registers, Q: QuoteSource, C: Fn() -> Moment> Notary<'_, R, Q, C> {
 
     fn outcome(&mut self, intent: u64, private: &[u8], output: u64, input: u64) -> Result<log::ToAgent, NotaryError> {
         let mut outcome = OutcomePrivate::parse(private).map_err(|error| NotaryError::chain("agent", &error))?;
-        // What was signed is known here, and nobody else's word counts.
-        if outcome.commit.is_some() {
-            return Err(NotaryError::new("agent", "it names a commit in an outcome"));
+        // What was signed is known here, what was done with files init knows, and nobody else's word counts.
+        if outcome.commit.is_some() || outcome.record.is_some() {
+            return Err(NotaryError::new("agent", "it names a commit or a record in an outcome"));
         }
         outcome.commit = self.commits.ended(intent);
+        self.records.hear(self.init, |intent| self.running.contains_key(&intent))?;
         let (identity, call, method) =
             self.running.remove(&intent).ok_or_else(|| NotaryError::new("agent", "an outcome without an intent"))?;
+        let (record, coverage) = self.records.take(intent, outcome.cause)?.unzip();
+        outcome.record = record;
         // Said where everybody can see it, and by us: the record itself is private.
-        if outcome.record.as_ref().is_some_and(|record| !record.lost.is_empty()) {
+        if coverage == Some(Coverage::Partial) {
             let draft = self.draft(Some((identity.clone(), call)), Public::Incomplete { method });
             match self.recorder.append(draft, None) {
                 // With no room for it the outcome has none either, or says what is missing itself.

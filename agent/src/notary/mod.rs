@@ -15,6 +15,7 @@ pub mod keys;
 pub mod live;
 pub mod quotes;
 pub mod recorder;
+mod records;
 pub mod registers;
 pub mod sealing;
 pub mod signing;

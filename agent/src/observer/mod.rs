@@ -13,6 +13,7 @@
 //! them has lost something, and says so.
 
 mod content;
+mod draft;
 mod event;
 mod held;
 mod kernel;
@@ -23,6 +24,8 @@ mod watched;
 use crate::channel::{Channel, ChannelError, Wait};
 use crate::fixed;
 use crate::frames::observe::{ToInit, ToObserver};
+use crate::sealed;
+use anyhow::Context as _;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::process::ExitCode;
@@ -82,8 +85,9 @@ fn observe(init: &Init) -> anyhow::Result<()> {
         for intent in watched.newly_lost() {
             init.send(&ToInit::Lost { intent }, &[], Wait::Block)?;
         }
-        for (intent, record) in watched.tell()? {
-            init.send(&ToInit::Observed { intent, record }, &[], Wait::Block)?;
+        for (intent, told) in watched.tell()? {
+            let record = sealed::seal(&told.record).context("put a record into memory")?;
+            init.send(&ToInit::Observed { intent, coverage: told.coverage }, &[record.as_fd()], Wait::Block)?;
         }
     }
 }

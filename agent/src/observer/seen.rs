@@ -3,9 +3,7 @@
 use super::content::{Budget, CALL_MAX, Look, SOON_CALL_MAX};
 use super::event::{self, Spot};
 use super::kernel::Handle;
-use coffer_evidence::fields::Canonical as _;
-use coffer_evidence::file_record::{CONTENTS_MAX, Content, Directory, FileRecord, FileUse, RecordLoss, Uses};
-use std::collections::btree_map::Entry;
+use coffer_evidence::file_record::{CONTENTS_MAX, Content, RecordLoss, Uses};
 use std::collections::{BTreeMap, HashMap};
 
 /// Bytes that the rows of one call may take: some ten thousand files with usual names.
@@ -28,7 +26,7 @@ pub(super) enum Key {
 #[derive(Debug, Default)]
 pub(super) struct Row {
     pub(super) uses: Uses,
-    first_ms: u64,
+    pub(super) first_ms: u64,
     /// Its path when it was first opened.
     pub(super) path: Option<Vec<u8>>,
     /// Where it was last made, removed, or renamed to.
@@ -39,14 +37,14 @@ pub(super) struct Row {
     pub(super) made: Vec<Spot>,
     /// Names that were there before the call, and were removed.
     pub(super) removed: Vec<Spot>,
-    opened: Vec<Content>,
-    executed: Vec<Content>,
+    pub(super) opened: Vec<Content>,
+    pub(super) executed: Vec<Content>,
     /// How it looked when its content was last taken.
-    look: Option<Look>,
+    pub(super) look: Option<Look>,
     /// What was in it when it was last closed after writing; none while that is not known.
     pub(super) left: Option<Content>,
     /// When it got its name, in the order of events.
-    placed: u64,
+    pub(super) placed: u64,
 }
 
 impl Row {
@@ -114,8 +112,8 @@ fn push(list: &mut Vec<Spot>, spot: Spot) -> bool {
 }
 
 /// A row that is only a name: its file has another, too.
-pub(super) fn name_only(of: &Row, uses: Uses) -> Row {
-    Row { uses, first_ms: of.first_ms, placed: of.placed, ..Row::default() }
+pub(super) fn name_only(of: &Row, uses: Uses) -> Box<Row> {
+    Box::new(Row { uses, first_ms: of.first_ms, placed: of.placed, ..Row::default() })
 }
 
 /// Which list of contents.
@@ -128,7 +126,7 @@ pub(super) enum Of {
 /// The rows of one call.
 #[derive(Debug)]
 pub(super) struct Seen {
-    rows: HashMap<Key, Row>,
+    rows: HashMap<Key, Box<Row>>,
     bytes: usize,
     lost: BTreeMap<u64, RecordLoss>,
     /// How many names were given.
@@ -207,6 +205,11 @@ impl Seen {
         self.lost.insert(loss.number(), loss);
     }
 
+    /// Why something is missing.
+    pub(super) fn lost(&self) -> Vec<RecordLoss> {
+        self.lost.values().copied().collect()
+    }
+
     /// Whether something is missing.
     pub(super) fn has_lost(&self) -> bool {
         !self.lost.is_empty()
@@ -221,7 +224,8 @@ impl Seen {
             };
             self.take(ROW_BYTES + handle, free)?;
             self.names += 1;
-            self.rows.insert(key.clone(), Row { first_ms: now_ms, placed: self.names, ..Row::default() });
+            let row = Row { first_ms: now_ms, placed: self.names, ..Row::default() };
+            self.rows.insert(key.clone(), Box::new(row));
         }
         let row = self.rows.get_mut(key)?;
         row.uses = row.uses.and(uses);
@@ -230,7 +234,7 @@ impl Seen {
 
     /// The row of a file that was seen before.
     pub(super) fn known(&mut self, key: &Key) -> Option<&mut Row> {
-        self.rows.get_mut(key)
+        self.rows.get_mut(key).map(|row| &mut **row)
     }
 
     /// Counts bytes that a row is to take on.
@@ -266,112 +270,9 @@ impl Seen {
     }
 
     /// Takes a row out, to become part of the record.
-    pub(super) fn remove(&mut self, key: &Key) -> Option<Row> {
+    pub(super) fn remove(&mut self, key: &Key) -> Option<Box<Row>> {
         self.rows.remove(key)
     }
-}
-
-/// The record of a call that has ended, as it grows row by row.
-#[derive(Debug, Default)]
-pub(super) struct Draft(BTreeMap<Vec<u8>, Told>);
-
-/// Whether a file is there when the call has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum End {
-    Gone,
-    Stays,
-}
-
-#[derive(Debug)]
-struct Told {
-    row: Row,
-    end: End,
-    left: Option<Content>,
-    from: Option<Vec<u8>>,
-}
-
-impl Draft {
-    /// Adds a row under the path that it has now; one without a use is none. Another file that had the path before was replaced:
-    /// both are one row, since people think of paths.
-    pub(super) fn add(&mut self, path: Vec<u8>, (row, end): (Row, End), left: Option<Content>, from: Option<Vec<u8>>) {
-        if row.uses == Uses::default() {
-            return;
-        }
-        let from = from.filter(|from| *from != path);
-        let told = Told { row, end, left, from };
-        match self.0.entry(path) {
-            Entry::Vacant(vacant) => drop(vacant.insert(told)),
-            Entry::Occupied(mut occupied) => occupied.get_mut().join(told),
-        }
-    }
-
-    /// The record, small enough for `most` bytes.
-    pub(super) fn finish(self, mut seen: Seen, most: usize) -> Vec<u8> {
-        let mut files: Vec<(Vec<u8>, FileUse)> = Vec::with_capacity(self.0.len());
-        for (path, told) in self.0 {
-            match file(&path, told) {
-                Some(file) => files.push(file),
-                None => seen.lose(RecordLoss::Unnamed),
-            }
-        }
-        let mut bytes = record(&files, &seen).to_bytes();
-        if bytes.len() > most {
-            seen.lose(RecordLoss::Size);
-            // That a file was opened, and nothing of what was in it, says least.
-            files.retain(|(_, file)| {
-                file.uses != Uses::OPENED || !file.opened.is_empty() || file.left.is_some() || file.from.is_some()
-            });
-            bytes = record(&files, &seen).to_bytes();
-        }
-        while bytes.len() > most {
-            files.truncate(files.len() * most / bytes.len());
-            bytes = record(&files, &seen).to_bytes();
-        }
-        bytes
-    }
-}
-
-impl Told {
-    /// The older of two files keeps what was opened, the younger what is left.
-    fn join(&mut self, other: Told) {
-        let age = |told: &Told| (told.end, told.row.placed);
-        let older = if age(&other) < age(self) { other } else { std::mem::replace(self, other) };
-        let lists = [(&mut self.row.opened, older.row.opened), (&mut self.row.executed, older.row.executed)];
-        for (list, before) in lists {
-            let after = std::mem::replace(list, before);
-            list.extend(after.into_iter().filter(|content| !list.contains(content)).collect::<Vec<_>>());
-            list.truncate(CONTENTS_MAX);
-        }
-        self.row.uses = self.row.uses.and(older.row.uses);
-        self.row.first_ms = self.row.first_ms.min(older.row.first_ms);
-        self.left = self.left.take().or(older.left);
-        self.from = self.from.take().or(older.from);
-    }
-}
-
-fn file(path: &[u8], told: Told) -> Option<(Vec<u8>, FileUse)> {
-    let Told { row, left, from, .. } = told;
-    let slash = path.iter().rposition(|byte| *byte == b'/')?;
-    let (directory, name) = (path.get(..slash)?.to_vec(), path.get(slash + 1..)?.to_vec());
-    let named = !name.is_empty() && name.len() <= coffer_evidence::file_record::NAME_MAX;
-    if !named || directory.len() > coffer_evidence::file_record::DIRECTORY_MAX {
-        return None;
-    }
-    let Row { uses, first_ms, opened, executed, .. } = row;
-    Some((directory, FileUse { name, uses, first_ms, opened, left, from, executed }))
-}
-
-/// Groups by directory: the order of paths is not that of directories, where one's name begins like another's.
-fn record(files: &[(Vec<u8>, FileUse)], seen: &Seen) -> FileRecord {
-    let mut directories: BTreeMap<&[u8], Vec<FileUse>> = BTreeMap::new();
-    for (directory, file) in files {
-        directories.entry(directory).or_default().push(file.clone());
-    }
-    let directories = directories.into_iter().map(|(path, mut files)| {
-        files.sort_by(|one, other| one.name.cmp(&other.name));
-        Directory { path: path.to_vec(), files }
-    });
-    FileRecord { directories: directories.collect(), lost: seen.lost.values().copied().collect() }
 }
 
 #[cfg(test)]
@@ -385,40 +286,6 @@ mod tests {
 
     fn key(number: u64) -> Key {
         Key::Fixed(1, number)
-    }
-
-    fn told(record: &[u8]) -> Vec<(String, FileUse)> {
-        let record = FileRecord::parse(record).unwrap();
-        record.files().map(|(path, file)| (String::from_utf8(path).unwrap(), file.clone())).collect()
-    }
-
-    #[test]
-    fn a_file_that_replaced_another_is_one_row_with_what_was_before_and_after() {
-        let mut seen = Seen::default();
-        seen.row(&key(1), Uses::OPENED, 5, ALL_BYTES).unwrap();
-        seen.content(&key(1), Of::Opened, content(b"old"));
-        seen.row(&key(2), Uses::OPENED.and(Uses::WRITTEN).and(Uses::CREATED), 5, ALL_BYTES).unwrap();
-        let path = || b"/workspace/a".to_vec();
-        for order in [[1, 2], [2, 1]] {
-            let mut draft = Draft::default();
-            for number in order {
-                let row = seen.rows.get(&key(number)).unwrap();
-                let (first_ms, placed, opened) = (row.first_ms, row.placed, row.opened.clone());
-                let row = Row { uses: row.uses, first_ms, placed, opened, ..Row::default() };
-                match number {
-                    1 => draft.add(path(), (row, End::Gone), None, None),
-                    _ => {
-                        draft.add(path(), (row, End::Stays), Some(content(b"new")), Some(b"/workspace/a.tmp".to_vec()));
-                    }
-                }
-            }
-            let files = told(&draft.finish(Seen::default(), 1000));
-            let [(path, file)] = &files[..] else { panic!("{files:?}") };
-            assert_eq!((path.as_str(), file.first_ms), ("/workspace/a", 5));
-            assert_eq!((&file.opened[..], file.left), (&[content(b"old")][..], Some(content(b"new"))));
-            assert_eq!(file.from.as_deref(), Some(&b"/workspace/a.tmp"[..]));
-            assert!(file.uses.has(Uses::WRITTEN.and(Uses::CREATED).and(Uses::OPENED)));
-        }
     }
 
     #[test]
@@ -436,46 +303,5 @@ mod tests {
             seen.content(&key(0), Of::Executed, content(&number.to_le_bytes()));
         }
         assert_eq!(seen.remove(&key(0)).unwrap().executed.len(), CONTENTS_MAX);
-    }
-
-    #[test]
-    fn a_record_that_is_too_large_drops_first_what_says_least() {
-        let draft = || {
-            let mut draft = Draft::default();
-            for number in 0..100 {
-                let mut row = Row { uses: Uses::OPENED, ..Row::default() };
-                if number >= 50 {
-                    row.uses = Uses::OPENED.and(Uses::EXECUTED);
-                    row.executed = vec![content(&[number])];
-                }
-                draft.add(format!("/usr/{number:03}").into(), (row, End::Stays), None, None);
-            }
-            draft
-        };
-        let whole = draft().finish(Seen::default(), usize::MAX);
-        assert_eq!(told(&whole).len(), 100);
-        let most = whole.len() * 3 / 5;
-        let bytes = draft().finish(Seen::default(), most);
-        assert!(bytes.len() <= most);
-        let record = FileRecord::parse(&bytes).unwrap();
-        assert_eq!(record.lost, [RecordLoss::Size]);
-        assert!(record.files().count() > 30 && record.files().all(|(_, file)| file.uses.has(Uses::EXECUTED)));
-        let mut draft = Draft::default();
-        for number in 0..100 {
-            let row = Row { uses: Uses::CREATED, ..Row::default() };
-            draft.add(format!("/tmp/{number:03}").into(), (row, End::Stays), None, None);
-        }
-        let bytes = draft.finish(Seen::default(), 200);
-        assert!(bytes.len() <= 200 && FileRecord::parse(&bytes).unwrap().files().count() > 5);
-    }
-
-    #[test]
-    fn a_path_without_a_name_is_no_row() {
-        for path in [&b"relative"[..], b"/", b""] {
-            let mut draft = Draft::default();
-            draft.add(path.to_vec(), (Row { uses: Uses::OPENED, ..Row::default() }, End::Stays), None, None);
-            let record = FileRecord::parse(&draft.finish(Seen::default(), 1000)).unwrap();
-            assert_eq!((record.files().count(), &record.lost[..]), (0, &[RecordLoss::Unnamed][..]));
-        }
     }
 }

@@ -1,9 +1,10 @@
 //! The record of a call that has ended, made a few files at a time: other calls wait for the observer meanwhile.
 
 use super::content::{self, Budget, Look};
+use super::draft::{Draft, End, Told};
 use super::event::Spot;
 use super::kernel::Handle;
-use super::seen::{Draft, End, Key, Moves, Row, Seen, name_only};
+use super::seen::{Key, Moves, Row, Seen, name_only};
 use super::watched::Place;
 use coffer_evidence::file_record::{Content, DIRECTORY_MAX, RecordLoss, Uses};
 use rustix::fs::{FileType, OFlags, Stat, fstat};
@@ -61,7 +62,7 @@ impl Telling {
             let Some(row) = self.seen.remove(&key) else { continue };
             match &key {
                 Key::Fixed(..) => match row.path.clone() {
-                    Some(path) => self.draft.add(path, (row, End::Stays), None, None),
+                    Some(path) => self.draft.add(&path, (row, End::Stays), None, None),
                     None => self.seen.lose(RecordLoss::Unnamed),
                 },
                 Key::Placed(place, handle) => read += self.placed(places, *place, handle, row)?,
@@ -73,13 +74,13 @@ impl Telling {
         Ok(self.keys.is_empty())
     }
 
-    /// The bytes of the record.
-    pub(super) fn finish(self, most: usize) -> Vec<u8> {
+    /// The record.
+    pub(super) fn finish(self, most: usize) -> Told {
         self.draft.finish(self.seen, most)
     }
 
     /// A file where tools can write, by its handle: it may have another name by now, or none. Answers how much of it was read.
-    fn placed(&mut self, places: &[Place], at: usize, handle: &Handle, mut row: Row) -> anyhow::Result<u64> {
+    fn placed(&mut self, places: &[Place], at: usize, handle: &Handle, mut row: Box<Row>) -> anyhow::Result<u64> {
         let Some(place) = places.get(at) else { anyhow::bail!("expected a known place, found number {at}") };
         let before = match row.before.take() {
             Some(spot) => self.beneath(place, at, &spot, DEPTH),
@@ -89,7 +90,7 @@ impl Telling {
             && let Some(path) = row.spot.take().and_then(|spot| self.beneath(place, at, &spot, DEPTH))
         {
             let left = row.left;
-            self.draft.add(path, (row, End::Stays), left, before);
+            self.draft.add(&path, (row, End::Stays), left, before);
             return Ok(0);
         }
         let former = before.or_else(|| row.path.clone());
@@ -108,7 +109,7 @@ impl Telling {
             self.names((place, at), &path, &row, (removed, Uses::DELETED));
             let left = self.left(place, handle, &mut row, &stat);
             let read = left.map_or(0, |content| if content.sha256.is_some() { content.size } else { 0 });
-            self.draft.add(path, (row, End::Stays), left, former);
+            self.draft.add(&path, (row, End::Stays), left, former);
             return Ok(read);
         }
         let last = match row.spot.take() {
@@ -119,7 +120,7 @@ impl Telling {
             Some(path) => {
                 let removed = std::mem::take(&mut row.removed);
                 self.names((place, at), &path, &row, (removed, Uses::DELETED));
-                self.draft.add(path, (row, End::Gone), None, former);
+                self.draft.add(&path, (row, End::Gone), None, former);
             }
             None => self.seen.lose(RecordLoss::Unnamed),
         }
@@ -140,7 +141,7 @@ impl Telling {
         for spot in names {
             match self.beneath(place, at, &spot, DEPTH) {
                 Some(name) if name == path => is_among = true,
-                Some(name) => self.draft.add(name, (name_only(of, uses), End::Stays), None, None),
+                Some(name) => self.draft.add(&name, (name_only(of, uses), End::Stays), None, None),
                 None => self.seen.lose(RecordLoss::Unnamed),
             }
         }

@@ -1,6 +1,7 @@
 //! The calls that are watched, and what each event means for them.
 
 use super::content::{self, Look};
+use super::draft::Told;
 use super::event::{self, Event, Spot};
 use super::held::Held;
 use super::kernel::{self, Answer, Handle};
@@ -48,6 +49,18 @@ pub(super) struct Watched {
     processes: HashMap<i32, u64>,
     programs: HashMap<(u64, u64), Content>,
     held: Held,
+    /// What events with names are read into.
+    buffer: Buffer,
+}
+
+/// Bytes that the kernel writes anew each time.
+#[derive(Debug)]
+struct Buffer(Vec<u8>);
+
+impl Default for Buffer {
+    fn default() -> Self {
+        Self(vec![0; NAMES_BYTES])
+    }
 }
 
 #[derive(Debug)]
@@ -138,13 +151,16 @@ impl Watched {
         while self.answer(intent)? {}
         while self.read_names()? {}
         while self.read_opened(intent)? {}
-        let Some(call) = self.end(intent) else { bail!("expected a call that runs, found {intent}") };
+        let Some(mut call) = self.end(intent) else { bail!("expected a call that runs, found {intent}") };
+        if cfg!(feature = "unwatched") {
+            call.seen.lose(RecordLoss::Unobserved);
+        }
         self.telling.insert(intent, Telling::new(call.seen));
         Ok(())
     }
 
     /// Goes on with the records of calls that have ended; answers those that are whole.
-    pub(super) fn tell(&mut self) -> anyhow::Result<Vec<(u64, Vec<u8>)>> {
+    pub(super) fn tell(&mut self) -> anyhow::Result<Vec<(u64, Told)>> {
         let mut whole = Vec::new();
         for (intent, mut telling) in std::mem::take(&mut self.telling) {
             if telling.go_on(&self.places)? {
@@ -188,8 +204,7 @@ impl Watched {
     /// Reads some of what happened to names; true when there was something.
     fn read_names(&mut self) -> anyhow::Result<bool> {
         let Some(names) = &self.names else { return Ok(false) };
-        let mut buffer = vec![0; NAMES_BYTES];
-        let Some(events) = read(names.as_fd(), &mut buffer)? else { return Ok(false) };
+        let Some(events) = read(names.as_fd(), &mut self.buffer.0)? else { return Ok(false) };
         for event in events {
             match event {
                 Event::Overflow => {
@@ -216,8 +231,7 @@ impl Watched {
     /// Reads some of what a call opened and closed; true when there was something.
     fn read_opened(&mut self, intent: u64) -> anyhow::Result<bool> {
         let Some(call) = self.calls.get(&intent) else { return Ok(false) };
-        let mut buffer = vec![0; NAMES_BYTES];
-        let Some(events) = read(call.opened.as_fd(), &mut buffer)? else { return Ok(false) };
+        let Some(events) = read(call.opened.as_fd(), &mut self.buffer.0)? else { return Ok(false) };
         let (mut opened, mut written) = (Vec::new(), Vec::new());
         for event in events {
             match event {

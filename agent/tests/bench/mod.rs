@@ -1,7 +1,7 @@
 //! A place for calls on this machine: a cgroup and a workspace of their own, real jails, a real observer.
 
 use coffer_agent::channel;
-use coffer_agent::frames::observe;
+use coffer_agent::frames::observe::{self, Coverage, RECORD_MAX};
 use coffer_agent::frames::start::Exit;
 use coffer_agent::init::calls::{Calls, Observer, Place, Report, Times};
 use coffer_agent::init::cgroup::Hierarchy;
@@ -9,9 +9,13 @@ use coffer_agent::init::jail::room::Site;
 use coffer_agent::init::jail::{Access, Grant, Jails, Reach};
 use coffer_agent::init::reap::{Who, reap, reap_waiting};
 use coffer_agent::init::spawn::{Command, Directory};
+use coffer_agent::sealed;
 use coffer_evidence::call::TerminalSize;
+use coffer_evidence::fields::Canonical as _;
+use coffer_evidence::file_record::FileRecord;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use rustix::process::Signal;
+use std::collections::VecDeque;
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -32,6 +36,9 @@ pub(crate) struct Bench {
     pub(crate) calls: Calls,
     /// Calls whose record misses something, as the observer told while they ran.
     pub(crate) lost: Vec<u64>,
+    /// What the last call that ended did with files, and the bytes that say so.
+    record: Option<(usize, FileRecord)>,
+    reports: VecDeque<Report>,
     observer: Child,
     jails: Option<Jails>,
     _alone: MutexGuard<'static, ()>,
@@ -68,7 +75,15 @@ impl Bench {
         let mut jails = Jails::new(&site, &[(UID, grants)]).unwrap();
         let (link, observer) = observe(&mut jails);
         let (calls, jails) = (Calls::new(link), Some(jails));
-        Some(Self { root, hierarchy, workspace, calls, lost: Vec::new(), observer, jails, _alone: alone })
+        let (lost, record, reports) = (Vec::new(), None, VecDeque::new());
+        Some(Self { root, hierarchy, workspace, calls, lost, record, reports, observer, jails, _alone: alone })
+    }
+
+    /// The record of the call that ended last, and its bytes.
+    #[allow(dead_code, reason = "not every test is about the record")]
+    pub(crate) fn record(&self) -> (&FileRecord, usize) {
+        let (bytes, record) = self.record.as_ref().expect("a call that ended");
+        (record, *bytes)
     }
 
     pub(crate) fn command(&self, argv: &[&str], directory: &str) -> Command {
@@ -119,9 +134,20 @@ impl Bench {
     pub(crate) fn next(&mut self, patience: Duration) -> Report {
         let until = Instant::now() + patience;
         loop {
-            if let Some(report) = self.calls.reports().pop() {
-                self.calls.clear();
-                return report;
+            self.reports.extend(self.calls.reports());
+            match self.reports.pop_front() {
+                Some(Report::Recorded(_, record, coverage)) => {
+                    let bytes = sealed::read(record, RECORD_MAX).unwrap();
+                    let record = FileRecord::parse(&bytes).unwrap();
+                    assert_eq!(coverage == Coverage::Whole, record.lost.is_empty());
+                    self.record = Some((bytes.len(), record));
+                    continue;
+                }
+                Some(report) => {
+                    self.calls.clear();
+                    return report;
+                }
+                None => {}
             }
             assert!(Instant::now() < until, "nothing was reported in {patience:?}");
             self.calls.tick(Instant::now());

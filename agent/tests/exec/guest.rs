@@ -12,7 +12,6 @@ use coffer_agent::frames::{log, start as frames};
 use coffer_agent::init::wires;
 use coffer_evidence::call::{OutcomePrivate, Request as Asked};
 use coffer_evidence::fields::Canonical as _;
-use coffer_evidence::file_record::FileRecord;
 use coffer_evidence::ids::Identity;
 use coffer_evidence::leaf::CauseClass;
 use coffer_policy::Policy;
@@ -219,8 +218,7 @@ fn act_start(link: &Arc<Channel<ToAgent, ToInit>>, running: &Running, intent: u6
         let cause = running.lock().unwrap().remove(&intent).map_or(Cause::Ended, |(_, cause)| cause);
         let number = |number: Option<i32>| number.and_then(|number| u64::try_from(number).ok());
         let (code, signal) = (number(status.code()), number(status.signal()));
-        let record = FileRecord::default().to_bytes();
-        let exit = Exit { cause, code, signal, wall_ms: 1, user_us: 2, system_us: 3, max_rss_kib: 4, record };
+        let exit = Exit { cause, code, signal, wall_ms: 1, user_us: 2, system_us: 3, max_rss_kib: 4 };
         // The test may be over.
         drop(link.send(&frames::ToAgent::Exited { intent, exit }, &[], Wait::Block));
     });

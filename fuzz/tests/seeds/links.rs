@@ -105,7 +105,6 @@ fn processes() -> Vec<Seed> {
         user_us: 2,
         system_us: 3,
         max_rss_kib: 4,
-        record: vec![5],
     };
     let entry = tool::Entry {
         name: b"a".to_vec(),
@@ -134,7 +133,7 @@ fn processes() -> Vec<Seed> {
         start::ToAgent::NotStarted { intent: 1, stage: "execve".into(), errno: 2 }.encode(),
         start::ToAgent::Exited { intent: 1, exit }.encode(),
         observe::ToObserver::Begin { intent: 1, uid: 2, group: "default/call".into() }.encode(),
-        observe::ToInit::Observed { intent: 1, record: vec![1] }.encode(),
+        observe::ToInit::Observed { intent: 1, coverage: observe::Coverage::Partial }.encode(),
         tool::Report::Entry(entry).encode(),
         tool::Report::Done { files: 1, bytes: 2, left_out: 3 }.encode(),
         grant::Granted { identity: "default".into(), paths: vec!["/workspace".into()], access: vec![[7]] }.encode(),

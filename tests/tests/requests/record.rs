@@ -43,7 +43,8 @@ pub(crate) fn holds_what_happened(host: &Host, id: &str, calls: &Calls) -> anyho
                 held.outcomes.push(cause);
                 let part = parts.iter().find(|part| part.index == leaf.index).context("an outcome's private part")?;
                 let record = OutcomePrivate::parse(&part.bytes)?.record;
-                let lost = record.map(|record| record.lost).unwrap_or_default();
+                let lost =
+                    record.map(|record| record.read()).transpose()?.map(|record| record.lost).unwrap_or_default();
                 let (what, _) = calls.get(call.as_bytes()).context("a call that was made")?;
                 // A path can be longer than the kernel tells whole: relative to the workspace it may have 4,096 bytes. And one
                 // archive holds more names than a record.

@@ -86,8 +86,7 @@ mod tests {
             (Cause::RecordIncomplete, None, Some(15), CauseClass::RecordIncomplete, pb::ExitCause::RecordIncomplete),
         ];
         for (cause, code, signal, logged, told) in table {
-            let record = Vec::new();
-            let exit = Exit { cause, code, signal, wall_ms: 1, user_us: 2, system_us: 3, max_rss_kib: 4, record };
+            let exit = Exit { cause, code, signal, wall_ms: 1, user_us: 2, system_us: 3, max_rss_kib: 4 };
             let exited = exited(&exit);
             assert_eq!((call::cause(&exit), exited.cause()), (logged, told), "{exit:?}");
             let numbers = [(exited.code, code), (exited.signal, signal)];

@@ -319,8 +319,8 @@ fn end(outcome: &OutcomePrivate, put: &mut impl FnMut(&str, Value)) {
         put("system_us", json!(usage.system_us));
         put("max_rss_kib", json!(usage.max_rss_kib));
     }
-    if let Some(record) = &outcome.record {
-        put("files_used", json!(files::summary(record)));
+    if let Some(record) = outcome.record.as_ref().and_then(|record| record.read().ok()) {
+        put("files_used", json!(files::summary(&record)));
         if !record.lost.is_empty() {
             let lost: Vec<&str> = record.lost.iter().map(|loss| loss.as_str()).collect();
             put("files_lost", json!(lost.join(", ")));

@@ -251,9 +251,8 @@ fn details(method: Method, outcome: &OutcomePrivate) -> Option<String> {
     details.extend(outcome.stdout.map(|stream| format!("{} bytes out", stream.total)));
     details.extend(outcome.stderr.filter(|s| s.total > 0).map(|stream| format!("{} bytes err", stream.total)));
     details.extend(outcome.usage.map(|usage| format!("{} ms", usage.wall_ms)));
-    if let Some(record) = outcome.record.as_ref().filter(|_| method == Method::Exec) {
-        details.push(format!("files: {}", files::summary(record)));
-    }
+    let record = outcome.record.as_ref().filter(|_| method == Method::Exec).and_then(|record| record.read().ok());
+    details.extend(record.map(|record| format!("files: {}", files::summary(&record))));
     (!details.is_empty()).then(|| details.join(", "))
 }
 

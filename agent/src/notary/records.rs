@@ -1,0 +1,115 @@
+//! What calls did with files, on its way into their outcomes. It comes from init, never from the agent, which has no say in it: the
+//! agent tells how a call ended, and whether it ran at all must fit what init said.
+
+use super::live::NotaryError;
+use crate::channel::{Channel, ChannelError, Wait};
+use crate::frames::observe::{Coverage, RECORD_MAX};
+use crate::frames::warrant::{ToInit, ToNotary};
+use crate::sealed;
+use coffer_evidence::file_record::EncodedRecord;
+use coffer_evidence::leaf::CauseClass;
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+
+/// Records of calls that have ended and have no outcome yet, by the index of their intent: as many as calls run at once.
+#[derive(Debug, Default)]
+pub(super) struct Records(BTreeMap<u64, (OwnedFd, Coverage)>);
+
+impl Records {
+    /// Takes what init has said so far. It says it before the agent hears that the call has ended.
+    pub(super) fn hear(
+        &mut self,
+        init: &Channel<ToInit, ToNotary>,
+        runs: impl Fn(u64) -> bool,
+    ) -> Result<(), NotaryError> {
+        loop {
+            match init.receive(Wait::Never) {
+                Ok((ToNotary::Recorded { intent, coverage }, mut descriptors)) => {
+                    let file = descriptors.pop().filter(|_| descriptors.is_empty());
+                    let file = file.ok_or_else(|| NotaryError::new("record", "expected one descriptor with it"))?;
+                    // Its outcome is logged, and says that no program ran, or it was recorded before.
+                    if !runs(intent) || self.0.insert(intent, (file, coverage)).is_some() {
+                        return Err(NotaryError::new("agent", "it gave a call an outcome before the call had ended"));
+                    }
+                }
+                Ok(_) => return Err(NotaryError::new("record", "init said something else")),
+                Err(ChannelError::WouldBlock) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// The record of a call, for an outcome of this cause; `None` when no program ran.
+    pub(super) fn take(
+        &mut self,
+        intent: u64,
+        cause: CauseClass,
+    ) -> Result<Option<(EncodedRecord, Coverage)>, NotaryError> {
+        let ran = match cause {
+            CauseClass::Completed
+            | CauseClass::Failed
+            | CauseClass::Signalled
+            | CauseClass::TimedOut
+            | CauseClass::Cancelled
+            | CauseClass::OutOfMemory
+            | CauseClass::SessionClosing
+            | CauseClass::RecordIncomplete => Some(true),
+            CauseClass::FailedToStart | CauseClass::NotStarted => Some(false),
+            CauseClass::OutcomeUnknown => None,
+        };
+        let told = self.0.remove(&intent);
+        if ran.is_some_and(|ran| ran != told.is_some()) {
+            return Err(NotaryError::new("agent", "it tells an end that is not the one init saw"));
+        }
+        told.map(|(file, coverage)| match sealed::read(&file, RECORD_MAX) {
+            Ok(bytes) => Ok((EncodedRecord::unread(bytes), coverage)),
+            Err(errno) => Err(NotaryError::new("record", errno)),
+        })
+        .transpose()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::channel;
+    use coffer_evidence::file_record::FileRecord;
+    use std::os::fd::AsFd as _;
+
+    fn told(intents: &[u64], runs: impl Fn(u64) -> bool) -> Result<Records, NotaryError> {
+        let (init, notary) = channel::pair::<ToNotary, ToInit>().unwrap();
+        for intent in intents {
+            let file = sealed::seal(EncodedRecord::of(&FileRecord::default()).as_bytes()).unwrap();
+            let message = ToNotary::Recorded { intent: *intent, coverage: Coverage::Partial };
+            init.send(&message, &[file.as_fd()], Wait::Never).unwrap();
+        }
+        let mut records = Records::default();
+        records.hear(&notary, runs)?;
+        Ok(records)
+    }
+
+    #[test]
+    fn an_outcome_has_the_record_that_init_told_and_none_without() {
+        let mut records = told(&[3, 5], |_| true).unwrap();
+        let (record, coverage) = records.take(5, CauseClass::Completed).unwrap().unwrap();
+        assert_eq!((record.read().unwrap(), coverage), (FileRecord::default(), Coverage::Partial));
+        assert!(records.take(5, CauseClass::Completed).is_err(), "a program ran, and nothing was told of it");
+        assert_eq!(records.take(5, CauseClass::FailedToStart), Ok(None));
+        assert!(records.take(3, CauseClass::FailedToStart).is_err(), "a program ran, whatever the agent says");
+        let mut records = told(&[3], |_| true).unwrap();
+        assert!(records.take(3, CauseClass::OutcomeUnknown).unwrap().is_some());
+        assert_eq!(records.take(4, CauseClass::OutcomeUnknown), Ok(None));
+    }
+
+    #[test]
+    fn a_record_of_a_call_that_does_not_run_is_an_error() {
+        assert!(told(&[3], |intent| intent != 3).is_err());
+        assert!(told(&[3, 3], |_| true).is_err());
+        let (init, notary) = channel::pair::<ToNotary, ToInit>().unwrap();
+        init.send(&ToNotary::Recorded { intent: 1, coverage: Coverage::Whole }, &[], Wait::Never).unwrap();
+        assert!(Records::default().hear(&notary, |_| true).is_err(), "without its file");
+        init.send(&ToNotary::Opened, &[], Wait::Never).unwrap();
+        assert!(Records::default().hear(&notary, |_| true).is_err());
+    }
+}
