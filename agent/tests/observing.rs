@@ -319,12 +319,14 @@ fn more_files_than_are_kept_is_said_while_the_call_runs_and_in_its_record() {
     let mut said = [0; 5];
     let reader = std::thread::spawn(move || {
         File::from(stdout).read_exact(&mut said).unwrap();
-        drop(stdin);
         said
     });
+    // It would wait for its input for ever.
+    bench.until_lost(Duration::from_secs(60));
+    assert_eq!(&reader.join().unwrap(), b"done\n");
+    drop(stdin);
     let report = bench.next(Duration::from_secs(60));
     assert!(matches!(report, Report::Exited(1, _)), "{report:?}");
-    assert_eq!(&reader.join().unwrap(), b"done\n");
     assert_eq!(bench.lost, [1], "it is told once, and before the end");
     let told = Told::of(&bench);
     assert!(told.lost.contains(&RecordLoss::Files), "{:?}", told.lost);

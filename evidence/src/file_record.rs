@@ -220,9 +220,8 @@ fn file_value(file: &FileUse) -> Value {
 
 /// As [`file_value`], without making a value first: a record has thousands of them.
 fn write_file(out: &mut Writer, file: &FileUse) {
-    let lists = [&file.opened, &file.executed].map(|list| usize::from(!list.is_empty()));
-    let others = usize::from(file.left.is_some()) + usize::from(file.from.is_some());
-    out.map(3 + lists.iter().sum::<usize>() + others);
+    let optional = [!file.opened.is_empty(), file.left.is_some(), file.from.is_some(), !file.executed.is_empty()];
+    out.map(optional.into_iter().filter(|there| *there).count().saturating_add(3));
     out.unsigned(1).bytes(&file.name);
     out.unsigned(2).unsigned(file.uses.number());
     out.unsigned(3).unsigned(file.first_ms);

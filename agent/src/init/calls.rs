@@ -311,9 +311,9 @@ impl Calls {
         std::mem::take(&mut self.reports)
     }
 
-    /// Removes the cgroups and jails of calls whose end was told; answers the uids whose calls they were.
-    pub fn clear(&mut self) -> Vec<u32> {
-        self.over.drain(..).map(|(uid, ..)| uid).collect()
+    /// Removes the cgroups of calls whose end was told; answers whose calls they were, and their jails, to be taken apart.
+    pub fn clear(&mut self) -> Vec<(u32, Jail)> {
+        self.over.drain(..).map(|(uid, _, jail)| (uid, jail)).collect()
     }
 
     /// Reads the verdict of a start; the process has executed its program or is about to end.

@@ -273,10 +273,11 @@ impl Supervisor {
                 }
             }
         }
-        for uid in self.calls.clear() {
+        for (uid, jail) in self.calls.clear() {
             // The next call of this identity finds its jail made.
             if let Some(jails) = &mut self.jails {
                 jails.prepare(uid);
+                jails.take_apart(jail);
             }
         }
         Ok(())

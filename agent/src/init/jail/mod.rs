@@ -5,8 +5,9 @@
 //!      └ call ── jail: processes, IPC, mount tree, /proc     a warden holds them; used once, gone with the call
 //!           └ tool: joins the jail ─ uid ─ no capabilities ─ directory ─ Landlock ─ filters ─ executes its program
 //! ```
-//! A jail is made ahead of the call that uses it, after the end of another: nobody waits for it then.
+//! A jail is made ahead of the call that uses it, by a thread of its own: nobody waits for it then.
 
+mod ahead;
 pub mod filter;
 pub mod mapped;
 mod notice;
@@ -16,6 +17,7 @@ pub mod warden;
 
 use super::error::{BootError, Context as _};
 use super::reap::{Who, reap_waiting};
+use ahead::{Ahead, Rooms};
 use filter::Filters;
 use mapped::Owners;
 pub use notice::Queues;
@@ -189,8 +191,9 @@ impl Jail {
 pub struct Jails {
     /// Every warden that is not reaped.
     wardens: BTreeSet<i32>,
-    rooms: BTreeMap<u32, Room>,
+    rooms: Arc<Rooms>,
     spare: BTreeMap<u32, Jail>,
+    ahead: Ahead,
     filters: Arc<Filters>,
     places: Vec<Place>,
     names: OwnedFd,
@@ -233,8 +236,10 @@ impl Jails {
         for place in &places {
             notice::add(&names, place.root.as_fd()).context(STAGE, watch)?;
         }
-        let (wardens, spare, filters) = (BTreeSet::new(), BTreeMap::new(), Arc::new(filters));
-        Ok(Self { wardens, rooms, spare, filters, places, names: names.into() })
+        let (rooms, filters) = (Arc::new(rooms), Arc::new(filters));
+        let ahead = Ahead::new(rooms.clone(), filters.clone()).context(STAGE, || "start a thread".into())?;
+        let (wardens, spare) = (BTreeSet::new(), BTreeMap::new());
+        Ok(Self { wardens, rooms, spare, ahead, filters, places, names: names.into() })
     }
 
     /// Gives away what the observer needs: the places that tools can write to, and the queue of what happens to names in them.
@@ -245,24 +250,46 @@ impl Jails {
 
     /// A jail for one call of this identity.
     pub fn take(&mut self, uid: u32) -> Result<Jail, JailError> {
+        self.fetch();
+        while !self.spare.contains_key(&uid) && self.ahead.is_ordered(uid) {
+            let Some((uid, made)) = self.ahead.next() else { break };
+            self.keep(uid, made);
+        }
         if let Some(jail) = self.spare.remove(&uid) {
             return Ok(jail);
         }
-        self.make(uid)
-    }
-
-    fn make(&mut self, uid: u32) -> Result<Jail, JailError> {
         let room = self.rooms.get(&uid).ok_or(JailError::NoRoom)?;
-        let warden = Warden::new(room.mounts.as_fd(), room.network.as_fd()).map_err(JailError::Warden)?;
-        self.wardens.insert(warden.pid());
-        Jail::new(warden, room, &self.filters)
+        let jail = ahead::make(room, &self.filters)?;
+        self.wardens.insert(jail.warden.pid());
+        Ok(jail)
     }
 
-    /// Makes the next jail of this identity ahead. Whoever needs one finds out itself when that fails.
+    /// Has the next jail of this identity made ahead. Whoever needs one finds out itself when that fails.
     pub fn prepare(&mut self, uid: u32) {
-        if !self.spare.contains_key(&uid)
-            && let Ok(jail) = self.make(uid)
+        self.fetch();
+        if !self.spare.contains_key(&uid) {
+            self.ahead.order(uid);
+        }
+    }
+
+    /// Takes apart what a call used, everything that still runs in it included.
+    pub fn take_apart(&self, jail: Jail) {
+        self.ahead.take_apart(jail);
+    }
+
+    /// Keeps what was made meanwhile.
+    fn fetch(&mut self) {
+        while let Some((uid, made)) = self.ahead.made() {
+            self.keep(uid, made);
+        }
+    }
+
+    fn keep(&mut self, uid: u32, made: Result<Jail, JailError>) {
+        // One whose warden ended by itself meanwhile may have been reaped unknown, and its number be another's.
+        if let Ok(jail) = made
+            && jail.warden.is_there()
         {
+            self.wardens.insert(jail.warden.pid());
             self.spare.insert(uid, jail);
         }
     }
@@ -277,10 +304,15 @@ impl Jails {
 
     /// Ends what is left of every jail and frees the rooms; true when nothing in them was kept busy. Every call is over, and
     /// every copy of a room's mounts goes with the last process of its jail.
-    pub fn close(mut self) -> bool {
-        self.spare.clear();
-        self.places.clear();
-        for pid in std::mem::take(&mut self.wardens) {
+    pub fn close(self) -> bool {
+        let Self { mut wardens, rooms, spare, ahead, places, .. } = self;
+        drop((spare, places));
+        for jail in ahead.end() {
+            if jail.warden.is_there() {
+                wardens.insert(jail.warden.pid());
+            }
+        }
+        for pid in wardens {
             // It is not reaped, so the number is its own. It goes when the last process in its namespace has; only then are its
             // mounts gone.
             if let Some(pid) = Pid::from_raw(pid) {
@@ -288,7 +320,8 @@ impl Jails {
             }
             let _ = reap_waiting(Who::Pid(pid));
         }
-        let rooms = std::mem::take(&mut self.rooms);
+        // The thread had the other share of them.
+        let Some(rooms) = Arc::into_inner(rooms) else { return false };
         // Each is closed, whatever became of the one before.
         let closed: Vec<bool> = rooms.into_values().map(Room::close).collect();
         closed.iter().all(|closed| *closed)

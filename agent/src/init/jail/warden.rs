@@ -11,7 +11,7 @@
 #![allow(unsafe_code, reason = "the child of a clone may only make bare system calls")]
 
 use super::super::raw::{self, Birth, Stack, call, word};
-use rustix::process::{Signal, pidfd_send_signal};
+use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
@@ -27,13 +27,23 @@ struct Plan {
     mounts: RawFd,
     network: RawFd,
     report: RawFd,
+    /// Everything but these three descriptors, as ranges with both ends in them.
+    others: [(RawFd, RawFd); 4],
+}
+
+/// Everything but three descriptors. A range that ends before it begins is none.
+fn others(mut keep: [RawFd; 3]) -> [(RawFd, RawFd); 4] {
+    keep.sort_unstable();
+    let [a, b, c] = keep;
+    [(0, a - 1), (a + 1, b - 1), (b + 1, c - 1), (c + 1, RawFd::MAX)]
 }
 
 impl Warden {
     /// Makes the namespaces of one call out of those of its identity.
     pub(super) fn new(mounts: BorrowedFd<'_>, network: BorrowedFd<'_>) -> io::Result<Self> {
         let (verdict, report) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-        let plan = Plan { mounts: mounts.as_raw_fd(), network: network.as_raw_fd(), report: report.as_raw_fd() };
+        let [mounts, network, descriptor] = [mounts.as_raw_fd(), network.as_raw_fd(), report.as_raw_fd()];
+        let plan = Plan { mounts, network, report: descriptor, others: others([mounts, network, descriptor]) };
         let stack = Stack::new();
         let birth = Birth { flags: libc::CLONE_NEWPID | libc::CLONE_NEWIPC, cgroup: None };
         // SAFETY: the child has copies of plan and stack, and makes bare system calls only.
@@ -60,6 +70,12 @@ impl Warden {
     /// The process: what the tool joins.
     pub(super) fn pidfd(&self) -> BorrowedFd<'_> {
         self.process.pidfd.as_fd()
+    }
+
+    /// Whether it has not ended. One that has is reaped now, if nobody did before.
+    pub(super) fn is_there(&self) -> bool {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        matches!(waitid(WaitId::PidFd(self.process.pidfd.as_fd()), options), Ok(None))
     }
 
     /// Its process id. It is init's to reap, once it is dropped.
@@ -110,6 +126,12 @@ fn prepare(plan: &Plan) -> Result<(), i32> {
     // SAFETY: every call takes integers, pointers to constants, or pointers to memory that outlives the call; each
     // changes the calling process only, or namespaces that are its own by then.
     unsafe {
+        // First: while it holds a copy of a pipe that another thread has for a starting tool, nobody sees that pipe end.
+        for (first, last) in plan.others {
+            if first <= last {
+                call(libc::SYS_close_range, [word(first), word(last), 0, 0, 0])?;
+            }
+        }
         call(libc::SYS_setsid, [0; 5])?;
         call(libc::SYS_rt_sigprocmask, [word(libc::SIG_SETMASK), &raw const none as usize, 0, 8, 0])?;
         call(libc::SYS_rt_sigaction, [word(libc::SIGCHLD), ignore.as_ptr() as usize, 0, 8, 0])?;
@@ -122,5 +144,16 @@ fn prepare(plan: &Plan) -> Result<(), i32> {
         // Where there is no right to that (a test), it is as likely to go as any other.
         let _ = super::super::spawn::never_kill_me();
         super::super::spawn::credentials(crate::fixed::UID_WARDEN, &[])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_is_closed_but_three_descriptors() {
+        assert_eq!(others([7, 3, 12]), [(0, 2), (4, 6), (8, 11), (13, RawFd::MAX)]);
+        assert_eq!(others([0, 1, 2]), [(0, -1), (1, 0), (2, 1), (3, RawFd::MAX)]);
     }
 }
