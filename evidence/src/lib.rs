@@ -40,6 +40,7 @@ mod numbers;
 pub mod open;
 pub mod pool;
 pub mod private;
+pub mod qgs;
 pub mod quote;
 pub mod receipt;
 mod request;

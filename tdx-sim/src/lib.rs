@@ -17,7 +17,11 @@ pub mod collateral;
 pub mod pki;
 pub mod protocol;
 #[cfg(feature = "host")]
+pub mod qgs;
+#[cfg(feature = "host")]
 pub mod quote;
+#[cfg(feature = "host")]
+pub mod report;
 #[cfg(feature = "host")]
 pub mod serve;
 #[cfg(feature = "host")]

@@ -12,7 +12,7 @@ use coffer_measurement::{AcpiTables, Inputs, Registers, Shape, measure, rules};
 use coffer_tdx_sim::collateral::collateral;
 use coffer_tdx_sim::protocol::Register;
 use coffer_tdx_sim::td::{CreationInputs, SimulatedTd};
-use coffer_tdx_sim::{pki, serve};
+use coffer_tdx_sim::{pki, qgs, serve};
 
 /// Exit status for bad usage; clap's own is 2.
 const USAGE: u8 = 64;
@@ -57,6 +57,12 @@ enum Command {
         /// Time of issue in unix seconds [default: now]
         #[arg(long)]
         at: Option<u64>,
+    },
+    /// Answer as Intel's quote generation service does, on a unix socket: quotes over simulated reports
+    Qgs {
+        /// The socket; it must not exist
+        #[arg(long)]
+        socket: PathBuf,
     },
     /// Print the simulator's root certificate, PEM
     Root,
@@ -166,6 +172,12 @@ fn run(command: Command) -> anyhow::Result<()> {
             json.push(b'\n');
             eprintln!("coffer-tdx-sim: SIMULATED collateral, issued at {at}");
             print(&json)
+        }
+        Command::Qgs { socket } => {
+            let listener = UnixListener::bind(&socket).with_context(|| format!("listen on {}", socket.display()))?;
+            eprintln!("coffer-tdx-sim: SIMULATED quote generation service: its quotes prove nothing");
+            print(b"coffer-tdx-sim: ready\n")?;
+            qgs::serve(&listener).context("accept a connection")
         }
         Command::Root => {
             eprintln!("coffer-tdx-sim: SIMULATED root: its private key is public");

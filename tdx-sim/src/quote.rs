@@ -22,11 +22,11 @@ pub const QE_ATTRIBUTES: [u8; 16] = [0x15, 0, 0, 0, 0, 0, 0, 0, 0xe7, 0, 0, 0, 0
 const INTEL_QE_VENDOR: [u8; 16] =
     [0x93, 0x9a, 0x72, 0x33, 0xf7, 0x9c, 0x4c, 0xa9, 0x94, 0x0a, 0x0d, 0xb3, 0x95, 0x7f, 0x06, 0x07];
 /// SEPT_VE_DISABLE and nothing else.
-const TD_ATTRIBUTES: u64 = 1 << 28;
+pub(crate) const TD_ATTRIBUTES: u64 = 1 << 28;
 /// x87, SSE, AVX, AVX-512, AMX.
-const XFAM: u64 = 0x0006_00e7;
+pub(crate) const XFAM: u64 = 0x0006_00e7;
 /// Zeros after the quote: real ones have them, so nobody may rely on their absence.
-const PADDING_BYTES: usize = 64;
+pub(crate) const PADDING_BYTES: usize = 64;
 
 /// Signer of the simulated quoting enclave.
 #[must_use]
@@ -58,11 +58,15 @@ fn header() -> Vec<u8> {
     header
 }
 
+/// MRSEAM: the digest of the TDX module.
+pub(crate) fn module() -> [u8; 48] {
+    Sha384::digest("SIMULATED TDX module").into()
+}
+
 /// TD report 1.0, 584 bytes.
 fn td_report(registers: &Registers, report_data: &[u8; 64]) -> Vec<u8> {
-    let module: [u8; 48] = Sha384::digest("SIMULATED TDX module").into();
     let mut report = TEE_TCB_SVN.to_vec();
-    report.extend(module);
+    report.extend(module());
     // MRSIGNERSEAM and SEAMATTRIBUTES: zero, as for Intel's module.
     report.extend([0; 48 + 8]);
     report.extend(TD_ATTRIBUTES.to_le_bytes());

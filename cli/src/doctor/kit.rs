@@ -1,7 +1,8 @@
 //! The QEMU kit: QEMU with its own loader, libraries and data, unpacked into the cache by `coffer-image build`.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde::Deserialize;
 
@@ -21,12 +22,20 @@ struct Description {
     data: Vec<PathBuf>,
 }
 
-pub(super) fn check() -> Check {
+/// What the object must take, as `cofferd` gives it.
+const PROPERTIES: [&str; 4] = ["mrconfigid", "mrowner", "mrownerconfig", "quote-generation-socket"];
+
+pub(super) fn checks() -> Vec<Check> {
     let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let cache = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
     match cache {
-        Some(cache) => check_kit(&cache.join("coffer/qemu/current")),
-        None => Check::missing(NAME, Need::Both, "neither XDG_CACHE_HOME nor HOME is set", "set one of them"),
+        Some(cache) => {
+            let kit = cache.join("coffer/qemu/current");
+            vec![check_kit(&kit), check_tdx(&kit)]
+        }
+        None => {
+            vec![Check::missing(NAME, Need::Both, "neither XDG_CACHE_HOME nor HOME is set", "set one of them")]
+        }
     }
 }
 
@@ -52,18 +61,85 @@ fn check_kit(kit: &Path) -> Check {
     }
 }
 
+fn describe(kit: &Path) -> Option<Description> {
+    serde_json::from_slice(&std::fs::read(kit.join("kit.json")).ok()?).ok()
+}
+
+/// Whether this QEMU can be asked for a TD at all.
+fn check_tdx(kit: &Path) -> Check {
+    const NAME: &str = "QEMU tdx-guest";
+    const FIX: &str = "use QEMU 10.1 or newer: run scripts/build, which brings one; or set vmm.qemu";
+    match describe(kit)
+        .ok_or_else(|| "there is no kit".to_owned())
+        .and_then(|description| properties(kit, &description))
+    {
+        Ok(found) => {
+            let lost: Vec<&str> = PROPERTIES.into_iter().filter(|name| !found.iter().any(|has| has == name)).collect();
+            match lost[..] {
+                [] => Check::ok(NAME, Need::Tdx, "takes the measured fields and the quoting service's socket"),
+                _ => Check::failed(NAME, Need::Tdx, format!("the object takes no {}", lost.join(", no ")), FIX),
+            }
+        }
+        Err(why) => Check::missing(NAME, Need::Tdx, why, FIX),
+    }
+}
+
+/// The properties of QEMU's object `tdx-guest`, as QEMU tells them over QMP. It starts no machine.
+fn properties(kit: &Path, description: &Description) -> Result<Vec<String>, String> {
+    let text = |error: std::io::Error| error.to_string();
+    let mut qemu = qemu(kit, description)
+        .args(["-machine", "none", "-nodefaults", "-no-user-config", "-display", "none", "-qmp", "stdio"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(text)?;
+    let ask = b"{\"execute\":\"qmp_capabilities\"}\n\
+        {\"execute\":\"qom-list-properties\",\"arguments\":{\"typename\":\"tdx-guest\"},\"id\":1}\n{\"execute\":\"quit\"}\n";
+    // It ends by itself after the last line; one that does not is not worth the wait.
+    if let Some(stdin) = &mut qemu.stdin {
+        stdin.write_all(ask).map_err(text)?;
+    }
+    let output = qemu.wait_with_output().map_err(text)?;
+    let lines = String::from_utf8_lossy(&output.stdout);
+    let answers = lines.lines().filter_map(|line| serde_json::from_str::<Answer>(line).ok());
+    match answers.into_iter().find(|answer| answer.id == Some(1)) {
+        Some(Answer { properties: Some(all), .. }) => Ok(all.into_iter().map(|property| property.name).collect()),
+        Some(Answer { error: Some(error), .. }) => Err(error.desc),
+        _ => Err("QEMU did not answer".to_owned()),
+    }
+}
+
+/// What QEMU says on a line.
+#[derive(Deserialize)]
+struct Answer {
+    id: Option<u64>,
+    #[serde(rename = "return")]
+    properties: Option<Vec<Property>>,
+    error: Option<Refusal>,
+}
+
+#[derive(Deserialize)]
+struct Property {
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    desc: String,
+}
+
+fn qemu(kit: &Path, description: &Description) -> Command {
+    let libraries: Vec<_> = description.library_path.iter().map(|path| kit.join(path).into_os_string()).collect();
+    let mut command = Command::new(kit.join(&description.loader));
+    command.arg("--library-path").arg(libraries.join(":".as_ref())).arg(kit.join(&description.binary));
+    command.env_remove("LD_PRELOAD").env_remove("LD_LIBRARY_PATH");
+    command
+}
+
 /// What the kit's QEMU itself says: the only proof that it runs here.
 fn version(kit: &Path, description: &Description) -> Result<String, String> {
-    let libraries: Vec<_> = description.library_path.iter().map(|path| kit.join(path).into_os_string()).collect();
-    let output = Command::new(kit.join(&description.loader))
-        .arg("--library-path")
-        .arg(libraries.join(":".as_ref()))
-        .arg(kit.join(&description.binary))
-        .arg("--version")
-        .env_remove("LD_PRELOAD")
-        .env_remove("LD_LIBRARY_PATH")
-        .output()
-        .map_err(|error| error.to_string())?;
+    let output = qemu(kit, description).arg("--version").output().map_err(|error| error.to_string())?;
     let text = String::from_utf8_lossy(&output.stdout);
     let first = text.lines().next().filter(|line| output.status.success() && line.starts_with("QEMU"));
     first
@@ -91,5 +167,18 @@ mod tests {
         assert_eq!(check_kit(kit.path()).result, Found::Failed, "it does not run");
         std::fs::write(&loader, "#!/bin/sh\necho QEMU emulator version 11\n").expect("a file");
         assert_eq!(check_kit(kit.path()).result, Found::Ok);
+        assert_eq!(check_tdx(kit.path()).result, Found::Missing, "it does not answer");
+        let says = |text: &str| {
+            std::fs::write(&loader, format!("#!/bin/sh\ncat >/dev/null\ncat <<'E'\n{text}\nE\n")).expect("a file");
+            check_tdx(kit.path())
+        };
+        let names = PROPERTIES.map(|name| format!("{{\"name\":\"{name}\",\"type\":\"string\"}}")).join(",");
+        let greeting = "{\"QMP\":{}}\n{\"return\":{}}";
+        assert_eq!(says(&format!("{greeting}\n{{\"return\":[{names}],\"id\":1}}")).result, Found::Ok);
+        let some = says(&format!("{greeting}\n{{\"return\":[{{\"name\":\"mrowner\"}}],\"id\":1}}"));
+        assert!(some.result == Found::Failed && some.found.contains("mrconfigid"), "{}", some.found);
+        let refusal = "{\"id\":1,\"error\":{\"class\":\"GenericError\",\"desc\":\"Class 'tdx-guest' not found\"}}";
+        let none = says(&format!("{greeting}\n{refusal}"));
+        assert_eq!((none.result, none.found.as_str()), (Found::Missing, "Class 'tdx-guest' not found"));
     }
 }

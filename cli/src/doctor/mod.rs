@@ -2,9 +2,11 @@
 //! and asks; changes nothing. The rules of what can be served are here, the looking is in the files beside.
 
 mod cgroup;
+mod images;
 mod kit;
 mod kvm;
 mod programs;
+mod quoting;
 mod room;
 
 use clap::Args;
@@ -20,6 +22,9 @@ pub(crate) struct DoctorArgs {
     /// The state directory that cofferd uses, or will [default: as root /var/lib/coffer, else $XDG_STATE_HOME/coffer]
     #[arg(long, value_name = "DIR")]
     state: Option<std::path::PathBuf>,
+    /// The socket of the quote generation service that cofferd uses, or will
+    #[arg(long, value_name = "SOCKET", default_value = quoting::SOCKET)]
+    quote_socket: std::path::PathBuf,
 }
 
 /// What came of one look.
@@ -108,8 +113,10 @@ struct Diagnosis<'a> {
 pub(crate) async fn doctor(context: &Context, args: &DoctorArgs) -> anyhow::Result<Status> {
     let mut checks = kvm::checks();
     checks.extend(programs::checks());
-    checks.push(kit::check());
+    checks.extend(quoting::checks(&args.quote_socket));
+    checks.extend(kit::checks());
     checks.extend(cgroup::checks());
+    checks.push(images::uids());
     checks.extend(room::checks(args.state.as_deref()));
     checks.push(reachable(context).await);
     let serves = Serves::of(&checks);
@@ -118,10 +125,11 @@ pub(crate) async fn doctor(context: &Context, args: &DoctorArgs) -> anyhow::Resu
         Form::Json => output.json(&Diagnosis { schema: "coffer.doctor.v1", serves, checks: &checks })?,
         Form::People => {
             for check in &checks {
-                let word = match check.result {
-                    Found::Ok => "ok",
-                    Found::Missing => "missing",
-                    Found::Failed => "failed",
+                let word = match (check.result, check.need) {
+                    (Found::Ok, _) => "ok",
+                    (_, Need::Better) => "warning",
+                    (Found::Missing, _) => "missing",
+                    (Found::Failed, _) => "failed",
                 };
                 let served = match check.need {
                     Need::Both | Need::Better => "",

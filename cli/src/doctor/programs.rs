@@ -1,22 +1,16 @@
-//! The programs and services that a session needs beside `cofferd`: the vsock device, the simulator, the quoting service.
+//! The programs that a session needs beside `cofferd`: the vsock device, the simulator.
 
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::{Check, Need};
 
 const KERNEL_VSOCK: &str = "/dev/vhost-vsock";
-/// Where Intel's quote generation service listens.
-const QUOTE_SOCKET: &str = "/var/run/tdx-qgs/qgs.socket";
 const BUILD: &str = "build it, and keep it in the directory of coffer: cargo build --release -p";
 
 pub(super) fn checks() -> Vec<Check> {
     let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_path_buf)).unwrap_or_default();
-    vec![
-        link(Path::new(KERNEL_VSOCK), &beside),
-        program("simulator", Need::Simulated, &beside, "coffer-tdx-sim"),
-        quoting(Path::new(QUOTE_SOCKET)),
-    ]
+    vec![link(Path::new(KERNEL_VSOCK), &beside), program("simulator", Need::Simulated, &beside, "coffer-tdx-sim")]
 }
 
 /// Either vsock device will do.
@@ -38,16 +32,6 @@ fn program(name: &'static str, need: Need, beside: &Path, file: &str) -> Check {
         }
         Ok(_) => Check::failed(name, need, format!("{} is not a program", path.display()), format!("{BUILD} {file}")),
         Err(_) => Check::missing(name, need, format!("no {}", path.display()), format!("{BUILD} {file}")),
-    }
-}
-
-fn quoting(socket: &Path) -> Check {
-    const NAME: &str = "quoting service";
-    const FIX: &str = "install Intel's tdx-qgs, and have it listen on its unix socket; or set vmm.quote_socket";
-    match std::fs::metadata(socket) {
-        Ok(metadata) if metadata.file_type().is_socket() => Check::ok(NAME, Need::Tdx, socket.display().to_string()),
-        Ok(_) => Check::failed(NAME, Need::Tdx, format!("{} is no socket", socket.display()), FIX),
-        Err(_) => Check::missing(NAME, Need::Tdx, format!("no {}", socket.display()), FIX),
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, access};
 
-use super::{Check, Need};
+use super::{Check, Need, images};
 
 /// One VM of shape s1, and what runs beside it.
 const MEMORY_LEAST: u64 = 2 * 1024 + 256;
@@ -15,7 +15,10 @@ pub(super) fn checks(state: Option<&Path>) -> Vec<Check> {
     let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let mut checks = vec![memory(&meminfo), user()];
     match state.map(Path::to_path_buf).or_else(default_state) {
-        Some(state) => checks.extend([directory(&state), disk(&state)]),
+        Some(state) => {
+            checks.extend([directory(&state), disk(&state)]);
+            checks.extend(images::checks(&state));
+        }
         None => checks.push(Check::missing(
             "state directory",
             Need::Both,
