@@ -75,6 +75,12 @@ impl Kit {
         Ok((Self { directory }, Made::Now))
     }
 
+    /// One that was made before.
+    #[must_use]
+    pub fn at(directory: PathBuf) -> Self {
+        Self { directory }
+    }
+
     /// A command that runs the kit's `program`, a path inside the kit.
     pub fn command(&self, program: &str) -> Command {
         let libraries: Vec<_> = LIBRARIES.iter().map(|path| self.directory.join(path).into_os_string()).collect();

@@ -3,7 +3,7 @@
 
 use coffer_measurement::Shape;
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// A TDX host's machine. `pic=off` is what QEMU chooses for a TD by itself; it shows in the MADT.
@@ -15,6 +15,15 @@ const DISKS: [&str; 3] = ["coffer-root", "coffer-verity", "coffer-boot"];
 const IN_THE_SLOT_OF_VSOCK: &str = "virtio-rng-pci,disable-legacy=on";
 /// No root and no initramfs: the kernel ends at once, by a reset, which `-no-reboot` makes the end of the run.
 const COMMAND_LINE: &str = "panic=-1 quiet";
+
+/// What stands in the slot of the vsock device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Vsock {
+    /// Another device.
+    StandIn,
+    /// The device itself, served at this socket: to see that the other one makes the same tables.
+    VhostUser(PathBuf),
+}
 
 /// How many bits a physical address has on the hosts: the firmware puts PCI regions below its end, and that shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,7 +54,13 @@ impl FromStr for PhysicalBits {
 }
 
 /// QEMU's arguments but for its data directories and the sockets.
-pub(super) fn arguments(shape: Shape, bits: PhysicalBits, firmware: &Path, kernel: &Path) -> Vec<OsString> {
+pub(super) fn arguments(
+    shape: Shape,
+    bits: PhysicalBits,
+    vsock: &Vsock,
+    firmware: &Path,
+    kernel: &Path,
+) -> Vec<OsString> {
     let memory = shape.memory_bytes() >> 20;
     let mut out: Vec<OsString> = Vec::new();
     let mut put = |option: &str, value: OsString| out.extend([option.into(), value]);
@@ -62,7 +77,15 @@ pub(super) fn arguments(shape: Shape, bits: PhysicalBits, firmware: &Path, kerne
         put("-blockdev", format!("null-co,node-name={id},size=1048576,read-only=on").into());
         put("-device", format!("virtio-blk-pci,drive={id},serial={id},disable-legacy=on").into());
     }
-    put("-device", IN_THE_SLOT_OF_VSOCK.into());
+    match vsock {
+        Vsock::StandIn => put("-device", IN_THE_SLOT_OF_VSOCK.into()),
+        Vsock::VhostUser(socket) => {
+            let mut backend = OsString::from("socket,id=vsock0,path=");
+            backend.push(socket);
+            put("-chardev", backend);
+            put("-device", "vhost-user-vsock-pci,chardev=vsock0".into());
+        }
+    }
     put("-serial", "none".into());
     put("-display", "none".into());
     out.extend(["-nodefaults", "-no-user-config", "-no-reboot", "-no-shutdown"].map(OsString::from));
@@ -84,7 +107,7 @@ mod tests {
     #[test]
     fn the_measured_machine_is_that_of_a_session_but_for_what_is_said() {
         let session: Vec<String> = SESSION.lines().map(str::to_owned).collect();
-        let ours = arguments(Shape::S1, PhysicalBits::SERVER, Path::new("f"), Path::new("k"));
+        let ours = arguments(Shape::S1, PhysicalBits::SERVER, &Vsock::StandIn, Path::new("f"), Path::new("k"));
         let ours: Vec<String> = ours.into_iter().map(|text| text.into_string().unwrap()).collect();
         let machine: Vec<&str> = values(&session, "-machine")[0].split(',').collect();
         let measured: Vec<&str> = values(&ours, "-machine")[0].split(',').collect();

@@ -9,7 +9,7 @@ use crate::kit::Kit;
 use coffer_evidence::manifest::Profile;
 use coffer_measurement::{AcpiDigests, AcpiTables, Shape};
 use conversation::Conversation;
-pub use machine::PhysicalBits;
+pub use machine::{PhysicalBits, Vsock};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -144,7 +144,7 @@ pub fn run(ran: Ran<'_>, directory: &Path, mut say: impl FnMut(Shape)) -> Result
             return Ok((shape, blobs.digests()));
         }
         say(shape);
-        let blobs = show(ran, shape)?;
+        let blobs = show(ran, shape, &Vsock::StandIn)?;
         let parent = tempfile::Builder::new().prefix(".partial-").tempdir_in(directory)?;
         blobs.write(parent.path())?;
         fs::rename(parent.keep(), &kept)?;
@@ -155,7 +155,10 @@ pub fn run(ran: Ran<'_>, directory: &Path, mut say: impl FnMut(Shape)) -> Result
 }
 
 /// Boots firmware and kernel, and reads what QEMU offers then.
-fn show(ran: Ran<'_>, shape: Shape) -> Result<Blobs, AcpiError> {
+///
+/// # Errors
+/// [`AcpiError`].
+pub fn show(ran: Ran<'_>, shape: Shape, vsock: &Vsock) -> Result<Blobs, AcpiError> {
     let scratch = tempfile::tempdir()?;
     let file = |name: &str, bytes: &[u8]| {
         let path = scratch.path().join(name);
@@ -163,7 +166,7 @@ fn show(ran: Ran<'_>, shape: Shape) -> Result<Blobs, AcpiError> {
     };
     let (firmware, kernel) = (file("firmware.fd", ran.firmware)?, file("vmlinuz", ran.kernel)?);
     let mut command = ran.kit.qemu();
-    command.args(machine::arguments(shape, ran.bits, &firmware, &kernel));
+    command.args(machine::arguments(shape, ran.bits, vsock, &firmware, &kernel));
     let failed = |found: String| AcpiError::Run { shape, found };
     let mut qemu = Conversation::start(command, RUN)?;
     qemu.wait_for_the_end_of_the_guest().map_err(failed)?;
