@@ -13,6 +13,10 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
+/// Budgets of the base image, in bytes.
+const IMAGE_MAX: u64 = 150 << 20;
+const INITRAMFS_MAX: u64 = 12 << 20;
+
 const SIMULATED: Profile = Profile::Simulated;
 
 /// As `coffer-image build` makes a root, but with attributes, so that a test can have some.
@@ -380,6 +384,11 @@ fn the_two_built_images_have_no_findings_and_differ_by_the_shim_alone() {
     };
     for image in [&simulated, &tdx] {
         assert_eq!(lint::directory(image).unwrap(), [], "{}", image.display());
+        let sizes =
+            |names: &[&str]| names.iter().map(|name| fs::metadata(image.join(name)).unwrap().len()).sum::<u64>();
+        let all = ["firmware.fd", "vmlinuz", "initrd.img", "root.erofs", "root.verity"];
+        println!("{}: {} bytes, initramfs {}", image.display(), sizes(&all), sizes(&["initrd.img"]));
+        assert!(sizes(&all) <= IMAGE_MAX && sizes(&["initrd.img"]) <= INITRAMFS_MAX, "{}", image.display());
     }
     let bytes = |image: &Path, name: &str| fs::read(image.join(name)).unwrap();
     for name in ["firmware.fd", "vmlinuz", "root.erofs", "root.verity"] {

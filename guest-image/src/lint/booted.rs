@@ -37,7 +37,7 @@ pub(super) fn of_initramfs(entries: &[Entry], profile: Profile) -> Vec<Finding> 
                 match modinfo::name(&entry.content) {
                     Ok(own) if own == name => {}
                     Ok(own) => {
-                        find(Rule::KernelModules, format!("expected the module {name}, found {own} under its name"))
+                        find(Rule::KernelModules, format!("expected the module {name}, found {own} under its name"));
                     }
                     Err(error) => find(Rule::KernelModules, error.to_string()),
                 }
