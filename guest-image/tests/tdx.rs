@@ -79,6 +79,13 @@ fn the_tdx_image_holds_the_agent_and_nothing_of_the_simulator() {
     assert_eq!((manifest.profile, manifest.svn), (Profile::Tdx, coffer_image::manifest::SVN));
     assert_eq!(manifest.shapes.keys().collect::<Vec<_>>(), ["s1"]);
 
+    // What is left of the variable store has the digest that event logs of quoted TDs have for an empty one.
+    let firmware = fs::read(image.join("firmware.fd")).unwrap();
+    let sections = coffer_measurement::Tdvf::parse(&firmware).unwrap();
+    let store =
+        sections.sections().iter().find(|s| s.kind == coffer_measurement::SectionKind::ConfigurationVolume).unwrap();
+    assert!(hex::encode(coffer_measurement::sha384(store.data)).starts_with("344bc51c980ba621aaa00da3ed7436f7"));
+
     // The same values, computed from the image alone and signed.
     let values = |more: &[&dyn AsRef<std::ffi::OsStr>]| {
         let mut measure: Vec<&dyn AsRef<std::ffi::OsStr>> = vec![&"measure", &image, &"--acpi", &acpi];
