@@ -4,19 +4,23 @@
 use crate::progress::Progress;
 use anyhow::{Context as _, Result, bail};
 use coffer_evidence::manifest::Profile;
+use coffer_image::acpi::{self, PhysicalBits};
 use coffer_image::cache::Cache;
 use coffer_image::cmdline::command_line;
 use coffer_image::debian::Archive;
 use coffer_image::debian::apt::Expiry;
-use coffer_image::debian::lock::{Lock, Set};
+use coffer_image::debian::lock::{Lock, Set, Source};
 use coffer_image::debian::store::Store;
 use coffer_image::image::Parts;
 use coffer_image::initramfs::{self, About, Init};
 use coffer_image::kernel::Unpacked;
 use coffer_image::kit::{self, Kit, Made};
 use coffer_image::manifest::{Builds, SVN};
+use coffer_image::oci::{Limits, OciImage};
+use coffer_image::rootfs::Content;
 use coffer_image::{firmware, rootfs};
-use coffer_measurement::{AcpiTables, Shape};
+use coffer_measurement::Shape;
+use sha2::{Digest as _, Sha256};
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -30,8 +34,8 @@ const TRUSTED_FOR: u64 = 365 * 24 * 3600;
 /// Which packages to use.
 #[derive(Debug, Clone)]
 pub(crate) enum Packages {
-    /// The newest of the archive.
-    Newest,
+    /// The newest of the archive, and these in the root besides its own.
+    Newest(Vec<String>),
     /// Exactly those of a lock.
     Locked(Lock),
 }
@@ -41,8 +45,12 @@ pub(crate) enum Packages {
 pub(crate) struct Programs {
     /// Its kind.
     pub(crate) profile: Profile,
-    /// Where the ACPI part of RTMR0 comes from.
-    pub(crate) acpi: AcpiTables,
+    /// Where the ACPI part of RTMR0 comes from; by a run of the kit's QEMU if nothing is said.
+    pub(crate) acpi: Option<acpi::Source>,
+    /// Of the processors of the hosts, for such a run.
+    pub(crate) bits: PhysicalBits,
+    /// An OCI image layout whose files are the root, instead of packages.
+    pub(crate) oci: Option<PathBuf>,
     /// The agent.
     pub(crate) agent: Vec<u8>,
     /// The simulator's shim, which the simulated profile needs.
@@ -67,15 +75,15 @@ impl Ingredients {
     ) -> Result<Self> {
         let store = cache.store()?;
         let expiry = match &packages {
-            Packages::Newest => Expiry::AsOnHost,
+            Packages::Newest(_) => Expiry::AsOnHost,
             Packages::Locked(_) => Expiry::Ignored,
         };
         let archive = Archive::new(cache.directory().join("lists"), mirror, store.clone(), expiry);
         let lock = match packages {
             Packages::Locked(lock) => lock,
-            Packages::Newest => {
+            Packages::Newest(added) => {
                 progress.step("naming the packages");
-                archive.resolve()?
+                archive.resolve(&added)?
             }
         };
         let missing = store.missing(lock.packages());
@@ -87,23 +95,26 @@ impl Ingredients {
         Ok(Self { cache, store, lock })
     }
 
-    /// Makes the QEMU kit and gives back its directory.
-    pub(crate) fn qemu_kit(&self, progress: &Progress) -> Result<PathBuf> {
-        let (kit, made) = kit::qemu(&self.lock, &self.store, self.cache.directory())?;
+    /// Makes the QEMU kit.
+    pub(crate) fn qemu_kit(&self, progress: &Progress) -> Result<Kit> {
+        let (kit, made) = kit::make_qemu(&self.lock, &self.store, self.cache.directory())?;
         if made == Made::Now {
             progress.step(&format!("unpacked the QEMU kit: {}", kit.directory().display()));
         }
-        Ok(kit.directory().to_owned())
+        Ok(kit)
     }
 
     /// Makes the files of an image.
     pub(crate) fn parts(&self, programs: &Programs, progress: &Progress) -> Result<Parts> {
-        let Programs { profile, acpi, agent, shim } = programs;
+        let Programs { profile, acpi, bits, oci, agent, shim } = programs;
         let directory =
             self.cache.directory().join("root").join(format!("tools-{}", &self.lock.set_digest(Set::Tools)[..16]));
         let (tools, _) = Kit::unpack(&self.lock, Set::Tools, &self.store, directory)?;
         let kernel = Unpacked::get(&self.lock, &self.store, self.cache.directory())?;
-        let (root, made) = rootfs::build(&self.lock, &self.store, &tools, self.cache.directory())?;
+        let cache = self.cache.directory();
+        let oci = oci.as_deref().map(|path| OciImage::open(path, &cache.join("root"), Limits::BUILD)).transpose()?;
+        let content = oci.as_ref().map_or(Content::Packages, Content::Oci);
+        let (root, made) = rootfs::build(&self.lock, content, &self.store, &tools, cache)?;
         if made == Made::Now {
             progress.step(&format!("made the root file system: {} MB", fs::metadata(root.erofs())?.len() / 1_000_000));
         }
@@ -131,27 +142,53 @@ impl Ingredients {
             modules.len(),
             initrd.len() / 1000
         ));
+        let (firmware, vmlinuz) = (self.firmware()?, kernel.vmlinuz()?);
+        let acpi = match acpi {
+            Some(given) => given.clone(),
+            None => self.acpi(&firmware, &vmlinuz, *bits, progress)?,
+        };
+        let source =
+            |name: &str, bytes: &[u8]| Source { name: name.into(), sha256: hex::encode(Sha256::digest(bytes)) };
+        let mut sources = vec![source("coffer-agent", agent)];
+        if let Init::Shim(shim) = init {
+            sources.push(source("coffer-tdx-shim", shim));
+        }
+        if let Some(oci) = &oci {
+            sources.push(Source { name: "oci-manifest".into(), sha256: oci.manifest_digest().to_owned() });
+        }
         Ok(Parts {
             profile: *profile,
-            acpi: *acpi,
-            firmware: self.firmware()?,
-            kernel: kernel.vmlinuz()?,
+            acpi,
+            firmware,
+            kernel: vmlinuz,
             initrd,
             command_line: command_line(&root.hash, *profile),
             root_hash: root.hash,
             root: root.erofs(),
             verity: root.verity(),
-            lock: self.lock.to_bytes(),
-            builds: Builds {
-                qemu: self.version(Set::Qemu, "qemu-system-x86"),
-                firmware: self.version(Set::Firmware, "ovmf-inteltdx"),
-            },
+            lock: self.lock.with_sources(sources).to_bytes(),
+            builds: Builds::of(&self.lock),
             not_after: self.newest()? + TRUSTED_FOR,
         })
     }
 
-    fn version(&self, set: Set, name: &str) -> String {
-        self.lock.version(set, name).unwrap_or("unknown").to_owned()
+    /// ACPI tables as this kit's QEMU makes them, by a run or as an earlier one left them.
+    pub(crate) fn acpi(
+        &self,
+        firmware: &[u8],
+        kernel: &[u8],
+        bits: PhysicalBits,
+        progress: &Progress,
+    ) -> Result<acpi::Source> {
+        let kit = self.qemu_kit(progress)?;
+        let mut key = Sha256::new();
+        for part in [self.lock.set_digest(Set::Qemu).as_bytes(), &[bits.get()], firmware, kernel] {
+            key.update(Sha256::digest(part));
+        }
+        let directory = self.cache.directory().join("acpi").join(&hex::encode(key.finalize())[..16]);
+        let ran = acpi::Ran { kit: &kit, firmware, kernel, bits };
+        let say = |shape: Shape| progress.step(&format!("booting QEMU for the ACPI tables of shape {shape}"));
+        Ok(acpi::run(ran, &directory, say)?)
     }
 
     fn firmware(&self) -> Result<Vec<u8>> {

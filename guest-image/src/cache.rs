@@ -42,7 +42,7 @@ impl Cache {
             flock(&lock, FlockOperation::LockExclusive).map_err(|errno| io_error(&path)(errno.into()))?;
         }
         let cache = Self { directory, _lock: lock };
-        for part in ["debs", "lists", "root", "qemu"] {
+        for part in ["debs", "lists", "root", "qemu", "acpi"] {
             let path = cache.directory.join(part);
             fs::create_dir_all(&path).map_err(io_error(&path))?;
             remove_partial(&path).map_err(io_error(&path))?;

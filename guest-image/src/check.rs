@@ -1,13 +1,14 @@
 //! `coffer-image verify`: is this directory the image that its publisher signed? Check by check, each from the files.
 
+use crate::acpi::Source;
+use crate::debian::lock::{Lock, LockError};
 use crate::digest::sha256_file;
 use crate::image::MANIFEST;
-use crate::manifest::{Booted, registers};
+use crate::manifest::{Booted, Builds, ReferenceError, registers};
 use crate::verity;
 use coffer_evidence::dsse::{DsseError, Envelope};
 use coffer_evidence::manifest::{ImageManifest, ManifestError, PAYLOAD_TYPE, Profile};
 use coffer_evidence::sign::PublicKey;
-use coffer_measurement::{AcpiTables, MeasureError};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use std::fs;
@@ -36,8 +37,11 @@ pub enum CheckError {
     #[error("the payload of the image's {MANIFEST}")]
     Manifest(#[from] ManifestError),
     /// The registers cannot be computed.
-    #[error("measuring the image")]
-    Measure(#[from] MeasureError),
+    #[error("the reference values of the image")]
+    Reference(#[from] ReferenceError),
+    /// The list of packages is none.
+    #[error("the image's image.lock")]
+    Lock(#[from] LockError),
     /// The verity tree cannot be computed.
     #[error("computing the verity tree")]
     Verity(#[from] verity::VerityError),
@@ -70,7 +74,7 @@ pub enum Outcome {
 pub fn check(
     directory: &Path,
     publisher: &PublicKey,
-    acpi: Option<AcpiTables>,
+    acpi: Option<Source>,
     now: u64,
 ) -> Result<Vec<Check>, CheckError> {
     let read = |name: &str| {
@@ -103,12 +107,15 @@ pub fn check(
     compare("command line names the verity root", digests.verity_root.clone(), root_of(&command_line));
     let (firmware, kernel, initrd) = (read("firmware.fd")?, read("vmlinuz")?, read("initrd.img")?);
     let booted = Booted { firmware: &firmware, kernel: &kernel, initrd: &initrd, command_line: &command_line };
-    let known = acpi.or((manifest.profile == Profile::Simulated).then_some(AcpiTables::Simulated));
-    let computed = registers(booted, known.unwrap_or(AcpiTables::Simulated))?;
+    let known = acpi.or((manifest.profile == Profile::Simulated).then_some(Source::Simulated));
+    let builds = Builds::of(&Lock::parse(&read("image.lock")?)?);
+    let computed = registers(booted, known.as_ref().unwrap_or(&Source::Simulated), &builds)?;
     let names = |names: &mut dyn Iterator<Item = &String>| names.cloned().collect::<Vec<_>>().join(" ");
     compare("shapes", names(&mut computed.keys()), names(&mut manifest.shapes.keys()));
     for (shape, reference) in &manifest.shapes {
         let Some(registers) = computed.get(shape) else { continue };
+        compare(&format!("QEMU of {shape}"), reference.qemu.clone(), builds.qemu.clone());
+        compare(&format!("firmware build of {shape}"), reference.firmware.clone(), builds.firmware.clone());
         for (name, expected, found) in [
             ("MRTD", reference.mrtd, registers.mrtd),
             ("RTMR0", reference.rtmr0, registers.rtmr0),

@@ -32,8 +32,14 @@ const HARDENING: [&str; 17] = [
 
 /// The command line for a root file system and a profile.
 pub fn command_line(root_hash: &[u8; 32], profile: Profile) -> String {
-    let mut words =
-        vec![format!("coffer.root={}", hex::encode(root_hash)), format!("coffer.profile={}", profile.as_str())];
+    let mut line = vec![format!("coffer.root={}", hex::encode(root_hash))];
+    line.extend(words(profile));
+    line.join(" ")
+}
+
+/// Every word but the first, which names the root.
+pub fn words(profile: Profile) -> Vec<String> {
+    let mut words = vec![format!("coffer.profile={}", profile.as_str())];
     words.extend(HARDENING.iter().map(|&word| word.to_owned()));
     words.push("loglevel=3".into());
     match profile {
@@ -41,7 +47,7 @@ pub fn command_line(root_hash: &[u8; 32], profile: Profile) -> String {
         // Whoever runs the host reads the serial port: there is none.
         Profile::Tdx => words.push("8250.nr_uarts=0".into()),
     }
-    words.join(" ")
+    words
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! The image directory: written whole or not at all, named by the digest of its manifest.
 
+use crate::acpi::Source;
 use crate::digest::sha256_file;
-use crate::manifest::{Booted, Builds, manifest, registers};
+use crate::lint::{self, Finding, LintError};
+use crate::manifest::{Booted, Builds, ReferenceError, manifest, registers};
 use coffer_evidence::manifest::{ImageDigests, ImageManifest, Profile};
-use coffer_measurement::{AcpiTables, MeasureError};
 use ed25519_dalek::SigningKey;
 use sha2::{Digest as _, Sha256};
 use std::fs;
@@ -22,7 +23,7 @@ pub struct Parts {
     /// Its kind.
     pub profile: Profile,
     /// Where the ACPI part of RTMR0 comes from.
-    pub acpi: AcpiTables,
+    pub acpi: Source,
     /// The firmware, keys cleared.
     pub firmware: Vec<u8>,
     /// The kernel.
@@ -48,9 +49,20 @@ pub struct Parts {
 /// Why there is no image.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
-    /// See [`MeasureError`].
-    #[error("measuring the image")]
-    Measure(#[from] MeasureError),
+    /// See [`ReferenceError`].
+    #[error("the reference values of the image")]
+    Reference(#[from] ReferenceError),
+    /// See [`LintError`].
+    #[error("looking into the image before it is signed")]
+    Unreadable(#[from] LintError),
+    /// The image holds what no guest may have.
+    #[error("expected an image without findings of the lint, found {count}, the first: {first}")]
+    Lint {
+        /// How many.
+        count: usize,
+        /// One of them, in words.
+        first: String,
+    },
     /// Reading or writing.
     #[error("writing the image to {}", path.display())]
     Io {
@@ -81,6 +93,11 @@ pub fn write(parts: &Parts, publisher: &SigningKey, images: &Path) -> Result<Ima
         initrd: &parts.initrd,
         command_line: parts.command_line.as_bytes(),
     };
+    refuse_findings(lint::lint(lint::Files {
+        root: &fs::File::open(&parts.root).map_err(io_error(&parts.root))?,
+        initramfs: &parts.initrd,
+        command_line: parts.command_line.as_bytes(),
+    })?)?;
     let of_file = |path: &Path| sha256_file(path).map(hex::encode).map_err(io_error(path));
     let digests = ImageDigests {
         firmware: sha256(&parts.firmware),
@@ -92,7 +109,13 @@ pub fn write(parts: &Parts, publisher: &SigningKey, images: &Path) -> Result<Ima
         verity_root: hex::encode(parts.root_hash),
         packages: sha256(&parts.lock),
     };
-    let manifest = manifest(parts.profile, registers(booted, parts.acpi)?, &parts.builds, digests, parts.not_after);
+    let manifest = manifest(
+        parts.profile,
+        registers(booted, &parts.acpi, &parts.builds)?,
+        &parts.builds,
+        digests,
+        parts.not_after,
+    );
     let digest = ImageManifest::digest(&manifest.payload()).to_string();
     fs::create_dir_all(images).map_err(io_error(images))?;
     let images = images.canonicalize().map_err(io_error(images))?;
@@ -113,6 +136,13 @@ pub fn write(parts: &Parts, publisher: &SigningKey, images: &Path) -> Result<Ima
     let directory = images.join(&digest);
     install(partial, &directory).map_err(io_error(&directory))?;
     Ok(Image { directory, digest, manifest })
+}
+
+fn refuse_findings(findings: Vec<Finding>) -> Result<(), ImageError> {
+    match findings.first() {
+        None => Ok(()),
+        Some(first) => Err(ImageError::Lint { count: findings.len(), first: first.to_string() }),
+    }
 }
 
 /// Gives the finished directory its name. One that is there with the same bytes stays: sessions may be using it.

@@ -14,7 +14,7 @@ const PROGRAM: u32 = 0o100_755;
 const FILE: u32 = 0o100_644;
 const LINK: u32 = 0o120_777;
 /// Where the root and the kernel's file systems are mounted, and what the files below need.
-const DIRECTORIES: [&str; 11] =
+pub(crate) const DIRECTORIES: [&str; 11] =
     ["dev", "etc", "etc/coffer", "lib", "lib/modules", "newroot", "proc", "root", "run", "sys", "tmp"];
 
 /// What `/init` is.

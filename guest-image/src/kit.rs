@@ -14,6 +14,8 @@ const LOADER: &str = "usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2";
 const LIBRARIES: [&str; 1] = ["usr/lib/x86_64-linux-gnu"];
 const QEMU: &str = "usr/bin/qemu-system-x86_64";
 const QEMU_DATA: [&str; 2] = ["usr/share/qemu", "usr/share/seabios"];
+/// Where what it loads on demand lies: the path that it was built with is the host's own.
+const QEMU_MODULES: &str = "usr/lib/x86_64-linux-gnu/qemu";
 /// The first QEMU with the tdx-guest object and the unpatched kernel in fw_cfg, as Debian packages it.
 const QEMU_LEAST: (u32, u32) = (11, 1);
 
@@ -73,6 +75,12 @@ impl Kit {
         Ok((Self { directory }, Made::Now))
     }
 
+    /// One that was made before.
+    #[must_use]
+    pub fn at(directory: PathBuf) -> Self {
+        Self { directory }
+    }
+
     /// A command that runs the kit's `program`, a path inside the kit.
     pub fn command(&self, program: &str) -> Command {
         let libraries: Vec<_> = LIBRARIES.iter().map(|path| self.directory.join(path).into_os_string()).collect();
@@ -80,6 +88,16 @@ impl Kit {
         command.arg("--library-path").arg(libraries.join(":".as_ref())).arg(self.directory.join(program));
         // What the host preloads was built for the host's C library.
         command.env_remove("LD_PRELOAD").env_remove("LD_LIBRARY_PATH").env("LC_ALL", "C");
+        command
+    }
+
+    /// A command that runs the kit's QEMU with its own data and modules.
+    pub fn qemu(&self) -> Command {
+        let mut command = self.command(QEMU);
+        for data in QEMU_DATA {
+            command.arg("-L").arg(self.directory.join(data));
+        }
+        command.env("QEMU_MODULE_DIR", self.directory.join(QEMU_MODULES));
         command
     }
 
@@ -115,7 +133,7 @@ struct Description<'a> {
 }
 
 /// Makes the QEMU kit of `lock` in `cache`/qemu, describes it in its `kit.json` and points `current` at it.
-pub fn qemu(lock: &Lock, store: &Store, cache: &Path) -> Result<(Kit, Made), KitError> {
+pub fn make_qemu(lock: &Lock, store: &Store, cache: &Path) -> Result<(Kit, Made), KitError> {
     let parent = cache.join("qemu");
     let package = lock.version(Set::Qemu, "qemu-system-x86").unwrap_or("unknown");
     // Without the epoch; with the packages' digest, since a new library makes another kit of the same QEMU.

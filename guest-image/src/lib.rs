@@ -2,6 +2,7 @@
 //! initramfs, the firmware, the command line, and the signed description of them all. The order of a build is in the
 //! binary.
 
+pub mod acpi;
 pub mod cache;
 pub mod check;
 pub mod cmdline;
@@ -10,11 +11,15 @@ pub mod digest;
 pub mod firmware;
 pub mod image;
 pub mod initramfs;
+pub mod inspect;
 pub mod kernel;
 pub mod kit;
+pub mod lint;
 pub mod manifest;
+pub mod oci;
 pub mod paths;
 pub mod process;
 pub mod publisher;
+pub mod reference_values;
 pub mod rootfs;
 pub mod verity;

@@ -1,31 +1,30 @@
 //! `coffer-image`: builds, measures and verifies the guest image. Data on stdout, progress and errors on stderr.
-//! Exit status: 0 done or verified, 1 not the image its publisher signed, 64 usage, 69 no packages to be had,
+//! Exit status: 0 done or verified, 1 not the image its publisher signed or with findings of the lint, 64 usage, 69 no packages to be had,
 //! 74 reading or writing, 78 a lock or key that does not fit.
 
 mod build;
+mod looking;
 mod progress;
 
 use anyhow::{Context as _, Result, bail};
 use build::{Ingredients, Packages, Programs};
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::{Args, Parser, Subcommand};
-use coffer_evidence::manifest::{ImageManifest, Profile};
+use coffer_evidence::manifest::Profile;
 use coffer_evidence::sign::PublicKey;
+use coffer_image::acpi::{PhysicalBits, Source};
 use coffer_image::cache::Cache;
-use coffer_image::check::{self, Check, Outcome};
-use coffer_image::debian::lock::{Lock, LockError};
+use coffer_image::debian::lock::{Lock, LockError, is_package_name};
 use coffer_image::debian::{DebianError, store::StoreError};
-use coffer_image::manifest::{self, Booted};
 use coffer_image::publisher::{self, Origin, PublisherError};
 use coffer_image::{image, paths};
-use coffer_measurement::AcpiTables;
+use ed25519_dalek::SigningKey;
 use progress::Progress;
 use serde_json::json;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The lock that `--locked` without a file means: the one checked in, seen from the repository's root.
 const LOCK: &str = "guest-image/image.lock";
@@ -42,10 +41,12 @@ struct Cli {
 enum Action {
     /// Build an image and the QEMU kit; prints the image's directory
     Build(BuildArgs),
-    /// Compute the registers that a TD booted from an image shows; prints JSON
+    /// Compute the registers that a TD booted from an image shows; prints them as signed JSON
     Measure(MeasureArgs),
     /// Check that a directory is the image its publisher signed
     Verify(VerifyArgs),
+    /// Look for what no guest may have, in the bytes of an image
+    Lint(LintArgs),
     /// Make the QEMU kit alone; prints its directory
     Kit(KitArgs),
 }
@@ -67,14 +68,39 @@ struct BuildArgs {
     /// The key that signs the image; made if it is not there [default: publisher.key in the configuration directory]
     #[arg(long, value_name = "FILE")]
     publisher_key: Option<PathBuf>,
-    /// The ACPI tables QEMU generates, copied from a guest; the tdx profile needs them
-    #[arg(long, value_name = "DIR")]
-    acpi: Option<PathBuf>,
+    #[command(flatten)]
+    tables: TableArgs,
+    /// Debian packages that go into the root besides its own, separated by commas
+    #[arg(long = "packages", value_name = "NAMES", value_delimiter = ',', conflicts_with = "from_oci")]
+    added: Vec<String>,
+    /// An OCI image layout, a directory or a tar file, whose files are the root instead
+    #[arg(long, value_name = "PATH")]
+    from_oci: Option<PathBuf>,
     /// Print a JSON object
     #[arg(long)]
     json: bool,
     #[command(flatten)]
     packages: PackageArgs,
+}
+
+/// Where the ACPI part of RTMR0 comes from, tdx profile.
+#[derive(Debug, Args)]
+struct TableArgs {
+    /// The ACPI tables QEMU generates, copied from a guest, by shape [default: by a run of the kit's QEMU]
+    #[arg(long, value_name = "DIR")]
+    acpi: Option<PathBuf>,
+    /// Bits of a physical address on the hosts, for such a run
+    #[arg(long, value_name = "N", default_value = "52", conflicts_with = "acpi")]
+    phys_bits: PhysicalBits,
+}
+
+#[derive(Debug, Args)]
+struct LintArgs {
+    /// The image's directory
+    directory: PathBuf,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -90,9 +116,17 @@ struct KitArgs {
 struct MeasureArgs {
     /// The image's directory
     directory: PathBuf,
-    /// The ACPI tables QEMU generates, copied from a guest; the tdx profile needs them
+    #[command(flatten)]
+    tables: TableArgs,
+    /// The key that signs the values; made if it is not there [default: publisher.key in the configuration directory]
+    #[arg(long, value_name = "FILE")]
+    publisher_key: Option<PathBuf>,
+    /// Print the values alone, unsigned
+    #[arg(long, conflicts_with = "publisher_key")]
+    unsigned: bool,
+    /// Where packages and what is made of them are kept [default: the user's cache directory]
     #[arg(long, value_name = "DIR")]
-    acpi: Option<PathBuf>,
+    cache: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -151,12 +185,13 @@ fn main() -> ExitCode {
 fn run(action: Action) -> Result<ExitCode> {
     match action {
         Action::Build(args) => build_image(args),
-        Action::Measure(args) => measure(&args),
-        Action::Verify(args) => verify(&args),
+        Action::Measure(args) => looking::measure(args),
+        Action::Verify(args) => looking::verify(&args),
+        Action::Lint(args) => looking::lint(&args),
         Action::Kit(args) => {
             let progress = Progress::start();
-            let kit = gather(args.packages, &progress)?.qemu_kit(&progress)?;
-            print(args.json, &kit, || json!({ "directory": kit }));
+            let kit = gather(args.packages, &[], &progress)?.qemu_kit(&progress)?;
+            print(args.json, kit.directory(), || json!({ "directory": kit.directory() }));
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -170,21 +205,24 @@ fn build_image(args: BuildArgs) -> Result<ExitCode> {
     }
     let programs = Programs {
         profile: args.profile,
-        acpi: manifest::acpi(args.profile, args.acpi.as_deref())?,
+        acpi: Source::given(args.profile, args.tables.acpi.as_deref()),
+        bits: args.tables.phys_bits,
+        oci: args.from_oci,
         agent: build::read_program(&args.agent, "--agent")?,
         shim: args.shim.as_deref().map(|path| build::read_program(path, "--shim")).transpose()?,
     };
-    let key_path = args.publisher_key.map_or_else(paths::publisher_key, Ok)?;
-    let (key, origin) = publisher::key(&key_path)?;
-    if origin == Origin::Made {
-        progress.step(&format!(
-            "made a publisher key: {}; keep it, and pin {}",
-            key_path.display(),
-            PublicKey::of(&key)
-        ));
+    let mut added = args.added;
+    added.sort();
+    added.dedup();
+    if let Some(odd) = added.iter().find(|name| !is_package_name(name)) {
+        bail!("expected names of Debian packages in --packages, found {odd:?}");
     }
+    if !added.is_empty() && args.packages.locked.is_some() {
+        bail!("expected --packages or --locked, found both: a lock names every package of its image already");
+    }
+    let key = publisher_key(args.publisher_key, &progress)?;
     let out = args.out.map_or_else(paths::images, Ok)?;
-    let ingredients = gather(args.packages, &progress)?;
+    let ingredients = gather(args.packages, &added, &progress)?;
     ingredients.qemu_kit(&progress)?;
     let parts = ingredients.parts(&programs, &progress)?;
     let image = image::write(&parts, &key, &out)?;
@@ -197,9 +235,19 @@ fn build_image(args: BuildArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn gather(args: PackageArgs, progress: &Progress) -> Result<Ingredients> {
+/// The key that signs, made and announced if there is none.
+fn publisher_key(path: Option<PathBuf>, progress: &Progress) -> Result<SigningKey> {
+    let path = path.map_or_else(paths::publisher_key, Ok)?;
+    let (key, origin) = publisher::key(&path)?;
+    if origin == Origin::Made {
+        progress.step(&format!("made a publisher key: {}; keep it, and pin {}", path.display(), PublicKey::of(&key)));
+    }
+    Ok(key)
+}
+
+fn gather(args: PackageArgs, added: &[String], progress: &Progress) -> Result<Ingredients> {
     let packages = match args.locked {
-        None => Packages::Newest,
+        None => Packages::Newest(added.to_vec()),
         Some(path) => {
             let bytes = fs::read(&path).with_context(|| format!("reading the lock {}", path.display()))?;
             Packages::Locked(Lock::parse(&bytes).with_context(|| format!("the lock {}", path.display()))?)
@@ -208,62 +256,6 @@ fn gather(args: PackageArgs, progress: &Progress) -> Result<Ingredients> {
     let directory = args.cache.map_or_else(paths::cache, Ok)?;
     let cache = Cache::open(&directory, || progress.step("waiting for another build to end"))?;
     Ingredients::gather(cache, args.mirror, packages, progress)
-}
-
-fn measure(args: &MeasureArgs) -> Result<ExitCode> {
-    let read = |name: &str| fs::read(args.directory.join(name)).with_context(|| format!("reading {name} of the image"));
-    let (firmware, kernel) = (read("firmware.fd")?, read("vmlinuz")?);
-    let (initrd, command_line) = (read("initrd.img")?, read("cmdline")?);
-    let tdx = command_line.split(|&byte| byte == b' ').any(|word| word == b"coffer.profile=tdx");
-    let acpi = manifest::acpi(if tdx { Profile::Tdx } else { Profile::Simulated }, args.acpi.as_deref())?;
-    let booted = Booted { firmware: &firmware, kernel: &kernel, initrd: &initrd, command_line: &command_line };
-    let shapes: serde_json::Map<_, _> = manifest::registers(booted, acpi)?
-        .into_iter()
-        .map(|(shape, registers)| {
-            let value = json!({
-                "mrtd": hex::encode(registers.mrtd),
-                "rtmr0": hex::encode(registers.rtmr0),
-                "rtmr1": hex::encode(registers.rtmr1),
-                "rtmr2": hex::encode(registers.rtmr2),
-            });
-            (shape, value)
-        })
-        .collect();
-    println!("{}", json!(shapes));
-    Ok(ExitCode::SUCCESS)
-}
-
-fn verify(args: &VerifyArgs) -> Result<ExitCode> {
-    let publisher = match args.publisher {
-        Some(key) => key,
-        None => own_public_key()?,
-    };
-    let profile = ImageManifest::parse(check::open(&args.directory)?.unverified_payload())?.profile;
-    let acpi: Option<AcpiTables> = args.acpi.as_deref().map(|path| manifest::acpi(profile, Some(path))).transpose()?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-    let checks = check::check(&args.directory, &publisher, acpi, now)?;
-    let failed = checks.iter().any(|check| check.result == Outcome::Fail);
-    if args.json {
-        println!("{}", json!({ "verified": !failed, "publisher": publisher.to_string(), "checks": checks }));
-    } else {
-        for Check { name, result, reason } in &checks {
-            let mark = match result {
-                Outcome::Pass => "ok  ",
-                Outcome::Fail => "FAIL",
-                Outcome::NotEvaluated => "-   ",
-            };
-            println!("{mark} {name}{}{reason}", if reason.is_empty() { "" } else { ": " });
-        }
-    }
-    Ok(ExitCode::from(u8::from(failed)))
-}
-
-/// The public half beside the user's own publisher key.
-fn own_public_key() -> Result<PublicKey> {
-    let path = paths::publisher_key()?.with_extension("pub");
-    let text = fs::read_to_string(&path)
-        .with_context(|| format!("expected --publisher KEY or a publisher key of your own ({})", path.display()))?;
-    text.trim_end().parse().with_context(|| format!("the public key {}", path.display()))
 }
 
 fn print(as_json: bool, directory: &Path, object: impl FnOnce() -> serde_json::Value) {

@@ -2,34 +2,15 @@
 //!
 //! Two whole builds out of the packages in the user's cache, without the network: one to two minutes on two cores.
 
+mod warm;
+
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The user's cache, where an earlier build has left packages and the lock that names them.
-fn warm_cache() -> Option<PathBuf> {
-    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let base = base.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))?;
-    let cache = base.join("coffer");
-    let lock: serde_json::Value = serde_json::from_slice(&fs::read(lock_of(&cache)).ok()?).ok()?;
-    let there = |package: &serde_json::Value| {
-        let (name, hash) = (package["name"].as_str()?, package["sha256"].as_str()?);
-        cache.join("debs").join(format!("{name}_{}.deb", &hash[..16])).exists().then_some(())
-    };
-    lock["packages"].as_array()?.iter().try_for_each(there)?;
-    Some(cache)
-}
-
-fn lock_of(cache: &Path) -> PathBuf {
-    cache.join("lists/resolved.lock")
-}
-
 /// Builds under `directory` and gives back the image's directory.
 fn build(directory: &Path, warm: &Path, umask: &str) -> PathBuf {
-    let cache = directory.join("cache");
-    fs::create_dir_all(&cache).unwrap();
-    symlink(warm.join("debs"), cache.join("debs")).unwrap();
+    let cache = warm::own_cache(directory, warm);
     let output = Command::new("sh")
         .args(["-c", &format!("umask {umask}; exec \"$@\""), "sh", env!("CARGO_BIN_EXE_coffer-image"), "build"])
         .arg("--cache")
@@ -38,7 +19,7 @@ fn build(directory: &Path, warm: &Path, umask: &str) -> PathBuf {
         .arg(directory.join("images"))
         .arg("--publisher-key")
         .arg(directory.parent().unwrap().join("publisher.key"))
-        .arg(format!("--locked={}", lock_of(warm).display()))
+        .arg(format!("--locked={}", warm::lock_of(warm).display()))
         // Any two programs will do: the image does not look into them.
         .args(["--agent", "/bin/true", "--shim", "/bin/false"])
         .output()
@@ -49,7 +30,7 @@ fn build(directory: &Path, warm: &Path, umask: &str) -> PathBuf {
 
 #[test]
 fn two_builds_in_different_directories_give_the_same_bytes() {
-    let Some(warm) = warm_cache() else {
+    let Some(warm) = warm::warm_cache() else {
         println!("NOT RUN: needs the packages of an earlier `coffer-image build` in the user's cache");
         return;
     };

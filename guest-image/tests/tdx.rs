@@ -1,28 +1,16 @@
 //! The image for TDX hosts: the same agent, nothing of the simulator, no console, and a manifest that its publisher signed.
 //! One whole build out of the packages in the user's cache, without the network.
 
+mod warm;
+
+use coffer_evidence::dsse::Envelope;
 use coffer_evidence::manifest::{ImageManifest, Profile};
 use coffer_image::cache::Cache;
 use coffer_image::debian::lock::{Lock, Set};
 use coffer_image::kit::Kit;
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-
-/// The user's cache, where an earlier build has left packages and the lock that names them.
-fn warm_cache() -> Option<PathBuf> {
-    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let base = base.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))?;
-    let cache = base.join("coffer");
-    let lock: serde_json::Value = serde_json::from_slice(&fs::read(cache.join("lists/resolved.lock")).ok()?).ok()?;
-    let there = |package: &serde_json::Value| {
-        let (name, hash) = (package["name"].as_str()?, package["sha256"].as_str()?);
-        cache.join("debs").join(format!("{name}_{}.deb", &hash[..16])).exists().then_some(())
-    };
-    lock["packages"].as_array()?.iter().try_for_each(there)?;
-    Some(cache)
-}
 
 /// The agent as `scripts/build` leaves it; any program where there is none.
 fn agent() -> PathBuf {
@@ -52,30 +40,35 @@ fn entries(archive: &[u8]) -> Vec<(String, u32, Vec<u8>)> {
 
 #[test]
 fn the_tdx_image_holds_the_agent_and_nothing_of_the_simulator() {
-    let Some(warm) = warm_cache() else {
+    let Some(warm) = warm::warm_cache() else {
         println!("NOT RUN: needs the packages of an earlier `coffer-image build` in the user's cache");
         return;
     };
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
-    fs::create_dir_all(at("cache")).unwrap();
-    symlink(warm.join("debs"), at("cache/debs")).unwrap();
-    // Stand-ins: the tables of a real host come from its QEMU, and only RTMR0 depends on them.
-    fs::create_dir_all(at("acpi/acpi")).unwrap();
-    for name in ["table-loader", "acpi/rsdp", "acpi/tables"] {
-        fs::write(at("acpi").join(name), name).unwrap();
-    }
-    let locked = format!("--locked={}", warm.join("lists/resolved.lock").display());
-    let (cache, out, key, acpi) = (at("cache"), at("images"), at("publisher.key"), at("acpi"));
+    let cache = warm::own_cache(dir.path(), &warm);
+    let locked = format!("--locked={}", warm::lock_of(&warm).display());
+    let (out, key) = (at("images"), at("publisher.key"));
     let mut build: Vec<&dyn AsRef<std::ffi::OsStr>> = vec![&"build", &"--profile", &"tdx", &locked, &"--cache", &cache];
     let agent = agent();
     build.extend::<[&dyn AsRef<std::ffi::OsStr>; 6]>([&"--out", &out, &"--publisher-key", &key, &"--agent", &agent]);
-    let without_tables = coffer_image(&build);
-    assert_eq!(without_tables.status.code(), Some(74), "reference values without the host's tables");
-    build.extend::<[&dyn AsRef<std::ffi::OsStr>; 2]>([&"--acpi", &acpi]);
+    // The tables come from a run of the kit's QEMU.
     let built = coffer_image(&build);
-    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    let said = String::from_utf8_lossy(&built.stderr).into_owned();
+    assert!(built.status.success() && said.contains("booting QEMU for the ACPI tables of shape s1"), "{said}");
     let image = PathBuf::from(String::from_utf8(built.stdout).unwrap().trim_end());
+    let acpi = fs::read_dir(at("cache/acpi")).unwrap().next().unwrap().unwrap().path();
+    let tables = fs::read(acpi.join("s1/acpi/tables")).unwrap();
+    for table in ["FACP", "APIC", "MCFG"] {
+        assert!(tables.windows(4).any(|window| window == table.as_bytes()), "no {table}: the firmware was not run");
+    }
+    // A second run gives the same bytes, and so the same image; processors with other addresses do not.
+    fs::remove_dir_all(at("cache/acpi")).unwrap();
+    let again = coffer_image(&build);
+    assert_eq!(PathBuf::from(String::from_utf8(again.stdout).unwrap().trim_end()), image);
+    build.extend::<[&dyn AsRef<std::ffi::OsStr>; 2]>([&"--phys-bits", &"40"]);
+    let other = coffer_image(&build);
+    assert_ne!(PathBuf::from(String::from_utf8(other.stdout).unwrap().trim_end()), image);
 
     let publisher = fs::read_to_string(key.with_extension("pub")).unwrap();
     let publisher = publisher.trim_end();
@@ -85,6 +78,29 @@ fn the_tdx_image_holds_the_agent_and_nothing_of_the_simulator() {
     let manifest = ImageManifest::parse(envelope.unverified_payload()).unwrap();
     assert_eq!((manifest.profile, manifest.svn), (Profile::Tdx, coffer_image::manifest::SVN));
     assert_eq!(manifest.shapes.keys().collect::<Vec<_>>(), ["s1"]);
+
+    // What is left of the variable store has the digest that event logs of quoted TDs have for an empty one.
+    let firmware = fs::read(image.join("firmware.fd")).unwrap();
+    let sections = coffer_measurement::Tdvf::parse(&firmware).unwrap();
+    let store =
+        sections.sections().iter().find(|s| s.kind == coffer_measurement::SectionKind::ConfigurationVolume).unwrap();
+    assert!(hex::encode(coffer_measurement::sha384(store.data)).starts_with("344bc51c980ba621aaa00da3ed7436f7"));
+
+    // The same values, computed from the image alone and signed.
+    let values = |more: &[&dyn AsRef<std::ffi::OsStr>]| {
+        let mut measure: Vec<&dyn AsRef<std::ffi::OsStr>> = vec![&"measure", &image, &"--acpi", &acpi];
+        measure.extend(more);
+        let output = coffer_image(&measure);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        output.stdout.trim_ascii_end().to_vec()
+    };
+    let signed = Envelope::parse(&values(&[&"--publisher-key", &key])).unwrap();
+    let payload = signed.verify(&publisher.parse().unwrap(), coffer_image::reference_values::PAYLOAD_TYPE).unwrap();
+    assert_eq!(payload, values(&[&"--unsigned"]));
+    let values: serde_json::Value = serde_json::from_slice(payload).unwrap();
+    assert_eq!(values["shapes"], serde_json::to_value(&manifest.shapes).unwrap());
+    assert_eq!(values["files"]["vmlinuz"], manifest.digests.kernel);
+    assert_eq!((&values["schema"], &values["profile"]), (&"coffer/reference-values/v1".into(), &"tdx".into()));
 
     let command_line = fs::read_to_string(image.join("cmdline")).unwrap();
     let words: Vec<&str> = command_line.split(' ').collect();

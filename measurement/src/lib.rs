@@ -11,10 +11,12 @@ mod acpi;
 pub mod authenticode;
 mod digest;
 mod hob;
+mod kernel;
 mod mrtd;
 mod reader;
 pub mod rules;
 mod shape;
+mod store;
 pub mod tdvf;
 mod variable;
 
@@ -24,8 +26,9 @@ pub use acpi::{AcpiDigests, AcpiTables};
 pub use authenticode::{PeError, authenticode_sha384};
 pub use digest::{Register, ZERO_REGISTER, extend, replay, sha384};
 pub use hob::{HobError, td_hob};
+pub use kernel::{PatchError, as_patched_by_qemu};
 pub use mrtd::{MrtdError, mrtd};
-pub use rules::{Event, InitrdArgument, Rules};
+pub use rules::{Event, InitrdArgument, KernelBytes, PageOrder, Rules, UnknownBuild};
 pub use shape::{Shape, UnknownShape};
 pub use tdvf::{Section, SectionKind, Tdvf, TdvfError};
 pub use variable::{EfiGuid, GLOBAL_VARIABLE, IMAGE_SECURITY_DATABASE, load_option, variable_digest};
@@ -91,6 +94,15 @@ pub enum MeasureError {
     /// The kernel is not a PE image.
     #[error("the kernel file is not a PE image that the firmware would start; use a bzImage with an EFI stub")]
     Kernel(#[from] PeError),
+    /// QEMU would change the kernel, and could not.
+    #[error("the kernel file cannot be patched as this QEMU does it")]
+    Patch(#[from] PatchError),
+    /// The rules are for a variable store without keys.
+    #[error(
+        "expected a firmware whose secure boot keys were deleted, found the variable {0}: what it measures then is not known; \
+         use the firmware of `coffer-image build`"
+    )]
+    Key(&'static str),
     /// The rules measure a configuration volume and the firmware has none.
     #[error("expected exactly one configuration volume (CFV) in the firmware metadata, found {found}")]
     Configuration {
@@ -116,17 +128,27 @@ pub fn measure(inputs: &Inputs<'_>) -> Result<Registers, MeasureError> {
     if inputs.initrd.is_empty() {
         return Err(MeasureError::EmptyInitrd);
     }
+    if let Some(name) = store::live_key(configuration_volume(&tdvf)?) {
+        return Err(MeasureError::Key(name));
+    }
+    let kernel = match inputs.rules.kernel_bytes {
+        KernelBytes::AsGiven => authenticode_sha384(inputs.kernel)?,
+        KernelBytes::PatchedByQemu => {
+            let memory = inputs.shape.memory_bytes();
+            authenticode_sha384(&as_patched_by_qemu(inputs.kernel, inputs.initrd.len(), memory)?)?
+        }
+    };
     let events = EventDigests {
         hob: sha384(&td_hob(&tdvf, inputs.shape.memory_bytes())?),
-        configuration: configuration_volume(&tdvf)?,
-        kernel: authenticode_sha384(inputs.kernel)?,
+        configuration: sha384(configuration_volume(&tdvf)?),
+        kernel,
         command_line: sha384(&load_options(inputs.command_line, inputs.rules.initrd_argument)?),
         initrd: sha384(inputs.initrd),
         acpi: inputs.acpi.digests(),
     };
     let register = |list: &[Event]| replay(list.iter().map(|event| events.of(event)));
     Ok(Registers {
-        mrtd: mrtd(&tdvf)?,
+        mrtd: mrtd(&tdvf, inputs.rules.page_order)?,
         rtmr0: register(inputs.rules.rtmr0),
         rtmr1: register(inputs.rules.rtmr1),
         rtmr2: register(inputs.rules.rtmr2),
@@ -163,10 +185,10 @@ impl EventDigests {
     }
 }
 
-fn configuration_volume(tdvf: &Tdvf<'_>) -> Result<Register, MeasureError> {
+fn configuration_volume<'a>(tdvf: &Tdvf<'a>) -> Result<&'a [u8], MeasureError> {
     let mut volumes = tdvf.sections().iter().filter(|section| section.kind == SectionKind::ConfigurationVolume);
     match (volumes.next(), volumes.count()) {
-        (Some(volume), 0) => Ok(sha384(volume.data)),
+        (Some(volume), 0) => Ok(volume.data),
         (first, more) => Err(MeasureError::Configuration { found: usize::from(first.is_some()) + more }),
     }
 }

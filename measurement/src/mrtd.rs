@@ -1,13 +1,15 @@
 //! MRTD: the digest over how the initial memory of a TD was built.
 //!
-//! One SHA-384 over a record per page added and, where the content counts, sixteen records with 256 bytes each. The order is that
-//! of upstream KVM (6.16 and later) under QEMU 10.1 and later: page by page, added and extended before the next one.
+//! One SHA-384 over a record per page added and, where the content counts, sixteen records with 256 bytes each. Upstream KVM (6.16
+//! and later) under QEMU 10.1 and later goes page by page, added and extended before the next one; older stacks added all pages of
+//! a section first.
 //! Source: Intel TDX Module ABI specification (TDH.MEM.PAGE.ADD, TDH.MR.EXTEND).
 
 use sha2::{Digest as _, Sha384};
 
 use crate::digest::Register;
 use crate::reader::index;
+use crate::rules::PageOrder;
 use crate::tdvf::{Content, PAGE_BYTES, Section, Tdvf};
 
 const CHUNK_BYTES: usize = 256;
@@ -28,15 +30,23 @@ pub enum MrtdError {
 ///
 /// # Errors
 /// [`MrtdError`] for metadata with which no TD could be built, or not predictably.
-pub fn mrtd(tdvf: &Tdvf<'_>) -> Result<Register, MrtdError> {
+pub fn mrtd(tdvf: &Tdvf<'_>, order: PageOrder) -> Result<Register, MrtdError> {
     refuse_overlap(tdvf)?;
     let mut hash = Sha384::new();
     for section in tdvf.sections() {
         if section.content == Content::Measured && section.is_memory() {
             return Err(MrtdError::MeasuredMemory(section.address));
         }
-        for page in 0..section.memory_bytes / PAGE_BYTES {
-            add_page(&mut hash, section, page * PAGE_BYTES);
+        let pages = (0..section.memory_bytes / PAGE_BYTES).map(|page| page * PAGE_BYTES);
+        match order {
+            PageOrder::PageByPage => pages.for_each(|offset| {
+                add_page(&mut hash, section, offset);
+                extend_page(&mut hash, section, offset);
+            }),
+            PageOrder::SectionBySection => {
+                pages.clone().for_each(|offset| add_page(&mut hash, section, offset));
+                pages.for_each(|offset| extend_page(&mut hash, section, offset));
+            }
         }
     }
     Ok(hash.finalize().into())
@@ -56,8 +66,11 @@ fn refuse_overlap(tdvf: &Tdvf<'_>) -> Result<(), MrtdError> {
 }
 
 fn add_page(hash: &mut Sha384, section: &Section<'_>, offset: u64) {
+    hash.update(record(b"MEM.PAGE.ADD", section.address + offset));
+}
+
+fn extend_page(hash: &mut Sha384, section: &Section<'_>, offset: u64) {
     let address = section.address + offset;
-    hash.update(record(b"MEM.PAGE.ADD", address));
     if section.content == Content::AddedOnly {
         return;
     }

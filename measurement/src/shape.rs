@@ -28,6 +28,14 @@ impl Shape {
         }
     }
 
+    /// Processors, as given to `-smp`.
+    #[must_use]
+    pub fn processors(self) -> u32 {
+        match self {
+            Shape::S1 => 2,
+        }
+    }
+
     /// Memory in bytes, as given to `-m`.
     #[must_use]
     pub fn memory_bytes(self) -> u64 {

@@ -1,7 +1,7 @@
 //! Whole registers against published values, and the constants they are made of.
 
 use super::*;
-use crate::rules::DIRECT_BOOT;
+use crate::rules::{DIRECT_BOOT, DIRECT_BOOT_2024, DIRECT_BOOT_TWO_PASSES, STACKS, known};
 
 mod firmware;
 mod hostile;
@@ -80,17 +80,63 @@ fn every_input_changes_exactly_the_registers_that_cover_it() {
     assert_eq!(changed(&inputs), [false; 4]);
 }
 
-#[test]
-fn an_empty_initrd_is_refused() {
-    let (firmware, kernel) = (firmware::typical(), firmware::kernel());
-    let inputs = Inputs {
-        firmware: &firmware,
-        kernel: &kernel,
-        initrd: b"",
+/// Without firmware and kernel.
+fn inputs() -> Inputs<'static> {
+    Inputs {
+        firmware: b"",
+        kernel: b"",
+        initrd: b"initrd",
         command_line: b"a",
         shape: Shape::S1,
         acpi: AcpiTables::Simulated,
         rules: &DIRECT_BOOT,
-    };
+    }
+}
+
+#[test]
+fn only_known_pairs_of_builds_have_rules() {
+    for (qemu, firmware, rules) in [
+        ("1:11.1.3+ds-1~bpo13+1", "2026.08+ds-2", &DIRECT_BOOT),
+        ("10.1.0", "2026.08-1", &DIRECT_BOOT),
+        ("9.2.1", "2024.05-2", &DIRECT_BOOT_2024),
+        ("1:8.2.2+ds-0ubuntu1", "2024.02-2", &DIRECT_BOOT_TWO_PASSES),
+    ] {
+        assert_eq!(known(qemu, firmware), Ok(rules), "{qemu} {firmware}");
+    }
+    for (qemu, firmware) in [
+        ("11.2.0", "2026.08-1"),
+        ("12.0.0", "2026.08-1"),
+        ("10.0.13", "2026.08-1"),
+        ("11.1.3", "2026.11-1"),
+        ("11.1.3", "2025.05-1"),
+        ("9.2.1", "2026.08-1"),
+        ("unknown", "2026.08-1"),
+        ("11.1.3", "unknown"),
+        ("11", "2026.08"),
+        ("11.x", "2026.08"),
+        ("", ""),
+    ] {
+        let refused = known(qemu, firmware).expect_err("nothing is known").to_string();
+        let words = ["QEMU 10.1 to 11.1 with edk2 2026.8", qemu, firmware, "add a row with its source"];
+        assert!(words.iter().all(|word| refused.contains(word)), "{refused}");
+    }
+}
+
+#[test]
+fn every_row_of_builds_has_its_source_and_no_pair_is_in_two() {
+    for (at, one) in STACKS.iter().enumerate() {
+        assert!(one.source.len() > 20, "{one:?}");
+        assert!(one.qemu.first <= one.qemu.last && one.firmware.first <= one.firmware.last, "{one:?}");
+        for other in &STACKS[at + 1..] {
+            let apart = one.qemu.last < other.qemu.first || other.qemu.last < one.qemu.first;
+            assert!(apart, "{one:?} and {other:?}");
+        }
+    }
+}
+
+#[test]
+fn an_empty_initrd_is_refused() {
+    let (firmware, kernel) = (firmware::typical(), firmware::kernel());
+    let inputs = Inputs { firmware: &firmware, kernel: &kernel, initrd: b"", ..inputs() };
     assert_eq!(measure(&inputs), Err(MeasureError::EmptyInitrd));
 }

@@ -11,6 +11,8 @@ mod place;
 mod running;
 #[path = "surroundings/start.rs"]
 mod start;
+#[path = "surroundings/swapped.rs"]
+mod swapped;
 
 /// Ends the test with NOT RUN for another user than root.
 macro_rules! needs_root {

@@ -62,6 +62,19 @@ impl Package {
 pub struct Lock {
     format: u32,
     packages: Vec<Package>,
+    /// What else an image was made of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    sources: Vec<Source>,
+}
+
+/// Something that an image was made of and that is no package.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// What it is: `coffer-agent`, `coffer-tdx-shim`, `oci-manifest`.
+    pub name: String,
+    /// SHA-256 of its bytes, in lower-case hex.
+    pub sha256: String,
 }
 
 /// What is wrong with a lock file.
@@ -87,7 +100,20 @@ impl Lock {
     pub fn new(mut packages: Vec<Package>) -> Self {
         packages.sort();
         packages.dedup();
-        Self { format: FORMAT, packages }
+        Self { format: FORMAT, packages, sources: Vec::new() }
+    }
+
+    /// The same packages, and these sources instead of those it had.
+    #[must_use]
+    pub fn with_sources(&self, mut sources: Vec<Source>) -> Self {
+        sources.sort();
+        Self { sources, ..self.clone() }
+    }
+
+    /// What an image was made of besides packages.
+    #[must_use]
+    pub fn sources(&self) -> &[Source] {
+        &self.sources
     }
 
     /// Parses the bytes of a lock file.
@@ -101,6 +127,17 @@ impl Lock {
         }
         for package in &lock.packages {
             check(package)?;
+        }
+        for Source { name, sha256 } in &lock.sources {
+            if name.is_empty()
+                || !name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-')
+                || !is_sha256(sha256)
+            {
+                return Err(wrong("sources with a name and a SHA-256", format!("{name:?} {sha256:?}")));
+            }
+        }
+        if !lock.sources.is_sorted_by(|one, other| one.name < other.name) {
+            return Err(wrong("sources sorted by name, each once", "another order".into()));
         }
         if !lock.packages.is_sorted_by(|one, other| (one.set, &one.name) < (other.set, &other.name)) {
             return Err(wrong("packages sorted by set and name, each once", "another order".into()));
@@ -142,13 +179,10 @@ impl Lock {
 }
 
 fn check(package: &Package) -> Result<(), LockError> {
-    let hex_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-    if package.sha256.len() != 64 || !package.sha256.bytes().all(hex_digit) {
+    if !is_sha256(&package.sha256) {
         return Err(wrong("a SHA-256 of 64 lower-case hex digits", format!("{:?}", package.sha256)));
     }
-    // These become arguments of apt and names of files.
-    let name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+-.".contains(&byte);
-    if !package.name.starts_with(|first: char| first.is_ascii_alphanumeric()) || !package.name.bytes().all(name) {
+    if !is_package_name(&package.name) {
         return Err(wrong("a Debian package name", format!("{:?}", package.name)));
     }
     let version = |byte: u8| byte.is_ascii_alphanumeric() || b".+-~:".contains(&byte);
@@ -159,6 +193,17 @@ fn check(package: &Package) -> Result<(), LockError> {
         return Err(wrong("architecture amd64 or all", format!("{:?}", package.architecture)));
     }
     Ok(())
+}
+
+fn is_sha256(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+}
+
+/// Names become arguments of apt and names of files.
+#[must_use]
+pub fn is_package_name(name: &str) -> bool {
+    let known = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+-.".contains(&byte);
+    name.starts_with(|first: char| first.is_ascii_alphanumeric()) && name.bytes().all(known)
 }
 
 fn wrong(expected: &'static str, found: String) -> LockError {
@@ -201,12 +246,32 @@ mod tests {
     }
 
     #[test]
+    fn the_sources_of_an_image_stand_in_its_lock_and_have_one_form() {
+        let source = |name: &str, sha256: &str| Source { name: name.into(), sha256: sha256.into() };
+        let hash = "0c".repeat(32);
+        let lock = Lock::new(vec![package(Set::Root, "a")]);
+        let with = lock.with_sources(vec![source("oci-manifest", &hash), source("coffer-agent", &hash)]);
+        assert_eq!(Lock::parse(&with.to_bytes()).unwrap(), with);
+        assert_eq!(with.sources()[0].name, "coffer-agent");
+        assert_eq!(with.set_digest(Set::Root), lock.set_digest(Set::Root));
+        assert!(
+            !String::from_utf8(lock.to_bytes()).unwrap().contains("sources"),
+            "an older lock reads and writes as before"
+        );
+        for odd in [vec![source("", &hash)], vec![source("a", "0c")], vec![source("A/b", &hash)]] {
+            assert!(Lock::parse(&lock.with_sources(odd).to_bytes()).is_err());
+        }
+        let twice = lock.with_sources(vec![source("a", &hash), source("a", &hash)]);
+        assert!(Lock::parse(&twice.to_bytes()).is_err());
+    }
+
+    #[test]
     fn a_lock_with_anything_odd_in_it_is_refused() {
         let good = package(Set::Root, "a");
         let odd = |change: &dyn Fn(&mut Package)| {
             let mut package = good.clone();
             change(&mut package);
-            Lock { format: 1, packages: vec![package] }.to_bytes()
+            Lock { format: 1, packages: vec![package], sources: vec![] }.to_bytes()
         };
         assert!(Lock::parse(&odd(&|_| {})).is_ok());
         assert!(Lock::parse(&odd(&|package| package.name = "../x".into())).is_err());
@@ -216,7 +281,8 @@ mod tests {
         assert!(Lock::parse(&odd(&|package| package.architecture = "i386".into())).is_err());
         assert!(Lock::parse(br#"{"format":2,"packages":[]}"#).is_err());
         assert!(Lock::parse(br#"{"format":1,"packages":[],"x":1}"#).is_err());
-        let unsorted = Lock { format: 1, packages: vec![package(Set::Root, "b"), package(Set::Root, "a")] };
+        let two = vec![package(Set::Root, "b"), package(Set::Root, "a")];
+        let unsorted = Lock { format: 1, packages: two, sources: vec![] };
         assert!(Lock::parse(&unsorted.to_bytes()).is_err());
     }
 }

@@ -10,6 +10,7 @@ pub mod store;
 use apt::{Apt, Expiry, Suite, Updated};
 use lock::{Lock, Set};
 use mirror::Mirror;
+use sha2::{Digest as _, Sha256};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -70,15 +71,17 @@ impl Archive {
     }
 
     /// The newest packages, as the archive's indexes name them; the indexes are at most a day old.
-    pub fn resolve(&self) -> Result<Lock, DebianError> {
+    ///
+    /// `added` go into the root besides its own packages.
+    pub fn resolve(&self, added: &[String]) -> Result<Lock, DebianError> {
         let (apt, updated) = self.apt()?;
-        let remembered = self.lists.join("resolved.lock");
+        let remembered = self.lists.join(remembered_name(added));
         if updated == Updated::NotNeeded
             && let Some(lock) = fs::read(&remembered).ok().and_then(|bytes| Lock::parse(&bytes).ok())
         {
             return Ok(lock);
         }
-        let lock = resolve::resolve(&apt)?;
+        let lock = resolve::resolve(&apt, added)?;
         // Only a memory of what the same indexes gave: without it the next build asks apt again.
         drop(fs::write(&remembered, lock.to_bytes()));
         Ok(lock)
@@ -141,6 +144,14 @@ impl Archive {
         lists.splice(0..0, read(Path::new("/etc/apt/sources.list")));
         mirror::find(&lists, &parts("sources")).ok_or(DebianError::NoMirror)
     }
+}
+
+/// The name of the lock that an earlier run with the same packages left.
+fn remembered_name(added: &[String]) -> String {
+    if added.is_empty() {
+        return "resolved.lock".into();
+    }
+    format!("resolved-{}.lock", &hex::encode(Sha256::digest(added.join(" ")))[..16])
 }
 
 fn younger_than(path: &Path, age: Duration) -> bool {

@@ -67,13 +67,14 @@ pub enum ResolveError {
     },
 }
 
-/// Computes the lock of today's newest packages.
-pub fn resolve(apt: &Apt) -> Result<Lock, ResolveError> {
+/// Computes the lock of today's newest packages; `added` go into the root besides its own.
+pub fn resolve(apt: &Apt, added: &[String]) -> Result<Lock, ResolveError> {
     let mut wanted: Vec<(Set, String, String)> = Vec::new();
     let mut want = |set, closure: Vec<(String, String)>, keep: &dyn Fn(&str) -> bool| {
         wanted.extend(closure.into_iter().filter(|(name, _)| keep(name)).map(|(name, version)| (set, name, version)));
     };
-    want(Set::Root, apt.closure(&ROOT, None)?, &|_| true);
+    let root: Vec<&str> = ROOT.into_iter().chain(added.iter().map(String::as_str)).collect();
+    want(Set::Root, apt.closure(&root, None)?, &|_| true);
     want(Set::Tools, apt.closure(&TOOLS, None)?, &|_| true);
     want(Set::Qemu, apt.closure(&["qemu-system-x86", "seabios"], Some(BACKPORTS))?, &|_| true);
     want(Set::Kernel, apt.closure(&["linux-image-cloud-amd64"], Some(BACKPORTS))?, &is_kernel);

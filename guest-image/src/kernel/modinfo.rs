@@ -8,11 +8,20 @@ pub struct ModinfoError(&'static str);
 
 /// The names in `depends=`, with `_` for `-`. None for a module that depends on nothing.
 pub fn depends(module: &[u8]) -> Result<Vec<String>, ModinfoError> {
-    let section = section(module, b".modinfo")?;
-    let value = section.split(|&byte| byte == 0).find_map(|entry| entry.strip_prefix(b"depends="));
-    let value = value.ok_or(ModinfoError("a line depends="))?;
-    let text = std::str::from_utf8(value).map_err(|_| ModinfoError("text in depends="))?;
+    let text = value(module, b"depends=").and_then(|value| value.ok_or(ModinfoError("a line depends=")))?;
     Ok(text.split(',').filter(|name| !name.is_empty()).map(canonical).collect())
+}
+
+/// The name by which the kernel knows it, whatever its file is called.
+pub fn name(module: &[u8]) -> Result<String, ModinfoError> {
+    let text = value(module, b"name=").and_then(|value| value.ok_or(ModinfoError("a line name=")))?;
+    Ok(canonical(text))
+}
+
+fn value<'a>(module: &'a [u8], key: &[u8]) -> Result<Option<&'a str>, ModinfoError> {
+    let section = section(module, b".modinfo")?;
+    let value = section.split(|&byte| byte == 0).find_map(|entry| entry.strip_prefix(key));
+    value.map(|value| std::str::from_utf8(value).map_err(|_| ModinfoError("text in .modinfo"))).transpose()
 }
 
 /// The name a module goes by, whatever its file is called.

@@ -43,6 +43,16 @@ pub fn wanted(profile: Profile) -> Vec<(&'static str, Need)> {
     wanted
 }
 
+/// What those depend on in the kernels that are known, where it is not built in. A kernel that needs another one is looked
+/// at before its image is signed.
+const DEPENDENCIES: [&str; 4] = ["vsock", "vmw_vsock_virtio_transport_common", "dm_bufio", "reed_solomon"];
+
+/// The modules that an image of a profile may hold, and no other.
+#[must_use]
+pub fn allowed(profile: Profile) -> Vec<&'static str> {
+    wanted(profile).into_iter().map(|(name, _)| name).chain(DEPENDENCIES).collect()
+}
+
 /// A module to load.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Module {

@@ -7,6 +7,7 @@ pub mod tree;
 use crate::debian::lock::{Lock, Set};
 use crate::debian::store::{Store, StoreError};
 use crate::kit::{Kit, KitError, Made};
+use crate::oci::{OciError, OciImage};
 use crate::verity::{self, VerityError};
 use sha2::{Digest as _, Sha256};
 use std::fs;
@@ -34,6 +35,9 @@ pub enum RootError {
     /// See [`KitError`].
     #[error(transparent)]
     Kit(#[from] KitError),
+    /// See [`OciError`].
+    #[error(transparent)]
+    Oci(#[from] OciError),
     /// See [`VerityError`].
     #[error(transparent)]
     Verity(#[from] VerityError),
@@ -68,10 +72,29 @@ impl Root {
     }
 }
 
-/// Builds the root of `lock`'s packages under `cache`/root, or takes the one that is there.
-pub fn build(lock: &Lock, store: &Store, tools: &Kit, cache: &Path) -> Result<(Root, Made), RootError> {
+/// What a root is made of.
+#[derive(Debug, Clone, Copy)]
+pub enum Content<'a> {
+    /// The packages of the lock.
+    Packages,
+    /// The layers of an image of another kind, and nothing else.
+    Oci(&'a OciImage),
+}
+
+/// Builds the root of `lock`'s packages, or of an OCI image, under `cache`/root, or takes the one that is there.
+pub fn build(
+    lock: &Lock,
+    content: Content<'_>,
+    store: &Store,
+    tools: &Kit,
+    cache: &Path,
+) -> Result<(Root, Made), RootError> {
     let mut key = Sha256::new();
-    for part in [RECIPE, &lock.set_digest(Set::Root), &lock.set_digest(Set::Tools)] {
+    let made_of = match content {
+        Content::Packages => lock.set_digest(Set::Root),
+        Content::Oci(image) => format!("oci {}", image.manifest_digest()),
+    };
+    for part in [RECIPE, &made_of, &lock.set_digest(Set::Tools)] {
         key.update(part);
     }
     let directory = cache.join("root").join(&hex::encode(key.finalize())[..16]);
@@ -83,8 +106,16 @@ pub fn build(lock: &Lock, store: &Store, tools: &Kit, cache: &Path) -> Result<(R
     let partial = tempfile::Builder::new().prefix(".partial-").tempdir_in(&parent).map_err(io_error(&parent))?;
     let tree = partial.path().join("tree");
     fs::create_dir(&tree).map_err(io_error(&tree))?;
-    store.unpack(lock.set(Set::Root), &tree)?;
-    tree::finish(&tree)?;
+    match content {
+        Content::Packages => {
+            store.unpack(lock.set(Set::Root), &tree)?;
+            tree::finish(&tree)?;
+        }
+        Content::Oci(image) => {
+            image.unpack(&tree)?;
+            tree::adapt(&tree)?;
+        }
+    }
     let image = partial.path().join("root.erofs");
     let mut mkfs = tools.command(MKFS);
     mkfs.args(OPTIONS).arg("-U").arg(UUID).arg(&image).arg(&tree);

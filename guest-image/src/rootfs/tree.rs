@@ -101,6 +101,16 @@ const LINKS: [(&str, &str, &str); 10] = [
     // What tools write must lie where the scrub unmounts it.
     ("var/tmp", "../tmp", "tmp"),
 ];
+/// The same for packages that were added: only where the target is and the name is not.
+const ADDED_LINKS: [(&str, &str); 5] = [
+    ("usr/bin/cc", "gcc"),
+    ("usr/bin/c++", "g++"),
+    ("usr/bin/c99", "c99-gcc"),
+    ("usr/bin/c89", "c89-gcc"),
+    ("usr/bin/fakeroot", "fakeroot-sysv"),
+];
+/// Directories of a running system, of which somebody else's files can hold nothing that the guest would see.
+const EMPTIED: [&str; 6] = ["dev", "proc", "run", "sys", "tmp", "workspace"];
 /// The directories that are links into /usr.
 const MERGED: [&str; 4] = ["bin", "lib", "lib64", "sbin"];
 const CERTIFICATES: &str = "usr/share/ca-certificates";
@@ -132,7 +142,9 @@ pub enum TreeError {
 
 /// Makes the root out of the unpacked packages in `root`.
 pub fn finish(root: &Path) -> Result<(), TreeError> {
-    for name in DROPPED {
+    // What a compiler is there for is useless without headers.
+    let compiler = root.join("usr/bin/cpp").exists() || root.join("usr/bin/gcc").symlink_metadata().is_ok();
+    for name in DROPPED.into_iter().filter(|name| !compiler || *name != "usr/include") {
         remove(&root.join(name))?;
     }
     merge_usr(root)?;
@@ -150,6 +162,50 @@ pub fn finish(root: &Path) -> Result<(), TreeError> {
         if !root.join(needs).exists() {
             return Err(TreeError::Layout { expected: needs.into(), found: "nothing" });
         }
+        let path = root.join(name);
+        remove(&path)?;
+        symlink(target, &path).map_err(io_error(&path))?;
+    }
+    for (name, target) in ADDED_LINKS {
+        let (path, target_path) = (root.join(name), root.join("usr/bin").join(target));
+        if target_path.symlink_metadata().is_ok() && path.symlink_metadata().is_err() {
+            symlink(target, &path).map_err(io_error(&path))?;
+        }
+    }
+    set_modes(root)?;
+    set_mode(&root.join("root"), 0o700)
+}
+
+/// Makes a root out of somebody else's files in `root`: the mount points, users and hosts of the guest take the place of
+/// theirs, and no mode is kept but who may execute. What it lacks it lacks.
+pub fn adapt(root: &Path) -> Result<(), TreeError> {
+    for name in EMPTIED {
+        remove(&root.join(name))?;
+    }
+    for name in MADE {
+        let path = root.join(name);
+        let mut part = root.to_owned();
+        for component in Path::new(name) {
+            part.push(component);
+            if part.symlink_metadata().is_ok_and(|found| !found.is_dir()) {
+                let expected = format!("a directory /{}", part.strip_prefix(root).unwrap_or(&part).display());
+                return Err(TreeError::Layout { expected, found: "something else" });
+            }
+        }
+        fs::create_dir_all(&path).map_err(io_error(&path))?;
+    }
+    for (name, text) in accounts::FILES {
+        write(&root.join("etc").join(name), text)?;
+    }
+    write(&root.join("etc/passwd"), &accounts::passwd())?;
+    write(&root.join("etc/group"), &accounts::group())?;
+    // Others' passwords.
+    for name in ["shadow", "gshadow", "shadow-", "gshadow-", "passwd-", "group-"] {
+        remove(&root.join("etc").join(name))?;
+    }
+    for (name, target) in
+        [("etc/mtab", "../proc/self/mounts"), ("var/lock", "../run/lock"), ("var/run", "../run"), ("var/tmp", "../tmp")]
+    {
         let path = root.join(name);
         remove(&path)?;
         symlink(target, &path).map_err(io_error(&path))?;

@@ -98,9 +98,92 @@ fn mrtd_equals_that_of_an_independent_implementation() {
     let file = typical();
     let tdvf = Tdvf::parse(&file).expect("metadata");
     assert_eq!(
-        hex::encode(mrtd(&tdvf).expect("MRTD")),
+        hex::encode(mrtd(&tdvf, PageOrder::PageByPage).expect("MRTD")),
         "67dce3321ea1e6c5ef4f26cc49b6bae5668e7652c48bce5fc45bfb130b0bd1efe428bb8bc52f001133fc1c6de8a237c6"
     );
+}
+
+#[test]
+fn mrtd_in_two_passes_is_that_of_an_independent_implementation_and_another() {
+    let file = typical();
+    let tdvf = Tdvf::parse(&file).expect("metadata");
+    assert_eq!(
+        hex::encode(mrtd(&tdvf, PageOrder::SectionBySection).expect("MRTD")),
+        "3fa87785b4e001fbdab517f7f0810f53bd2ecb5c413fa5ea53bccbe4b73985b7c07c8d9529c5c41b232dbe19ed00fae4"
+    );
+    // Where nothing is extended, the order of nothing does not count.
+    let mut rows = TYPICAL;
+    rows[0].5 = 0;
+    let file = with_sections(&rows);
+    let tdvf = Tdvf::parse(&file).expect("metadata");
+    assert_eq!(mrtd(&tdvf, PageOrder::PageByPage), mrtd(&tdvf, PageOrder::SectionBySection));
+}
+
+/// A kernel with a setup header that QEMU patches.
+fn bzimage() -> Vec<u8> {
+    let mut kernel: Vec<u8> = (0..0x1000).map(|n| (n * 7) as u8).collect();
+    kernel[0x206..0x208].copy_from_slice(&0x20f_u16.to_le_bytes());
+    kernel[0x211] = 1;
+    kernel[0x236..0x238].copy_from_slice(&0x7f_u16.to_le_bytes());
+    kernel
+}
+
+#[test]
+fn the_kernel_is_patched_where_qemu_patches_it_and_nowhere_else() {
+    let kernel = bzimage();
+    let word = |bytes: &[u8], at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"));
+    let two = as_patched_by_qemu(&kernel, 0x10_0000, 2 << 30).expect("patched");
+    assert_eq!((two[0x210], two[0x211]), (0xb0, 0x81));
+    assert_eq!((word(&two, 0x224), word(&two, 0x228)), (0xfe00, 0x2_0000));
+    // 2 GiB less what is kept for ACPI, a byte and the initrd, on a page.
+    assert_eq!((word(&two, 0x218), word(&two, 0x21c)), (0x7fed_7000, 0x10_0000));
+    let changed: Vec<usize> = (0..kernel.len()).filter(|at| kernel[*at] != two[*at]).collect();
+    let fields = [0x210..0x212, 0x218..0x220, 0x224..0x22c];
+    assert!(changed.iter().all(|at| fields.iter().any(|field| field.contains(at))), "{changed:x?}");
+    // Published: from 0xb0000000 on, and at 2 GiB, the address is the same; between them and below it is not.
+    for (memory, same) in
+        [(0xb000_0000, true), (64 << 30, true), (0xb000_0000 - 0x1000, false), ((2 << 30) - 0x1000, false)]
+    {
+        assert_eq!(as_patched_by_qemu(&kernel, 0x10_0000, memory).expect("patched") == two, same, "{memory:#x}");
+    }
+}
+
+#[test]
+fn a_kernel_that_qemu_treats_otherwise_is_not_patched_by_guess() {
+    for (at, value) in [(0x206, 0x0b), (0x211, 0), (0x236, 0)] {
+        let mut kernel = bzimage();
+        kernel[at] = value;
+        assert_eq!(as_patched_by_qemu(&kernel, 1, 2 << 30), Err(PatchError::Header), "{at:#x}");
+    }
+    assert_eq!(as_patched_by_qemu(&bzimage(), 2 << 30, 2 << 30), Err(PatchError::Initrd(2 << 30)));
+    assert_eq!(as_patched_by_qemu(&bzimage()[..0x237], 1, 2 << 30), Err(PatchError::Header));
+}
+
+#[test]
+fn a_firmware_with_a_secure_boot_key_is_refused_by_the_name_of_the_key() {
+    let mut volume = vec![0xff; 0x1000];
+    volume[40..44].copy_from_slice(b"_FVH");
+    volume[48..50].copy_from_slice(&72_u16.to_le_bytes());
+    let mut put = |at: usize, name: &str, state: u8| {
+        let name: Vec<u8> = name.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect();
+        volume[at..at + 60].fill(0);
+        volume[at..at + 3].copy_from_slice(&[0xaa, 0x55, state]);
+        volume[at + 36..at + 40].copy_from_slice(&(name.len() as u32).to_le_bytes());
+        volume[at + 40..at + 44].copy_from_slice(&6_u32.to_le_bytes());
+        volume[at + 60..at + 60 + name.len()].copy_from_slice(&name);
+        (at + 60 + name.len() + 6).next_multiple_of(4)
+    };
+    let next = put(100, "Lang", 0x3f);
+    let last = put(next, "KEK", 0x3f);
+    assert!(last < 0x1000);
+    let mut file = typical();
+    file[..volume.len()].copy_from_slice(&volume);
+    let kernel = kernel();
+    let inputs = Inputs { firmware: &file, kernel: &kernel, ..super::inputs() };
+    assert_eq!(measure(&inputs), Err(MeasureError::Key("KEK")));
+    // A deleted one is none.
+    file[next + 2] = 0x3c;
+    assert!(measure(&Inputs { firmware: &file, kernel: &kernel, ..super::inputs() }).is_ok());
 }
 
 #[test]

@@ -13,7 +13,7 @@ fn with_row(number: usize, change: impl Fn(&mut Row)) -> Vec<u8> {
 
 fn problem(file: &[u8]) -> String {
     let error = match Tdvf::parse(file).map_err(MeasureError::from) {
-        Ok(tdvf) => mrtd(&tdvf)
+        Ok(tdvf) => mrtd(&tdvf, PageOrder::PageByPage)
             .map(|_| ())
             .map_err(MeasureError::from)
             .and(td_hob(&tdvf, 2 << 30).map_err(Into::into).map(|_| ())),
@@ -127,6 +127,8 @@ proptest! {
     fn no_bytes_make_the_parsers_panic(bytes in proptest::collection::vec(any::<u8>(), 0..2048)) {
         let _ = Tdvf::parse(&bytes);
         let _ = authenticode_sha384(&bytes);
+        let _ = as_patched_by_qemu(&bytes, bytes.len(), 2 << 30);
+        let _ = store::live_key(&bytes);
     }
 
     #[test]
@@ -141,9 +143,24 @@ proptest! {
         }).collect();
         let file = with_sections(&rows);
         if let Ok(tdvf) = Tdvf::parse(&file) {
-            let _ = mrtd(&tdvf);
+            let _ = mrtd(&tdvf, PageOrder::PageByPage);
+            let _ = mrtd(&tdvf, PageOrder::SectionBySection);
             let _ = td_hob(&tdvf, memory);
         }
+    }
+
+    #[test]
+    fn no_bytes_make_the_reader_of_the_variable_store_panic(
+        mut volume in proptest::collection::vec(any::<u8>(), 80..512),
+        lengths in proptest::collection::vec(any::<u32>(), 2),
+    ) {
+        volume[40..44].copy_from_slice(b"_FVH");
+        volume[48..50].copy_from_slice(&0_u16.to_le_bytes());
+        volume[28..30].copy_from_slice(&[0xaa, 0x55]);
+        for (at, length) in [64, 68].into_iter().zip(lengths) {
+            volume[at..at + 4].copy_from_slice(&length.to_le_bytes());
+        }
+        let _ = store::live_key(&volume);
     }
 
     #[test]

@@ -47,7 +47,7 @@ mod gcp {
             sha384(&[1, 0, 2, 0, 0, 0]),
             hex48("a25333c7aec2e0993034938c7f11893b3c2bcaf67e88c342a3d586f6f7fae2c6a1247a9ed86988080a6d4be497d4fbb6"),
             hex48("9068065754ff3ae3dd58a5897535eeaf62a19a6757d82dd91349c41bae2e3f208e268abba2a4378bc5c8d1acf2fd260f"),
-            sha384(&load_option(0x109, "UiApp", UI_APP)),
+            sha384(&load_option(0x109, "UiApp", ui_app())),
         ]);
         assert_eq!(events.len(), 15);
         assert_digest(
@@ -86,51 +86,52 @@ mod gcp {
     }
 }
 
-/// `Fv(7cb8bdc9-…)/FvFile(462caa21-…)`: the boot manager menu of older edk2.
-const UI_APP: &[u8] = &[
-    0x04, 0x07, 0x14, 0x00, 0xc9, 0xbd, 0xb8, 0x7c, 0xeb, 0xf8, 0x34, 0x4f, 0xaa, 0xea, 0x3e, 0xe4, 0xaf, 0x65, 0x16,
-    0xa1, 0x04, 0x06, 0x14, 0x00, 0x21, 0xaa, 0x2c, 0x46, 0x14, 0x76, 0x03, 0x45, 0x83, 0x6e, 0x8a, 0xb6, 0xf4, 0x66,
-    0x23, 0x31, 0x7f, 0xff, 0x04, 0x00,
-];
+/// The path of the menu entry of older edk2, as the rules have it.
+fn ui_app() -> &'static [u8] {
+    match DIRECT_BOOT_2024.rtmr0.last() {
+        Some(Event::BootOption { path, .. }) => path,
+        other => panic!("expected a boot option, found {other:?}"),
+    }
+}
 
 /// The direct boot of `CCEL_data_ovmf` (trustee): an older edk2 without firmware configuration events, whose separator went to RTMR0.
-const CCEL: Rules = Rules {
-    name: "CCEL_data_ovmf",
-    initrd_argument: InitrdArgument::Last,
-    rtmr0: &[
-        Event::TdHob,
-        Event::ConfigurationVolume,
-        Event::Variable { guid: GLOBAL_VARIABLE, name: "SecureBoot", data: &[] },
-        Event::Variable { guid: GLOBAL_VARIABLE, name: "PK", data: &[] },
-        Event::Variable { guid: GLOBAL_VARIABLE, name: "KEK", data: &[] },
-        Event::Variable { guid: IMAGE_SECURITY_DATABASE, name: "db", data: &[] },
-        Event::Variable { guid: IMAGE_SECURITY_DATABASE, name: "dbx", data: &[] },
-        Event::Separator,
-        Event::AcpiLoader,
-        Event::AcpiRsdp,
-        Event::AcpiTables,
-        Event::BootVariable { data: &[0, 0] },
-        Event::BootOption { attributes: 0x109, description: "UiApp", path: UI_APP },
-        Event::Separator,
-    ],
-    rtmr1: &[
-        Event::Kernel,
-        Event::Action("Calling EFI Application from Boot Option"),
-        Event::Action("Exit Boot Services Invocation"),
-        Event::Action("Exit Boot Services Returned with Success"),
-    ],
-    rtmr2: &[Event::CommandLine, Event::Initrd],
-};
+fn ccel() -> [Vec<Event>; 3] {
+    let rtmr0 = DIRECT_BOOT_2024.rtmr0.iter().copied().chain([Event::Separator]).collect();
+    let rtmr1 = DIRECT_BOOT_2024.rtmr1.iter().copied().filter(|event| *event != Event::Separator).collect();
+    [rtmr0, rtmr1, DIRECT_BOOT_2024.rtmr2.to_vec()]
+}
+
+/// The variable store of a 4 MiB OVMF in which nothing is stored: header of the volume and of the store, and of the room for
+/// unfinished writes (UEFI PI volume 3, edk2 `VarStore.fdf.inc`).
+fn empty_store() -> Vec<u8> {
+    let mut volume = vec![0xff; firmware::CODE_AT];
+    let mut put = |at: usize, text: &str| {
+        let bytes = hex::decode(text).expect("hex");
+        volume[at..at + bytes.len()].copy_from_slice(&bytes);
+    };
+    put(0, "000000000000000000000000000000008d2bf1ff96768b4ca9852747075b4f5000400800000000005f465648fffe0400");
+    put(48, "4800afb80000000284000000001000000000000000000000782cf3aa7b949a43a1802e144ec37792b8ff03005afe000000000000");
+    put(0x41000, "2b29589e687c7d49a0ce6500fd9f1b952caf2c64feffffffe00f000000000000");
+    volume
+}
+
+#[test]
+fn an_empty_variable_store_has_the_digest_that_quoted_event_logs_have() {
+    let store = empty_store();
+    assert_digest(
+        sha384(&store),
+        "344bc51c980ba621aaa00da3ed7436f7d6e549197dfe699515dfa2c6583d95e6412af21c097d473155875ffd561d6790",
+    );
+    assert_eq!(store::live_key(&store), None);
+}
 
 #[test]
 fn the_event_log_of_a_direct_boot_is_reproduced_event_by_event() {
     let file = firmware::typical();
     let events = EventDigests {
         hob: sha384(&td_hob(&Tdvf::parse(&file).expect("metadata"), 2 << 30).expect("HOB")),
+        configuration: sha384(&empty_store()),
         // Not in the log: as it states them.
-        configuration: hex48(
-            "344bc51c980ba621aaa00da3ed7436f7d6e549197dfe699515dfa2c6583d95e6412af21c097d473155875ffd561d6790",
-        ),
         kernel: hex48(
             "a2ccae1e7d6c668ca325bb09c882d8ce44d26d714ba6f58d2e8083fe291a704646afe24a2368bca3341728d78ec80a80",
         ),
@@ -168,23 +169,83 @@ fn the_event_log_of_a_direct_boot_is_reproduced_event_by_event() {
         "23ada07f5261f12f",
         "394341b7182cd227",
     ];
-    assert_eq!(CCEL.rtmr0.len(), expected.len());
-    for (event, digest) in CCEL.rtmr0.iter().zip(expected) {
+    let [rtmr0, rtmr1, rtmr2] = ccel();
+    assert_eq!(rtmr0.len(), expected.len());
+    for (event, digest) in rtmr0.iter().zip(expected) {
         assert_digest(events.of(event), digest);
     }
     let register = |list: &[Event]| replay(list.iter().map(|event| events.of(event)));
     assert_digest(
-        register(CCEL.rtmr0),
+        register(&rtmr0),
         "8566f998798db09443b244c62de9a3041fb02e2e6936c4396d784bba2e90177329ec5aba3bb484404f2ab9cc90abe193",
     );
     assert_digest(
-        register(CCEL.rtmr1),
+        register(&rtmr1),
         "775b9f6bfe99f8a31396f0d0218e67ffa796d3b96ccf961cbb0deba48c79c00f082cda1a5567c1c16305f1fc210c13c6",
     );
     assert_digest(
-        register(CCEL.rtmr2),
+        register(&rtmr2),
         "94eaf7a7bf398ed8d888c91057ae0261802e4f3df084213a76ca7f0b5055ac9d2241de43cd58d9e8b49c503bbf25f34a",
     );
+}
+
+/// `quote-report.json` of dstack: QEMU 9.2.1, 64 GiB; its log replays to an Intel-signed quote (`coffer quote replay`).
+#[test]
+fn the_rules_for_older_firmware_are_the_events_of_a_quoted_log_in_their_order() {
+    let file = firmware::typical();
+    let given = |text: &str| hex48(&format!("{text:0<96}"));
+    let events = EventDigests {
+        hob: sha384(&td_hob(&Tdvf::parse(&file).expect("metadata"), 64 << 30).expect("HOB")),
+        configuration: sha384(&empty_store()),
+        kernel: given("0761fbfa317a42d8"),
+        command_line: given("4027cb4ec64dbc24"),
+        initrd: given("63e06e29cf98f2fc"),
+        acpi: AcpiDigests {
+            loader: given("2065dd48d647e437"),
+            rsdp: given("772b0169c66b52e4"),
+            tables: given("abfb2256644b5786"),
+        },
+    };
+    let logs: [(&[Event], &[&str]); 3] = [
+        (
+            DIRECT_BOOT_2024.rtmr0,
+            &[
+                "8ae1e425351df799",
+                "344bc51c980ba621",
+                "9dc3a1f80bcec915",
+                "6f2e3cbc14f9def8",
+                "d607c0efb41c0d75",
+                "08a74f8963b337ac",
+                "18cc6e01f0c6ea99",
+                "394341b7182cd227",
+                "2065dd48d647e437",
+                "772b0169c66b52e4",
+                "abfb2256644b5786",
+                "1dd6f7b457ad880d",
+                "23ada07f5261f12f",
+            ],
+        ),
+        (
+            DIRECT_BOOT_2024.rtmr1,
+            &["0761fbfa317a42d8", "77a0dab2312b4e1e", "394341b7182cd227", "214b0bef13797560", "0a2e01c85deae718"],
+        ),
+        (DIRECT_BOOT_2024.rtmr2, &["4027cb4ec64dbc24", "63e06e29cf98f2fc"]),
+    ];
+    for (rules, log) in logs {
+        assert_eq!(rules.len(), log.len());
+        for (event, digest) in rules.iter().zip(log) {
+            assert_digest(events.of(event), digest);
+        }
+    }
+}
+
+/// QEMU offers it with every `-kernel`; current edk2 measures it behind the boot menu. The digest is that of the file as
+/// QEMU 11.1.3 offers it.
+#[test]
+fn the_boot_order_that_qemu_makes_for_a_kernel_is_measured_behind_the_boot_menu() {
+    let Some(Event::FirmwareConfiguration { data }) = DIRECT_BOOT.rtmr0.get(3) else { panic!("no boot order") };
+    assert_digest(sha384(data), "53d3dbc006913283");
+    assert_eq!(DIRECT_BOOT.rtmr0.get(2), Some(&Event::FirmwareConfiguration { data: &[0, 0] }));
 }
 
 #[test]

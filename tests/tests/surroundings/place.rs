@@ -174,9 +174,15 @@ impl Place {
     }
 
     pub(crate) fn coffer(&self, arguments: &[&str]) -> anyhow::Result<Output> {
+        self.command(arguments).output().context("run coffer")
+    }
+
+    /// The `coffer` command against this `cofferd`, with keys of its own.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binaries().join("coffer"));
         command.env("COFFER_SOCKET", self.path("cofferd.sock")).env("XDG_CONFIG_HOME", self.path("config"));
-        command.args(arguments).stdin(Stdio::null()).output().context("run coffer")
+        command.args(arguments).stdin(Stdio::null());
+        command
     }
 
     pub(crate) fn ok(&self, arguments: &[&str]) -> anyhow::Result<String> {

@@ -1,0 +1,44 @@
+//! What an earlier `coffer-image build` has left in the user's cache: packages, and the tools unpacked from them.
+
+#![allow(dead_code, reason = "each test uses its part")]
+
+use coffer_image::cache::Cache;
+use coffer_image::debian::lock::{Lock, Set};
+use coffer_image::kit::Kit;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+/// The user's cache, where an earlier build has left packages and the lock that names them.
+pub(crate) fn warm_cache() -> Option<PathBuf> {
+    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let base = base.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))?;
+    let cache = base.join("coffer");
+    let lock: serde_json::Value = serde_json::from_slice(&fs::read(lock_of(&cache)).ok()?).ok()?;
+    let there = |package: &serde_json::Value| {
+        let (name, hash) = (package["name"].as_str()?, package["sha256"].as_str()?);
+        cache.join("debs").join(format!("{name}_{}.deb", &hash[..16])).exists().then_some(())
+    };
+    lock["packages"].as_array()?.iter().try_for_each(there)?;
+    Some(cache)
+}
+
+pub(crate) fn lock_of(cache: &Path) -> PathBuf {
+    cache.join("lists/resolved.lock")
+}
+
+/// A cache of the test's own with the packages of the warm one.
+pub(crate) fn own_cache(directory: &Path, warm: &Path) -> PathBuf {
+    let cache = directory.join("cache");
+    fs::create_dir_all(&cache).unwrap();
+    symlink(warm.join("debs"), cache.join("debs")).unwrap();
+    cache
+}
+
+/// mkfs.erofs, zstd and xz of the package set, unpacked below `directory`.
+pub(crate) fn tools(directory: &Path, warm: &Path) -> Kit {
+    let cache = Cache::open(&own_cache(directory, warm), || ()).unwrap();
+    let lock = Lock::parse(&fs::read(lock_of(warm)).unwrap()).unwrap();
+    let target = cache.directory().join("root/tools-of-test");
+    Kit::unpack(&lock, Set::Tools, &cache.store().unwrap(), target).unwrap().0
+}
