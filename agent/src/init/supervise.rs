@@ -438,3 +438,7 @@ impl Supervisor {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "supervise_tests.rs"]
+mod tests;
