@@ -79,7 +79,7 @@ fn a_session_works_seals_and_verifies_offline() -> anyhow::Result<()> {
     let beating = "while :; do echo x >>/tmp/beat; sleep 0.05; done";
     let script = "import os, time\nif os.fork() == 0:\n os.setsid()\n while True: open('/tmp/beat', 'a').write('x'); time.sleep(0.05)\n\
                   time.sleep(7654)";
-    let late = host.run(&["session", "exec", "--timeout", "2s", &session, "--", "python3", "-c", script])?;
+    let late = host.run(&["session", "exec", "--timeout", "6s", &session, "--", "python3", "-c", script])?;
     assert_eq!(late.status.code(), Some(124), "{}", String::from_utf8_lossy(&late.stderr));
     // No other call sees processes; what they write to the identity's `/tmp`, one does.
     let over = "[ -s /tmp/beat ] || exit 2; for i in $(seq 50); do a=$(wc -c </tmp/beat); sleep 0.5; \

@@ -330,7 +330,7 @@ async fn policies(sessions: &Sessions, image: Digest256, host: &Host) -> anyhow:
         ("no id", "\n\npermit (principal, action, resource);", "without problems, found at 3:1: expected `@id"),
         (
             "an unknown key",
-            "@id(\"a\") permit (principal, action, resource)\n\nwhen { context.mood > 1 };",
+            "@id(\"a\") permit (principal, action == Action::\"exec\", resource)\n\nwhen { context.mood > 1 };",
             "without problems, found at 3:8: rule `a`: attribute `mood`",
         ),
         (
