@@ -3,8 +3,11 @@
 //!
 //! Needs `COFFER_TEST_IMAGE` (set by `scripts/test`); without it every test says NOT RUN.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::path::Path;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::Context as _;
@@ -76,7 +79,7 @@ fn a_session_works_seals_and_verifies_offline() -> anyhow::Result<()> {
     let beating = "while :; do echo x >>/tmp/beat; sleep 0.05; done";
     let script = "import os, time\nif os.fork() == 0:\n os.setsid()\n while True: open('/tmp/beat', 'a').write('x'); time.sleep(0.05)\n\
                   time.sleep(7654)";
-    let late = host.run(&["session", "exec", "--timeout", "2s", &session, "--", "python3", "-c", script])?;
+    let late = host.run(&["session", "exec", "--timeout", "6s", &session, "--", "python3", "-c", script])?;
     assert_eq!(late.status.code(), Some(124), "{}", String::from_utf8_lossy(&late.stderr));
     // No other call sees processes; what they write to the identity's `/tmp`, one does.
     let over = "[ -s /tmp/beat ] || exit 2; for i in $(seq 50); do a=$(wc -c </tmp/beat); sleep 0.5; \
@@ -224,6 +227,57 @@ printf "\\x$(printf %02x $((old ^ 1)))" | dd of="$changed" bs=1 seek="$at" conv=
 for i in "${!arguments[@]}"; do arguments[i]=${arguments[i]/"$disk"/"$changed"}; done
 "#;
 
+/// Files of the tree that goes in and comes out.
+const FILES: usize = 5_000;
+
+/// A tree of everything that a tree may hold: many files, modes, links, empty directories, names that are no plain words.
+fn lay_out(tree: &Path) -> anyhow::Result<()> {
+    for number in 0..FILES {
+        let directory = tree.join(format!("many/{:02}", number % 50));
+        if number < 50 {
+            std::fs::create_dir_all(&directory)?;
+        }
+        std::fs::write(directory.join(format!("{number}.txt")), format!("{number}\n"))?;
+    }
+    for empty in ["empty", "with space/e\u{301}\u{1f980}/deep/empty"] {
+        std::fs::create_dir_all(tree.join(empty))?;
+    }
+    std::fs::write(tree.join("with space/tab\there"), "odd")?;
+    std::fs::write(tree.join(std::ffi::OsStr::from_bytes(b"with space/\xff\xfe")), "no text")?;
+    for (name, mode) in [("plain", 0o644), ("program", 0o755), ("secret", 0o600), ("fixed", 0o444)] {
+        std::fs::write(tree.join(name), name)?;
+        std::fs::set_permissions(tree.join(name), PermissionsExt::from_mode(mode))?;
+    }
+    std::fs::set_permissions(tree.join("empty"), PermissionsExt::from_mode(0o700))?;
+    for (link, target) in
+        [("link", "plain"), ("many/up", "../program"), ("dangling", "nowhere"), ("directory", "many/00")]
+    {
+        std::os::unix::fs::symlink(target, tree.join(link))?;
+    }
+    Ok(())
+}
+
+/// Everything beneath a directory by its path: kind and mode, and content or target. The mode of a link means nothing.
+fn snapshot(tree: &Path) -> anyhow::Result<BTreeMap<PathBuf, (u32, Vec<u8>)>> {
+    let (mut found, mut pending) = (BTreeMap::new(), vec![tree.to_path_buf()]);
+    while let Some(directory) = pending.pop() {
+        for entry in std::fs::read_dir(&directory)? {
+            let path = entry?.path();
+            let metadata = path.symlink_metadata()?;
+            let shown = if metadata.is_symlink() {
+                (0, std::fs::read_link(&path)?.into_os_string().into_vec())
+            } else if metadata.is_dir() {
+                pending.push(path.clone());
+                (metadata.mode(), Vec::new())
+            } else {
+                (metadata.mode(), std::fs::read(&path)?)
+            };
+            found.insert(path.strip_prefix(tree)?.to_path_buf(), shown);
+        }
+    }
+    Ok(found)
+}
+
 #[test]
 fn run_does_it_all_in_one_line() -> anyhow::Result<()> {
     needs_an_image!();
@@ -231,6 +285,7 @@ fn run_does_it_all_in_one_line() -> anyhow::Result<()> {
     let input = host.directory().join("in");
     std::fs::create_dir_all(&input)?;
     std::fs::write(input.join("question.txt"), "6*7\n")?;
+    lay_out(&input)?;
     let out = host.directory().join("out");
     let output = host.run(&[
         "run",
@@ -245,7 +300,14 @@ fn run_does_it_all_in_one_line() -> anyhow::Result<()> {
     ])?;
     assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(output.stdout, b"42\n");
-    assert_eq!(std::fs::read_to_string(out.join("workspace/answer.txt"))?, "42\n");
+    // What went in comes out as it was, and what was made beside it.
+    let (sent, mut came) = (snapshot(&input)?, snapshot(&out.join("workspace"))?);
+    let answer = came.remove(Path::new("answer.txt")).context("the answer")?;
+    assert_eq!(answer.1, b"42\n");
+    let differing: Vec<_> = sent.iter().filter(|(path, shown)| came.get(*path) != Some(*shown)).take(9).collect();
+    assert!(differing.is_empty(), "these did not come back as they went: {differing:?}");
+    assert_eq!(sent.len(), came.len(), "something else came back");
+    assert!(sent.len() > FILES);
     let policy = out.join("appraisal.toml");
     let (seen, code) = verdict(
         &host,

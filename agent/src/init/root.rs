@@ -31,7 +31,7 @@ pub struct Upper(OwnedFd);
 
 impl Upper {
     /// Opens the directory of the layer.
-    fn open(path: &str) -> rustix::io::Result<Self> {
+    pub(super) fn open(path: &str) -> rustix::io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         rustix::fs::open(path, flags, Mode::empty()).map(Self)
     }

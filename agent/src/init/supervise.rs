@@ -447,3 +447,7 @@ impl Supervisor {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "supervise_tests.rs"]
+mod tests;

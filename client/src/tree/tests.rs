@@ -41,6 +41,7 @@ fn a_tree_comes_back_as_it_went_and_packs_to_the_same_bytes() {
     fs::create_dir_all(from.join("deep/er")).expect("directories");
     fs::write(from.join("deep/er/file"), vec![7; 200_000]).expect("a file");
     fs::set_permissions(from.join("deep/er/file"), fs::Permissions::from_mode(0o755)).expect("chmod");
+    fs::set_permissions(from.join("deep/er"), fs::Permissions::from_mode(0o700)).expect("chmod");
     std::os::unix::fs::symlink("deep/er/file", from.join("link")).expect("a link");
     fs::write(from.join("empty"), "").expect("a file");
     let (archive, counted) = packed(&from, Selection::All);
@@ -50,7 +51,35 @@ fn a_tree_comes_back_as_it_went_and_packs_to_the_same_bytes() {
     assert_eq!(unpacked(archive, &to, "x").expect("unpacks"), Unpacked { files: 3, left_out: vec![], entries: 5 });
     assert_eq!(fs::read(to.join("deep/er/file")).expect("the file"), vec![7; 200_000]);
     assert_eq!(fs::metadata(to.join("deep/er/file")).expect("the file").mode() & 0o777, 0o755);
+    let mode = |path: &str| fs::metadata(to.join(path)).expect("a directory").mode() & 0o777;
+    assert_eq!((mode("deep"), mode("deep/er")), (0o755, 0o700));
     assert_eq!(fs::read_link(to.join("link")).expect("the link"), Path::new("deep/er/file"));
+}
+
+#[test]
+fn directories_get_their_modes_when_all_is_in_them_and_stay_open_to_their_owner() {
+    let work = tempfile::tempdir().expect("a directory");
+    let to = work.path().join("to");
+    fs::create_dir_all(to.join("there")).expect("a directory");
+    fs::set_permissions(to.join("there"), fs::Permissions::from_mode(0o711)).expect("chmod");
+    let mut archive = tar::Builder::new(Vec::new());
+    for (name, mode) in [("./", 0o700), ("shut/", 0o055), ("there/", 0o777), ("twice/", 0o777), ("twice/", 0o7750)] {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Directory);
+        header.set_mode(mode);
+        header.set_size(0);
+        archive.append_data(&mut header, name, &[][..]).expect("an entry");
+        if name == "shut/" {
+            header.set_entry_type(tar::EntryType::Regular);
+            header.set_mode(0o600);
+            archive.append_data(&mut header, "shut/in", &[][..]).expect("an entry");
+        }
+    }
+    let archive = archive.into_inner().expect("an archive");
+    unpacked(archive, &to, "x").expect("unpacks");
+    let mode = |path: &str| fs::metadata(to.join(path)).expect("a directory").mode() & 0o7777;
+    // What was there keeps its own.
+    assert_eq!((mode("shut"), mode("there"), mode("twice")), (0o755, 0o711, 0o750));
 }
 
 #[test]

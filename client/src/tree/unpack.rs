@@ -2,11 +2,12 @@
 //! and never end. It is refused where an honest archive cannot be what it is; links out of the target, which an honest
 //! workspace may well hold, are left out and told.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStringExt as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -31,8 +32,10 @@ pub struct Unpacked {
 /// directory); a tree becomes the directory `local`. An empty archive makes nothing: only the caller can know of what it is.
 pub(crate) fn unpack(chunks: mpsc::Receiver<bytes::Bytes>, local: &Path, name: &str) -> Result<Unpacked, ClientError> {
     let mut incoming = Incoming::new(chunks);
-    let mut work = Unpack { local, name: Path::new(name), entries: 0, content: 0, done: Unpacked::default() };
+    let name = Path::new(name);
+    let mut work = Unpack { local, name, entries: 0, content: 0, made: BTreeMap::new(), done: Unpacked::default() };
     work.archive(&mut incoming)?;
+    work.close_directories()?;
     // Padding after the archive's end is drained, so that the sender is not cut off.
     io::copy(&mut incoming, &mut io::sink()).map_err(|error| work.stream(error))?;
     Ok(Unpacked { entries: work.entries, ..work.done })
@@ -43,6 +46,8 @@ struct Unpack<'a> {
     name: &'a Path,
     entries: u64,
     content: u64,
+    /// Directories that were not there before, and the mode that they get when everything is in them.
+    made: BTreeMap<PathBuf, u32>,
     done: Unpacked,
 }
 
@@ -108,7 +113,7 @@ impl Unpack<'_> {
             self.parents_are_directories(&plain)?;
         }
         match kind {
-            tar::EntryType::Directory => fs::create_dir_all(&target).map_err(ClientError::file("make", &target)),
+            tar::EntryType::Directory => self.directory(entry, &plain, target),
             tar::EntryType::Regular => {
                 make_parent(&target)?;
                 self.file(entry, &target)
@@ -116,6 +121,39 @@ impl Unpack<'_> {
             tar::EntryType::Symlink => self.link(&plain, &target, link.unwrap_or(Path::new(""))),
             _ => Err(refused(path, "files, directories and symbolic links")),
         }
+    }
+
+    /// For nobody else until it has its own mode: what is private in the session is so here from the beginning.
+    fn directory<R: Read>(
+        &mut self,
+        entry: &tar::Entry<'_, R>,
+        plain: &Path,
+        target: PathBuf,
+    ) -> Result<(), ClientError> {
+        // The mode of the target itself is its user's, and so is that of what was there.
+        if plain.as_os_str().is_empty() {
+            return fs::create_dir_all(&target).map_err(ClientError::file("make", &target));
+        }
+        make_parent(&target)?;
+        match fs::DirBuilder::new().mode(0o700).create(&target) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && target.is_dir() => {
+                if !self.made.contains_key(&target) {
+                    return Ok(());
+                }
+            }
+            result => result.map_err(ClientError::file("make", &target))?,
+        }
+        self.made.insert(target, entry.header().mode().unwrap_or(0o755) & 0o777);
+        Ok(())
+    }
+
+    /// Gives the directories their modes. Their owner can always enter them, and remove what is in them.
+    fn close_directories(&mut self) -> Result<(), ClientError> {
+        for (path, mode) in std::mem::take(&mut self.made) {
+            let permissions = fs::Permissions::from_mode(mode | 0o700);
+            fs::set_permissions(&path, permissions).map_err(ClientError::file("set the mode of", &path))?;
+        }
+        Ok(())
     }
 
     fn file<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>, target: &Path) -> Result<(), ClientError> {

@@ -71,7 +71,7 @@ pub(crate) enum Refusal {
     Intent(#[source] coffer_evidence::fields::ParseError),
     #[error("the intent is refused")]
     Config(#[from] AdmissionError),
-    #[error("the policy is refused at {0}")]
+    #[error("expected a policy without problems, found at {0}")]
     Policy(String),
     #[error("expected an image of this host, found none with digest {0}: `coffer image list` shows what there is")]
     UnknownImage(Digest256),

@@ -48,6 +48,11 @@ fn neighbour() -> usize {
     there.filter(has_arguments).map(|pid| pid as usize).next().unwrap_or(99_999)
 }
 
+/// A file of the neighbour's in `/proc`.
+fn open_of_neighbour(name: &str, flags: i32) -> Errno {
+    open(&CString::new(format!("/proc/{}/{name}", neighbour())).unwrap_or_default(), flags)
+}
+
 /// A program that does nothing, somewhere it may not be executed.
 fn copy_of_ourselves(directory: &str) -> Result<CString, Errno> {
     let path = format!("{directory}/copy-{}", std::process::id());
@@ -96,6 +101,8 @@ const PROCESSES: &[Attempt] = &[
     ("read-environment-of-first", || open(c"/proc/1/environ", libc::O_RDONLY)),
     ("read-maps-of-first", || open(c"/proc/1/maps", libc::O_RDONLY)),
     ("read-memory-of-first", || open(c"/proc/1/mem", libc::O_RDWR)),
+    ("read-environment-of-a-neighbour", || open_of_neighbour("environ", libc::O_RDONLY)),
+    ("read-memory-of-a-neighbour", || open_of_neighbour("mem", libc::O_RDWR)),
     ("list-descriptors-of-first", || io(std::fs::read_dir("/proc/1/fd").map(drop))),
     ("enter-root-of-first", || io(std::fs::read_dir("/proc/1/root/").map(drop))),
     ("execute-program-of-first", || execute("/proc/1/exe")),
@@ -157,6 +164,31 @@ const RIGHTS: &[Attempt] = &[
     }),
     ("escape-the-memory-killer", || io(std::fs::write("/proc/self/oom_score_adj", "-1000"))),
     ("change-execution-domain", || call(libc::SYS_personality, [0x004_0000])),
+    ("execute-a-set-user-id-program", || {
+        // Beside ourselves, where programs may be executed; whoever can gives it to another.
+        let own = std::fs::read_link("/proc/self/exe").unwrap_or_default();
+        match copy_of_ourselves(&own.parent().unwrap_or(std::path::Path::new("/")).to_string_lossy()) {
+            Ok(path) => {
+                use std::os::unix::fs::PermissionsExt as _;
+                let path = path.to_string_lossy().into_owned();
+                drop(std::os::unix::fs::chown(&path, Some(1), Some(1)));
+                let status = std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o6755))
+                    .and_then(|()| Command::new(&path).arg("another").status());
+                drop(std::fs::remove_file(&path));
+                status.map_or_else(|error| io(Err(error)), |status| status.code().unwrap_or(libc::EIO))
+            }
+            Err(errno) => errno,
+        }
+    }),
+    ("leave-the-cgroup", || io(std::fs::write("/sys/fs/cgroup/cgroup.procs", "0"))),
+    ("use-what-was-inherited", || {
+        // Whatever is open beside the three streams was somebody else's: a way to the log, to the registers, to init.
+        if (3..1024).any(|number| call(libc::SYS_fcntl, [number, libc::F_GETFD as usize]) == 0) {
+            0
+        } else {
+            libc::EBADF
+        }
+    }),
 ];
 
 /// Mounts and namespaces.
@@ -257,6 +289,26 @@ const KERNEL: &[Attempt] = &[
         Ok(slave) => call(libc::SYS_ioctl, [slave as usize, libc::TIOCSTI as usize, c"x".as_ptr() as usize]),
         Err(errno) => errno,
     }),
+    ("type-with-high-bits", || match terminal() {
+        // The kernel looks at the lower half of the request alone.
+        Ok(slave) => {
+            let request = libc::TIOCSTI as usize | 1 << 32;
+            call(libc::SYS_ioctl, [slave as usize, request, c"x".as_ptr() as usize])
+        }
+        Err(errno) => errno,
+    }),
+    ("lease-a-file", || match std::fs::File::create("/tmp/leased") {
+        Ok(file) => {
+            use std::os::fd::AsRawFd as _;
+            let (file, write) = (file.as_raw_fd() as usize, libc::F_WRLCK as usize);
+            call(libc::SYS_fcntl, [file, libc::F_SETLEASE as usize, write])
+        }
+        Err(error) => io(Err(error)),
+    }),
+    ("truncate-by-path", || {
+        drop(std::fs::write("/tmp/truncated", "x"));
+        call(libc::SYS_truncate, [c"/tmp/truncated".as_ptr() as usize, 0])
+    }),
     ("executable-memory-file", || call(libc::SYS_memfd_create, [c"m".as_ptr() as usize, 0x10])),
     ("queue-messages", || {
         call(libc::SYS_mq_open, [c"q".as_ptr() as usize, (libc::O_CREAT | libc::O_RDWR) as usize, 0o600, 0])
@@ -310,6 +362,15 @@ const NETWORK: &[Attempt] = &[
     ("raw-socket", || socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP)),
     ("packet-socket", || socket(libc::AF_PACKET, libc::SOCK_RAW, 0)),
     ("vsock", || socket(libc::AF_VSOCK, libc::SOCK_STREAM, 0)),
+    ("vsock-with-high-bits", || {
+        call(libc::SYS_socket, [libc::AF_VSOCK as usize | 1 << 32, libc::SOCK_STREAM as usize, 0])
+    }),
+    ("vsock-device", || open(c"/dev/vsock", libc::O_RDONLY)),
+    ("see-a-socket-of-the-guest", || {
+        // One line is the heading.
+        let sockets = std::fs::read_to_string("/proc/net/unix").map_or(0, |list| list.lines().count());
+        if sockets > 1 { 0 } else { libc::ENOENT }
+    }),
     ("audit-socket", || socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_AUDIT)),
     ("device-events", || socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_KOBJECT_UEVENT)),
     ("bind-a-low-port", || io(std::net::TcpListener::bind("127.0.0.1:80").map(drop))),
@@ -343,6 +404,9 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Some("nothing") => ExitCode::SUCCESS,
+        // SAFETY: takes nothing.
+        Some("another") if unsafe { libc::geteuid() != libc::getuid() } => ExitCode::SUCCESS,
+        Some("another") => ExitCode::from(u8::try_from(libc::EPERM).unwrap_or(u8::MAX)),
         Some("wait") => loop {
             std::thread::park();
         },
@@ -368,6 +432,7 @@ fn control() -> ! {
     }
     drop(std::fs::create_dir_all("/dev/pts"));
     mount(c"devpts", c"/dev/pts");
+    mount(c"cgroup2", c"/sys/fs/cgroup");
     // The image's modules, as its init would load them.
     for line in std::fs::read_to_string("/etc/coffer/modules").unwrap_or_default().lines() {
         if let Ok(file) = std::fs::File::open(line.trim_start_matches('?')) {
@@ -375,7 +440,10 @@ fn control() -> ! {
             call(libc::SYS_finit_module, [file.as_raw_fd() as usize, c"".as_ptr() as usize, 0]);
         }
     }
-    // Somebody for the first attempts.
+    // Somebody for the first attempts, and what a careless parent would leave to its children.
+    // SAFETY: takes a number.
+    let _ = unsafe { libc::dup(1) };
+    let _socket = std::os::unix::net::UnixListener::bind("/tmp/socket");
     drop(Command::new("/proc/self/exe").arg("wait").spawn());
     println!("attempts: control begins");
     for (name, _) in ALL.iter().flat_map(|group| group.iter()) {

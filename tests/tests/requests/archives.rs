@@ -190,8 +190,10 @@ async fn good(session: &Session) -> anyhow::Result<()> {
         .member(XHeader, b"h", "", &[record("path", &long), record("mtime", b"7.5")].concat(), 0)
         .member(Regular, b"short", "", b"deep", 0o644)
         .end();
-    let start =
-        pb::UploadStart { header: session.header("odd and good", Leaves::Ended(Completed)), path: "up/here".into() };
+    let start = pb::UploadStart {
+        header: session.header(crate::record::UNPACKS_THE_DEEPEST, Leaves::Ended(Completed)),
+        path: "up/here".into(),
+    };
     let response = done("odd and good", session.upload(start, &archive).await);
     assert_eq!((response.files, response.bytes), (9, archive.len() as u64));
     let show = "cd up/here && stat -c '%a %h %s %N' shut shut/in twice again out && cat twice && \
@@ -201,5 +203,6 @@ async fn good(session: &Session) -> anyhow::Result<()> {
         session.sh(show).await?,
         "500 2 60 'shut'\n644 1 2 'shut/in'\n755 2 4 'twice'\n755 2 4 'again'\n777 1 11 'out' -> '/etc/passwd'\nlast./d/d/d/d1\n"
     );
-    session.sh("chmod 700 up/here/shut && rm -rf up").await.map(drop)
+    let script = "chmod 700 up/here/shut && rm -rf up";
+    session.output_of(crate::record::REMOVES_THE_DEEPEST, &["sh", "-c", script]).await.map(drop)
 }

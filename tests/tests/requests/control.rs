@@ -33,6 +33,7 @@ pub(crate) async fn requests(session: &Session, host: &Host) -> anyhow::Result<(
     let image = Digest256::new(image.digest.as_ref().try_into()?);
     intents(&sessions, image, session).await?;
     bodies(&sessions, image).await?;
+    policies(&sessions, image, host).await?;
     numbers(&sessions, session).await?;
     ids(&sessions, session).await?;
     at_the_edge(&sessions, image, session).await?;
@@ -309,6 +310,51 @@ async fn bodies(sessions: &Sessions, image: Digest256) -> anyhow::Result<()> {
         change(&mut request);
         refused(what, create(sessions, request).await, code, reason, text);
     }
+    Ok(())
+}
+
+/// Policies that are none, or of others: all problems are told with their places, and nothing is launched, or even remembered.
+async fn policies(sessions: &Sessions, image: Digest256, host: &Host) -> anyhow::Result<()> {
+    let before = host.processes().len();
+    for (what, policy, text) in [
+        (
+            "no Cedar",
+            "@id(\"a\")\npermit (principal, action, resource)",
+            "without problems, found at 2:37: unexpected end of input",
+        ),
+        (
+            "an unknown action",
+            "@id(\"a\")\npermit (principal, action == Action::\"fly\", resource);",
+            "without problems, found at 2:30: rule `a`: unrecognized action",
+        ),
+        ("no id", "\n\npermit (principal, action, resource);", "without problems, found at 3:1: expected `@id"),
+        (
+            "an unknown key",
+            "@id(\"a\") permit (principal, action == Action::\"exec\", resource)\n\nwhen { context.mood > 1 };",
+            "without problems, found at 3:8: rule `a`: attribute `mood`",
+        ),
+        (
+            "a forbid that programs get around",
+            "@id(\"a\") permit (principal, action, resource);\n\
+             @id(\"b\") forbid (principal, action in Action::\"file\", resource in Path::\"/workspace/src\");",
+            "without problems, found at 2:1: rule `b`: programs could still do it",
+        ),
+        (
+            "another's identity",
+            "@id(\"a\") permit (principal == Identity::\"stranger\", action, resource);",
+            "stranger",
+        ),
+        ("bytes", "\u{0}\u{1b}[2J", "without problems, found at 1:1: invalid token"),
+    ] {
+        let intent = Intent { policy: Digest384::of(policy.as_bytes()), ..intent(image)? };
+        let request = pb::CreateSessionRequest { policy: policy.as_bytes().into(), ..signed(&intent)? };
+        refused(what, create(sessions, request).await, InvalidArgument, "POLICY_INVALID", text);
+        let found =
+            sessions.clone().get_session(pb::GetSessionRequest { id: bytes_of(intent.session.as_bytes()) }).await;
+        refused("what was refused", found, NotFound, "SESSION_NOT_FOUND", "found none with id");
+        assert!(!host.session_directory(&intent.session.to_string()).exists(), "{what}: it has a directory");
+    }
+    assert_eq!(host.processes().len(), before, "{:?}", host.processes());
     Ok(())
 }
 

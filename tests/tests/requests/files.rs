@@ -217,8 +217,7 @@ async fn longest(session: &Session) -> anyhow::Result<()> {
         let result = session.try_path(operation, &"n".repeat(256), TRIED).await;
         refused("a name of 256", result, InvalidArgument, "INVALID_ARGUMENT", "names of at most 255 bytes");
     }
-    // The one call of this program: what it removes has paths that are too long to be told.
-    session.output(&["rm", "-r", &"d".repeat(255)]).await.map(drop)
+    session.output_of(crate::record::REMOVES_THE_LONGEST, &["rm", "-r", &"d".repeat(255)]).await.map(drop)
 }
 
 /// A link that leads out, at the end, in the middle and at the front of a path.

@@ -2,12 +2,13 @@
 //! terminal, signals. The same without a guest, in more detail: `coffer-agent::exec`.
 
 use anyhow::{Context as _, ensure};
+use coffer_evidence::leaf::CauseClass;
 use coffer_evidence::leaf::CauseClass::{Cancelled, Completed, Failed, Signalled};
 use coffer_proto::guest::v1 as pb;
 use pb::exec_request::Request;
 use pb::exec_response::Response;
 use tokio::sync::mpsc;
-use tonic::Code::{Aborted, AlreadyExists, InvalidArgument, NotFound, OutOfRange};
+use tonic::Code::{Aborted, AlreadyExists, InvalidArgument, NotFound, OutOfRange, PermissionDenied};
 use tonic::{Status, Streaming};
 
 use crate::answers::{done, refused};
@@ -21,6 +22,7 @@ pub(crate) async fn calls(session: &Session) -> anyhow::Result<()> {
     taken_over(session).await.context("taken over")?;
     given_up(session).await.context("given up")?;
     ended(session).await.context("ended")?;
+    failed(session).await.context("failed")?;
     terminal(session).await.context("a terminal")?;
     signals(session).await.context("signals")
 }
@@ -151,6 +153,37 @@ async fn ended(session: &Session) -> anyhow::Result<()> {
     ensure!(again.exited == first, "{:?} and {first:?}", again.exited);
     let beyond = session.start(resuming(&start, total + 1)).await;
     refused("beyond its end", beyond, InvalidArgument, "INVALID_ARGUMENT", "offsets within the output so far");
+    Ok(())
+}
+
+/// What went wrong went wrong once: the same request again gets the same end, or the same refusal, and runs nothing.
+async fn failed(session: &Session) -> anyhow::Result<()> {
+    let unstarted = Leaves::Ended(CauseClass::FailedToStart);
+    let start = start(session, "nothing to start", unstarted, &["no-such-program"]);
+    let first = done("nothing to start", session.start(start.clone()).await).exited;
+    ensure!((first.cause(), first.errno) == (pb::ExitCause::FailedToStart, 2), "{first:?}");
+    // There is one by now: whoever ran it again would be told that it worked.
+    session.sh("mkdir -p bin && cp /usr/bin/true bin/no-such-program").await?;
+    let again = done("nothing to start", session.start(start.clone()).await).exited;
+    ensure!(again == first, "{again:?} and {first:?}");
+    let other = pb::ExecStart { argv: vec!["true".to_owned()], ..start };
+    refused("another", session.start(other).await, AlreadyExists, "CALL_ID_REUSED", "used before");
+
+    // A program that leaves a trace each time that it runs, whose client asked for more than is kept: an error of the agent's.
+    let script = "echo ran >> ran; head -c 2097152 /dev/zero";
+    let start = self::start(session, "an error afterwards", Leaves::Ended(Completed), &["sh", "-c", script]);
+    done("an error afterwards", session.start(start.clone()).await);
+    for _ in 0..3 {
+        refused("what is gone", session.start(start.clone()).await, OutOfRange, "OUTPUT_GONE", "stdout from");
+    }
+    ensure!(session.sh("cat ran; rm -r ran bin").await? == "ran\n", "it ran more than once");
+
+    // What was denied was decided: under its id nothing is decided, or runs, again.
+    let denied = self::start(session, "denied", Leaves::Denied, &["/opt/program"]);
+    refused("denied", session.start(denied.clone()).await, PermissionDenied, "POLICY_DENIED", "no rule");
+    refused("denied again", session.start(denied.clone()).await, AlreadyExists, "CALL_ID_REUSED", "used before");
+    let other = pb::ExecStart { argv: vec!["true".to_owned()], ..denied };
+    refused("another", session.start(other).await, AlreadyExists, "CALL_ID_REUSED", "used before");
     Ok(())
 }
 

@@ -120,8 +120,13 @@ impl Session {
 
     /// The output of a program, which must end with 0.
     pub(crate) async fn output(&self, argv: &[&str]) -> anyhow::Result<String> {
+        self.output_of(argv[0], argv).await
+    }
+
+    /// The same, of a call that is known by this name.
+    pub(crate) async fn output_of(&self, what: &str, argv: &[&str]) -> anyhow::Result<String> {
         let start = pb::ExecStart {
-            header: self.header(argv[0], Leaves::Ended(CauseClass::Completed)),
+            header: self.header(what, Leaves::Ended(CauseClass::Completed)),
             argv: argv.iter().map(|&word| word.to_owned()).collect(),
             ..pb::ExecStart::default()
         };

@@ -11,6 +11,7 @@
 //! ```
 
 use super::mapped::{Again, Owners, Writing};
+use super::notice::Watched;
 use super::rules::{self, Rules};
 use super::{Access, Grant, Reach};
 use crate::fixed;
@@ -65,9 +66,8 @@ pub struct Room {
     pub(super) network: OwnedFd,
     pub(super) rules: Rules,
     pub(super) terminals: OwnedFd,
-    /// Its mounts with files in them that the observer is to see used; the image's first.
-    pub(super) watched: Vec<PathBuf>,
-    workspace: PathBuf,
+    /// What of it the observer is to see used.
+    pub(super) watched: Watched,
 }
 
 /// What is only open in a room: the roots of its own file systems.
@@ -114,16 +114,18 @@ impl Room {
         let directory = OFlags::RDONLY | OFlags::DIRECTORY;
         let own = [fixed::TMP, SHARED].map(|path| open(Path::new(path), directory));
         let own = own.into_iter().collect::<Result<Own, _>>().context(STAGE, || "open the room's places".into())?;
-        let watched = ["/", fixed::TMP, SHARED].into_iter().map(PathBuf::from).chain(parts).collect();
-        let workspace = site.workspace.clone();
-        Ok((Self { mounts, network, rules, terminals, watched, workspace }, own))
+        let parts = parts.iter().map(|part| open(part, OFlags::PATH)).collect::<Result<_, _>>();
+        let parts = parts.context(STAGE, || "open the places of grants".into())?;
+        let places = ["/", fixed::TMP, SHARED].map(PathBuf::from).into();
+        let watched = Watched { places, workspace: site.workspace.clone(), parts };
+        Ok((Self { mounts, network, rules, terminals, watched }, own))
     }
 
     /// Unmounts what tools could write to, from inside; true when nobody kept any of it busy. Every call is over by then.
     pub fn close(self) -> bool {
-        let Self { mounts, network, rules, terminals, watched: _, workspace } = self;
+        let Self { mounts, network, rules, terminals, watched: Watched { workspace, parts, .. } } = self;
         // An open file keeps its mount.
-        drop((rules, network, terminals));
+        drop((rules, network, terminals, parts));
         let unmounting = || {
             let table = open(Path::new("/proc"), OFlags::PATH | OFlags::DIRECTORY)?;
             nix::sched::unshare(CloneFlags::CLONE_FS)?;
@@ -165,7 +167,7 @@ fn points(place: &Path, table: &str) -> Vec<PathBuf> {
 }
 
 /// A path as the kernel's table has it: spaces, tabs, newlines and backslashes in octal.
-fn mount_point(text: &str) -> PathBuf {
+pub(super) fn mount_point(text: &str) -> PathBuf {
     let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
     while let Some((first, after)) = rest.split_first() {
         let code = after.get(..3).filter(|_| *first == b'\\').and_then(|digits| str::from_utf8(digits).ok());
