@@ -126,7 +126,8 @@ async fn all(session: &Session, program: &Path) -> anyhow::Result<Vec<String>> {
 
 /// What a call wrote, by the private part of its outcome; the parts of other leaves tell nothing.
 fn written_by(private: &[u8]) -> Vec<String> {
-    let record = OutcomePrivate::parse(private).ok().and_then(|outcome| outcome.record).unwrap_or_default();
+    let record =
+        OutcomePrivate::parse(private).ok().and_then(|outcome| outcome.record?.read().ok()).unwrap_or_default();
     let written = record.files().filter(|(_, file)| file.uses.has(Uses::WRITTEN));
     written.map(|(path, _)| String::from_utf8_lossy(&path).into_owned()).collect()
 }
