@@ -17,6 +17,8 @@ pub type Tools = pb::tool_service_client::ToolServiceClient<Channel>;
 /// Bytes that may be on their way here, of one stream and of all: as many as `coffer-client` has.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
+/// Bytes of a frame: likewise.
+const FRAME: u32 = 128 << 10;
 /// Bytes of a message's content, the most that the guest takes.
 const CHUNK: usize = 64 * 1024;
 
@@ -38,7 +40,8 @@ pub async fn connect(device: &Path) -> anyhow::Result<Tools> {
     // The address is never dialled: the connector is.
     let endpoint = Endpoint::from_static("http://guest.invalid")
         .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW);
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME);
     Ok(Tools::new(endpoint.connect_with_connector(connector).await.context("connect to the guest's tools")?))
 }
 
