@@ -32,12 +32,18 @@ const EXIT_MESSAGE: u32 = 0x8000_0004;
 /// Longest message of the master that is read, in bytes.
 const MESSAGE_MAX: u32 = 64 * 1024;
 
-/// Asks `bench-guest` for something by its first line.
+/// Asks `bench-guest` for something by its first line. It makes itself ready beside the agent, not before it.
 ///
 /// # Errors
 /// When the guest does not answer.
 pub fn ask(device: &Path, line: &str) -> anyhow::Result<UnixStream> {
-    let mut stream = dial(device, PORT)?;
+    let begin = Instant::now();
+    let mut stream = loop {
+        match dial(device, PORT) {
+            Err(_) if begin.elapsed() < LOGIN => std::thread::sleep(Duration::from_millis(50)),
+            result => break result?,
+        }
+    };
     stream.write_all(format!("{line}\n").as_bytes())?;
     Ok(stream)
 }

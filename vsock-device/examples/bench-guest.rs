@@ -139,8 +139,8 @@ fn serve(mut stream: VsockStream) -> io::Result<()> {
     }
 }
 
-/// Of each process the hundredths of a second that it has used so far, in user space and in the kernel, the same of its children
-/// that are gone, and its name.
+/// Of each process its number, the hundredths of a second that it has used so far, in user space and in the kernel, the same of
+/// its children that are gone, and its name.
 fn times() -> io::Result<String> {
     let stat = |entry: fs::DirEntry| {
         let text = fs::read_to_string(entry.path().join("stat")).ok()?;
@@ -148,7 +148,7 @@ fn times() -> io::Result<String> {
         let fields: Vec<&str> = text.rsplit_once(") ")?.1.split(' ').collect();
         let name = text.split_once('(')?.1.rsplit_once(") ")?.0;
         let name = if words.is_empty() { format!("[{name}]") } else { words };
-        Some(format!("{} {}\n", fields.get(11..15)?.join(" "), name.trim_end()))
+        Some(format!("{} {} {}\n", text.split(' ').next()?, fields.get(11..15)?.join(" "), name.trim_end()))
     };
     Ok(fs::read_dir("/proc")?.flatten().filter_map(stat).collect())
 }

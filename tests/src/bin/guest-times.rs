@@ -8,6 +8,7 @@
 //!   write, read of 64 MiB ── 64 MiB raw, each way
 //! ```
 
+use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -29,8 +30,10 @@ const TIMES: usize = 20;
 /// Programs of the host of each kind, in one round.
 const PROGRAMS: usize = 10;
 const FILE: usize = 64 << 20;
+/// Processes that are named.
+const SHOWN: usize = 8;
 /// Calls before the memory is looked at, beside all that were measured.
-const MANY: usize = 1000;
+const MANY: usize = 500;
 /// Budgets (DESIGN §13).
 const OPENSSH: f64 = 0.5;
 const RAW: f64 = 0.6;
@@ -48,10 +51,7 @@ fn main() -> anyhow::Result<()> {
         let tools = calls::connect(&device).await?;
         against_openssh(&device, &tools, rounds).await?;
         against_raw(&device, &tools, rounds).await?;
-        for _ in 0..MANY {
-            exec(&tools, &["true"]).await?;
-        }
-        anyhow::Ok(())
+        profiles(&device, &tools).await
     })?;
     guest.order(ToGuest::Close { reason: Reason::UserClosed })?;
     memory(&guest)?;
@@ -87,6 +87,26 @@ async fn against_openssh(device: &Path, tools: &Tools, rounds: usize) -> anyhow:
     Ok(())
 }
 
+/// Who in the guest works for a call, and for a command of OpenSSH.
+async fn profiles(device: &Path, tools: &Tools) -> anyhow::Result<()> {
+    let ssh = Openssh::login(device)?;
+    let [mut calls, mut commands] = [Used::default(), Used::default()];
+    let before = Used::now(device)?;
+    for _ in 0..MANY {
+        exec(tools, &["true"]).await?;
+    }
+    let between = Used::now(device)?;
+    for _ in 0..MANY {
+        ssh.session("true")?;
+    }
+    calls.add(&between, &before);
+    commands.add(&Used::now(device)?, &between);
+    println!("the guest's processors, user + kernel, for one of {MANY}:");
+    println!("  exec true, API: {}", calls.shown(MANY));
+    println!("  OpenSSH, `true`: {}\n", commands.shown(MANY));
+    Ok(())
+}
+
 /// A file up and down, and as many bytes without a file, a call or a digest.
 async fn against_raw(device: &Path, tools: &Tools, rounds: usize) -> anyhow::Result<()> {
     let content: Bytes = (0..FILE).map(|at| (at * 7 + at / 4096) as u8).collect::<Vec<_>>().into();
@@ -112,7 +132,7 @@ async fn against_raw(device: &Path, tools: &Tools, rounds: usize) -> anyhow::Res
             rate(raw[1]),
             ratio(raw[1], ours[1])
         );
-        println!("  processor time of the guest for one: {}", used.shown(rounds));
+        println!("  the guest's processors, user + kernel, for one: {}", used.shown(rounds));
     }
     println!();
     Ok(())
@@ -138,14 +158,9 @@ fn raw_down(device: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Hundredths of a second of processor time, in user space and in the kernel.
+/// Hundredths of a second of processor time, in user space and in the kernel, by the name of who used them.
 #[derive(Default)]
-struct Used {
-    agent: [u64; 2],
-    /// Calls that have ended: their processes are init's children.
-    tools: [u64; 2],
-    others: [u64; 2],
-}
+struct Used(BTreeMap<String, [u64; 2]>);
 
 impl Used {
     fn now(device: &Path) -> anyhow::Result<Self> {
@@ -153,34 +168,43 @@ impl Used {
         ask(device, "times")?.read_to_string(&mut text)?;
         let mut used = Self::default();
         for line in text.lines() {
-            let mut words = line.splitn(5, ' ');
+            let mut words = line.splitn(6, ' ');
             let mut number = || words.next().and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
-            let (own, gone) = ([number(), number()], [number(), number()]);
+            let (pid, own, gone) = (number(), [number(), number()], [number(), number()]);
             let name = words.next().unwrap_or_default();
-            let whose = if name.contains("coffer-agent agent") { &mut used.agent } else { &mut used.others };
-            *whose = [whose[0] + own[0], whose[1] + own[1]];
-            // Init, whose children are calls.
-            if name == "coffer-agent" {
-                used.tools = gone;
+            // Of a kernel's worker the name says what it does now, which is not what it did.
+            let name = name.split(['/', '-']).next().filter(|_| name.starts_with("[k")).unwrap_or(name);
+            used.count(name, own);
+            // Who has waited for every call that has ended, and for every command of a connection.
+            if pid == 1 {
+                used.count("calls", gone);
+            } else if name.contains("sshd") {
+                used.count("commands", gone);
             }
         }
         Ok(used)
     }
 
+    fn count(&mut self, name: &str, more: [u64; 2]) {
+        let sum = self.0.entry(name.to_owned()).or_default();
+        *sum = [0, 1].map(|which| sum[which] + more[which]);
+    }
+
     fn add(&mut self, after: &Self, before: &Self) {
-        for (sum, after, before) in [
-            (&mut self.agent, after.agent, before.agent),
-            (&mut self.tools, after.tools, before.tools),
-            (&mut self.others, after.others, before.others),
-        ] {
-            *sum = [0, 1].map(|which| sum[which] + after[which].saturating_sub(before[which]));
+        for (name, used) in &after.0 {
+            let before = before.0.get(name).copied().unwrap_or_default();
+            self.count(name, [0, 1].map(|which| used[which].saturating_sub(before[which])));
         }
     }
 
-    fn shown(&self, rounds: usize) -> String {
-        let each = |used: [u64; 2]| used.map(|hundredths| hundredths * 10 / rounds as u64);
-        let parts = [("agent", self.agent), ("tool", self.tools), ("everything else", self.others)];
-        parts.map(|(name, used)| format!("{name} {:?}", each(used))).join(", ") + " ms [user, kernel]"
+    /// Who used most, for one of so many.
+    fn shown(&self, times: usize) -> String {
+        let mut all: Vec<_> = self.0.iter().filter(|(_, [user, kernel])| user + kernel > 0).collect();
+        all.sort_by_key(|(_, [user, kernel])| std::cmp::Reverse(user + kernel));
+        let each = |hundredths: u64| hundredths as f64 * 10.0 / times as f64;
+        let part =
+            |(name, [user, kernel]): &(&String, &[u64; 2])| format!("{name} {:.1} + {:.1}", each(*user), each(*kernel));
+        all.iter().take(SHOWN).map(part).collect::<Vec<_>>().join(", ") + " ms"
     }
 }
 
@@ -205,7 +229,7 @@ fn memory(guest: &Guest) -> anyhow::Result<()> {
 fn programs(image: &Path, rounds: usize) -> anyhow::Result<()> {
     let host = Host::start(&Settings { image: Some(image.to_owned()), ..Settings::default() })?;
     let session = host.session()?;
-    let ssh = Openssh::login(&host.session_directory(&session).join("vsock.sock"))?;
+    let ssh = Openssh::login(&host.session_directory(&session).join("run/vsock.sock"))?;
     let [mut ours, mut theirs, mut our_start, mut their_start] = [const { Vec::new() }; 4];
     for _ in 0..rounds {
         for _ in 0..PROGRAMS {
