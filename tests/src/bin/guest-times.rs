@@ -173,7 +173,13 @@ impl Used {
             let (pid, own, gone) = (number(), [number(), number()], [number(), number()]);
             let name = words.next().unwrap_or_default();
             // Of a kernel's worker the name says what it does now, which is not what it did.
-            let name = name.split(['/', '-']).next().filter(|_| name.starts_with("[k")).unwrap_or(name);
+            let name = match name.split([' ', '/']).collect::<Vec<_>>().as_slice() {
+                _ if pid == 1 => "init".to_owned(),
+                ["[kworker", ..] => "[kworker]".to_owned(),
+                ["coffer-agent", role, ..] => (*role).to_owned(),
+                _ => name.to_owned(),
+            };
+            let name = name.as_str();
             used.count(name, own);
             // Who has waited for every call that has ended, and for every command of a connection.
             if pid == 1 {
