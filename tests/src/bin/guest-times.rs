@@ -117,7 +117,10 @@ async fn against_raw(device: &Path, tools: &Tools, rounds: usize) -> anyhow::Res
         let before = Used::now(device)?;
         write.push(time(calls::write(tools, "file", &content)).await?);
         let between = Used::now(device)?;
-        read.push(time(async { Ok(ensure!(calls::read(tools, "file").await? == FILE as u64)) }).await?);
+        let begin = Instant::now();
+        let came = calls::read(tools, "file").await?;
+        read.push(begin.elapsed());
+        ensure!(came == FILE as u64, "expected a file of {FILE} bytes, found {came}");
         let after = Used::now(device)?;
         source.push(time_of(|| raw_down(device))?);
         used[0].add(&between, &before);
