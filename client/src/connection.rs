@@ -20,6 +20,8 @@ const MESSAGE_MAX: usize = 4 * 1024 * 1024;
 /// Bytes of one stream, and of all together, that may be on their way here: as many as `cofferd` lets be on theirs.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// Bytes of a frame: a chunk with what is around it comes in one.
+const FRAME: u32 = 128 * 1024;
 /// How often a socket that is not there yet is looked for.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -80,7 +82,8 @@ impl Client {
         // The address is never dialled: the connector is.
         let endpoint = Endpoint::from_static("http://cofferd.invalid")
             .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW);
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(FRAME);
         let connector = tower::service_fn(move |_: Uri| {
             let path = path.clone();
             async move { UnixStream::connect(path).await.map(TokioIo::new) }

@@ -33,7 +33,7 @@ pub const PERMIT_ALL: &str = "@id(\"all\") permit (principal, action, resource);
 const PORT_CONTROL: u32 = 1024;
 const PORT_SIMULATOR: u32 = 1025;
 const PORT_MIRROR: u32 = 1027;
-const PORT_TOOLS: u32 = 1030;
+pub(crate) const PORT_TOOLS: u32 = 1030;
 
 /// What a test chooses.
 pub struct Plan {
@@ -185,12 +185,18 @@ impl Guest {
         Ok(())
     }
 
+    /// The socket of the vsock device, on which a host reaches the guest's ports.
+    #[must_use]
+    pub fn device(&self) -> PathBuf {
+        self.directory.path().join("vsock.sock")
+    }
+
     /// A unix socket on which the guest's tool service answers: each connection is carried to the guest's port.
     ///
     /// # Errors
     /// When the socket cannot be made.
     pub fn tools(&self) -> anyhow::Result<PathBuf> {
-        let (socket, device) = (self.directory.path().join("tools.sock"), self.directory.path().join("vsock.sock"));
+        let (socket, device) = (self.directory.path().join("tools.sock"), self.device());
         let listener = UnixListener::bind(&socket)?;
         std::thread::spawn(move || {
             for near in listener.incoming().map_while(Result::ok) {
@@ -362,8 +368,11 @@ fn read_frame<F: Frame>(stream: &mut UnixStream) -> Option<F> {
     F::decode(&body).ok()
 }
 
-/// Connects to a port of the guest through the device.
-fn dial(device: &Path, port: u32) -> anyhow::Result<UnixStream> {
+/// Connects to a port of the guest through the socket of its device.
+///
+/// # Errors
+/// When nobody listens there.
+pub fn dial(device: &Path, port: u32) -> anyhow::Result<UnixStream> {
     let mut stream = UnixStream::connect(device)?;
     writeln!(stream, "CONNECT {port}")?;
     let mut answer = Vec::new();

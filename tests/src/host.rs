@@ -64,6 +64,8 @@ pub struct Host {
 pub struct Settings {
     /// A program to run instead of the QEMU kit.
     pub qemu: Option<PathBuf>,
+    /// The image directory, where it is not the one that `COFFER_TEST_IMAGE` names.
+    pub image: Option<PathBuf>,
     /// More of the configuration: sections that are not in it yet.
     pub more: &'static str,
 }
@@ -74,7 +76,8 @@ impl Host {
     /// # Errors
     /// When the image or a binary is missing, or `cofferd` ends before it listens.
     pub fn start(settings: &Settings) -> anyhow::Result<Self> {
-        let image = image_directory().context("expected COFFER_TEST_IMAGE to name an image directory")?;
+        let image = settings.image.clone().or_else(image_directory);
+        let image = image.context("expected COFFER_TEST_IMAGE to name an image directory")?.canonicalize()?;
         let directory = tempfile::Builder::new().prefix("coffer-test.").tempdir().context("make a directory")?;
         let images = image.parent().context("the image directory has a parent")?;
         let digest = image.file_name().context("the image directory has a name")?.to_string_lossy();

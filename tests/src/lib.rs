@@ -1,8 +1,11 @@
 //! What the black-box tests share: where the repository is, and how to read it. No test lives here.
 
+pub mod calls;
+pub mod figures;
 pub mod guest;
 pub mod host;
 pub mod kit;
+pub mod openssh;
 
 use std::path::{Path, PathBuf};
 

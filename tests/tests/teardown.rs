@@ -88,7 +88,7 @@ fn every_race_with_the_end_has_one_end() -> anyhow::Result<()> {
     let scratch = tempfile::tempdir()?;
     let wrapper = scratch.path().join("qemu-poked");
     write_wrapper(&wrapper, POKED)?;
-    let host = Host::start(&Settings { qemu: Some(wrapper), more: "[limits]\nseal_s = 8\n" })?;
+    let host = Host::start(&Settings { qemu: Some(wrapper), more: "[limits]\nseal_s = 8\n", ..Settings::default() })?;
     let mut watch = host.coffer();
     watch.args(["session", "watch", "--json"]);
     let mut watch = watch.stdout(Stdio::piped()).spawn()?;

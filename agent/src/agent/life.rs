@@ -35,6 +35,8 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 const REASON: Duration = Duration::from_millis(500);
 /// How long running calls may take to end beyond their own grace.
 const ENDING: Duration = Duration::from_secs(45);
+/// Bytes of a frame that a client may send: a chunk with what is around it comes in one.
+const FRAME: u32 = 128 << 10;
 
 /// A life that ended before its time; the machine powers off.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -227,6 +229,7 @@ where
         .max_concurrent_streams(64)
         .initial_stream_window_size(512 * 1024)
         .initial_connection_window_size(4 << 20)
+        .max_frame_size(FRAME)
         .add_service(service::server(session))
         .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
         .await

@@ -31,6 +31,8 @@ const STREAMS_MAX: u32 = 256;
 /// Windows of relayed calls: a few chunks for each, many at once.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// Bytes of a frame: a chunk with what is around it goes in one.
+const FRAME: u32 = 128 * 1024;
 
 /// Serves until `stop` is ready; calls that run may end.
 pub(crate) async fn serve(
@@ -49,6 +51,7 @@ pub(crate) async fn serve(
         .max_concurrent_streams(STREAMS_MAX)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME)
         .add_service(Plain(SessionServiceServer::new(control.clone()).max_decoding_message_size(MESSAGE_MAX)))
         .add_service(Plain(EvidenceServiceServer::new(control.clone()).max_decoding_message_size(MESSAGE_MAX)))
         .add_service(Plain(ImageServiceServer::new(control).max_decoding_message_size(MESSAGE_MAX)))

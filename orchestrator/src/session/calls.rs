@@ -22,6 +22,8 @@ const GREETING: Duration = Duration::from_secs(15);
 /// Windows: a few chunks for each call, many calls at once.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// Bytes of a frame: a chunk with what is around it goes in one.
+const FRAME: u32 = 128 * 1024;
 /// The headers or trailers of one answer, in bytes: a status and its details.
 const HEADERS_MAX: u32 = 64 * 1024;
 
@@ -55,6 +57,7 @@ impl GuestCalls {
             let (sender, connection) = h2::client::Builder::new()
                 .initial_window_size(STREAM_WINDOW)
                 .initial_connection_window_size(CONNECTION_WINDOW)
+                .max_frame_size(FRAME)
                 .max_header_list_size(HEADERS_MAX)
                 .enable_push(false)
                 .handshake(stream)
