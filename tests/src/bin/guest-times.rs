@@ -130,7 +130,7 @@ async fn against_raw(device: &Path, tools: &Tools, rounds: usize) -> anyhow::Res
         let [raw, ours] = [raw, ours].map(quartiles);
         let rate = |time: Duration| FILE as f64 / f64::from(1 << 20) / time.as_secs_f64();
         println!(
-            "{what} of 64 MiB: file {ours:.0?}, raw vsock {raw:.0?}: {:.0} and {:.0} MiB/s, {:.2} of raw; the budget is {RAW}",
+            "{what} of 64 MiB: file {ours:.2?}, raw vsock {raw:.2?}: {:.0} and {:.0} MiB/s, {:.2} of raw; the budget is {RAW}",
             rate(ours[1]),
             rate(raw[1]),
             ratio(raw[1], ours[1])
