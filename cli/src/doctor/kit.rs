@@ -2,8 +2,11 @@
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::Deserialize;
 
 use super::{Check, Need};
@@ -22,6 +25,8 @@ struct Description {
     data: Vec<PathBuf>,
 }
 
+/// How long QEMU may take to say something about itself.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// What the object must take, as `cofferd` gives it.
 const PROPERTIES: [&str; 4] = ["mrconfigid", "mrowner", "mrownerconfig", "quote-generation-socket"];
 
@@ -100,13 +105,36 @@ fn properties(kit: &Path, description: &Description) -> Result<Vec<String>, Stri
     if let Some(stdin) = &mut qemu.stdin {
         stdin.write_all(ask).map_err(text)?;
     }
-    let output = qemu.wait_with_output().map_err(text)?;
+    let output = ended(qemu)?;
     let lines = String::from_utf8_lossy(&output.stdout);
     let answers = lines.lines().filter_map(|line| serde_json::from_str::<Answer>(line).ok());
     match answers.into_iter().find(|answer| answer.id == Some(1)) {
         Some(Answer { properties: Some(all), .. }) => Ok(all.into_iter().map(|property| property.name).collect()),
         Some(Answer { error: Some(error), .. }) => Err(error.desc),
         _ => Err("QEMU did not answer".to_owned()),
+    }
+}
+
+/// What a QEMU said that ends by itself. One that does not within [`PATIENCE`] is killed.
+fn ended(mut qemu: Child) -> Result<Output, String> {
+    drop(qemu.stdin.take());
+    let pidfd = Pid::from_raw(qemu.id().cast_signed())
+        .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
+        .ok_or("QEMU cannot be waited for")?;
+    let (done, over) = mpsc::channel::<()>();
+    // It writes little, but may write more than a pipe holds: somebody else watches the time.
+    let watch = std::thread::spawn(move || {
+        let late = over.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout);
+        if late {
+            drop(pidfd_send_signal(&pidfd, Signal::KILL));
+        }
+        late
+    });
+    let output = qemu.wait_with_output();
+    drop(done);
+    match (watch.join(), output) {
+        (Ok(true), _) => Err(format!("it did not end within {} s", PATIENCE.as_secs())),
+        (_, output) => output.map_err(|error| error.to_string()),
     }
 }
 
@@ -139,7 +167,9 @@ fn qemu(kit: &Path, description: &Description) -> Command {
 
 /// What the kit's QEMU itself says: the only proof that it runs here.
 fn version(kit: &Path, description: &Description) -> Result<String, String> {
-    let output = qemu(kit, description).arg("--version").output().map_err(|error| error.to_string())?;
+    let mut command = qemu(kit, description);
+    command.arg("--version").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let output = ended(command.spawn().map_err(|error| error.to_string())?)?;
     let text = String::from_utf8_lossy(&output.stdout);
     let first = text.lines().next().filter(|line| output.status.success() && line.starts_with("QEMU"));
     first

@@ -138,7 +138,7 @@ pub(crate) async fn doctor(context: &Context, args: &DoctorArgs) -> anyhow::Resu
                 };
                 output.line(format_args!("{word:<8} {:<18} {served:<10} {}", check.name, printable(&check.found)))?;
                 if !check.fix.is_empty() {
-                    output.line(format_args!("{:<9}{:<18} {:<10} -> {}", "", "", "", check.fix))?;
+                    output.line(format_args!("{:<9}{:<18} {:<10} -> {}", "", "", "", printable(&check.fix)))?;
                 }
             }
             output.line(serves.sentence())?;
