@@ -87,14 +87,28 @@ fn good_entries() -> Entries {
 }
 
 fn archive(entries: &Entries, uid: u32) -> Vec<u8> {
+    archive_with(entries, |entry| entry.uid(uid), Vec::new())
+}
+
+/// With each entry changed, and these bytes behind the last.
+fn archive_with(
+    entries: &Entries,
+    change: impl Fn(cpio::newc::Builder) -> cpio::newc::Builder,
+    last: Vec<u8>,
+) -> Vec<u8> {
     let mut archive = Vec::new();
     for (number, (name, (mode, content))) in entries.iter().enumerate() {
-        let builder = cpio::newc::Builder::new(name).ino(number as u32 + 1).mode(*mode).uid(uid);
-        let mut writer = builder.write(archive, content.len() as u32);
-        std::io::Write::write_all(&mut writer, content).unwrap();
-        archive = writer.finish().unwrap();
+        let builder = change(cpio::newc::Builder::new(name).ino(number as u32 + 1).mode(*mode));
+        archive = one_entry(archive, builder, content);
     }
+    archive.extend(last);
     cpio::newc::trailer(archive).unwrap()
+}
+
+fn one_entry(archive: Vec<u8>, builder: cpio::newc::Builder, content: &[u8]) -> Vec<u8> {
+    let mut writer = builder.write(archive, content.len() as u32);
+    std::io::Write::write_all(&mut writer, content).unwrap();
+    writer.finish().unwrap()
 }
 
 fn compressed(archive: &[u8]) -> Vec<u8> {
@@ -242,7 +256,11 @@ fn each_kind_of_bad_initramfs_is_found_and_a_good_one_has_no_findings() {
         assert_eq!(rules(&findings), expected, "{findings:?}");
         assert_eq!(findings[0].place, format!("initrd.img: {place}"));
     }
-    assert!(look(&good_entries(), 1).iter().all(|finding| finding.rule == Rule::NoOtherOwner));
+    let owned = |findings: Vec<Finding>| {
+        assert_eq!(rules(&findings), vec![Rule::NoOtherOwner; good_entries().len()], "{findings:?}");
+    };
+    owned(look(&good_entries(), 1));
+    owned(found(&root, &compressed(&archive_with(&good_entries(), |entry| entry.gid(1), Vec::new())), &good_line()));
 
     // The module of the other platform is none of the list.
     let mut entries = good_entries();
@@ -261,6 +279,29 @@ fn each_kind_of_bad_initramfs_is_found_and_a_good_one_has_no_findings() {
     unreadable(&compressed(&[archive(&good_entries(), 0), archive(&good_entries(), 0)].concat()));
     unreadable(&good[..good.len() - 10]);
     unreadable(b"");
+
+    // Where the kernel would read another file than the lint: hard links, a path twice, names and numbers that end early.
+    let svn = |name: &str| cpio::newc::Builder::new(name).mode(0o100_644).ino(777);
+    let overlay = one_entry(Vec::new(), svn("lib/modules/overlay.ko").nlink(2), &module("overlay", b""));
+    let linked = one_entry(overlay, svn("etc/coffer/shapes").nlink(2), b"another content");
+    let alone = one_entry(Vec::new(), svn("etc/coffer/shapes"), b"s1\n");
+    let signed = String::from_utf8(alone.clone()).unwrap().replacen("00000309", "+0000309", 1).into_bytes();
+    assert_ne!(signed, alone);
+    let summed = [b"070702", &alone[6..]].concat();
+    let with = |last: &[u8]| compressed(&archive_with(&good_entries(), |entry| entry, last.to_vec()));
+    assert_eq!(found(&root, &with(&alone), &good_line()), []);
+    for (last, words) in [
+        (&linked, "without hard links"),
+        (&one_entry(Vec::new(), svn("etc/coffer/svn"), b"2\n"), "each path once"),
+        (&one_entry(Vec::new(), svn("etc/coffer/shapes\0"), b"2\n"), "one NUL"),
+        (&one_entry(Vec::new(), svn("init\0/coffer/shapes"), b"2\n"), "one NUL"),
+        (&signed, "hex digits"),
+        (&summed, "070701"),
+    ] {
+        let error = unreadable(&with(last));
+        let said = std::error::Error::source(&error).unwrap().to_string();
+        assert!(said.contains(words), "{words}: {said}");
+    }
 
     let cases = [
         (good_line().replace(" mce=off", ""), 1),

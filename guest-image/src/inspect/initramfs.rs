@@ -3,7 +3,14 @@
 
 use super::Kind;
 use ruzstd::decoding::StreamingDecoder;
+use std::collections::HashSet;
 use std::io::{self, Read as _};
+
+/// Of a header: its magic number, and all of it. Between them stand thirteen numbers of eight hex digits.
+const MAGIC: &[u8] = b"070701";
+const HEADER: usize = 110;
+/// Where the length of the name stands in it.
+const NAME_LENGTH: std::ops::Range<usize> = 94..102;
 
 /// Largest archive, unpacked, in bytes.
 pub const UNPACKED_MAX: u64 = 256 << 20;
@@ -32,6 +39,8 @@ pub struct Entry {
     pub permissions: u32,
     /// Its owner.
     pub uid: u32,
+    /// Its group.
+    pub gid: u32,
     /// Content of a file, target of a link.
     pub content: Vec<u8>,
 }
@@ -40,8 +49,10 @@ pub struct Entry {
 pub fn entries(compressed: &[u8]) -> Result<Vec<Entry>, InitramfsError> {
     let archive = unpack(compressed)?;
     let mut found = Vec::new();
+    let mut paths = HashSet::new();
     let mut rest: &[u8] = &archive;
     loop {
+        check_header(rest)?;
         let mut reader = cpio::newc::Reader::new(rest)?;
         if reader.entry().is_trailer() {
             let rest = reader.finish()?;
@@ -54,20 +65,44 @@ pub fn entries(compressed: &[u8]) -> Result<Vec<Entry>, InitramfsError> {
         if found.len() >= ENTRIES_MAX {
             return Err(InitramfsError::Format("at most 10000 entries"));
         }
-        let (mode, uid) = (reader.entry().mode(), reader.entry().uid());
+        let (mode, uid, gid) = (reader.entry().mode(), reader.entry().uid(), reader.entry().gid());
         let path = reader.entry().name().to_owned();
         if path.is_empty() || path.starts_with('/') || path.split('/').any(|part| [".", "..", ""].contains(&part)) {
             return Err(InitramfsError::Format("plain relative paths"));
         }
+        // The kernel writes the second content over the first.
+        if !paths.insert(path.clone()) {
+            return Err(InitramfsError::Format("each path once"));
+        }
         let kind = Kind::of_mode(mode).ok_or(InitramfsError::Format("entries of a known type"))?;
+        // The kernel makes entries of one inode into one file, with the last content under every name.
+        if kind != Kind::Directory && reader.entry().nlink() != 1 {
+            return Err(InitramfsError::Format("files and links of one name each, without hard links"));
+        }
         if u64::from(reader.entry().file_size()) > archive.len() as u64 {
             return Err(InitramfsError::Format("contents inside the archive"));
         }
         let mut content = Vec::new();
         reader.read_to_end(&mut content)?;
-        found.push(Entry { path, kind, permissions: mode & 0o7777, uid, content });
+        found.push(Entry { path, kind, permissions: mode & 0o7777, uid, gid, content });
         rest = reader.finish()?;
     }
+}
+
+/// Is the next header in the one form that every reader reads alike? The kernel ends a name at its first NUL and a number
+/// at what is no hex digit, where others read on.
+fn check_header(archive: &[u8]) -> Result<(), InitramfsError> {
+    let refuse = |expected| Err(InitramfsError::Format(expected));
+    let Some(header) = archive.get(..HEADER) else { return refuse("the end of the archive where it is told") };
+    if !header.starts_with(MAGIC) || !header[MAGIC.len()..].iter().all(u8::is_ascii_hexdigit) {
+        return refuse("the magic number 070701 and hex digits behind it");
+    }
+    let length = std::str::from_utf8(&header[NAME_LENGTH]).ok().and_then(|text| usize::from_str_radix(text, 16).ok());
+    let name = length.and_then(|length| archive[HEADER..].get(..length)).unwrap_or_default();
+    if name.iter().position(|byte| *byte == 0) != name.len().checked_sub(1) {
+        return refuse("names with one NUL, at their end");
+    }
+    Ok(())
 }
 
 /// The archive inside the one frame.

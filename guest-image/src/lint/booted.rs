@@ -68,8 +68,8 @@ pub(super) fn of_initramfs(entries: &[Entry], profile: Profile) -> Vec<Finding> 
                 ),
             );
         }
-        if entry.uid != 0 {
-            find(Rule::NoOtherOwner, format!("expected owner 0, found {}", entry.uid));
+        if (entry.uid, entry.gid) != (0, 0) {
+            find(Rule::NoOtherOwner, format!("expected owner 0:0, found {}:{}", entry.uid, entry.gid));
         }
     }
     findings
