@@ -271,6 +271,17 @@ fn layers_entries_and_bytes_end_at_their_limits() {
     {
         assert!(matches!(&result, Err(OciError::Limit { what: found, .. }) if *found == what), "{what}: {result:?}");
     }
+    // Directories that are only implied count, too: one entry could make 256.
+    let deep = Layout::plain(&[&[(FILE, "d/d/d/d/file", 0o644, "x"), (FILE, "d/d/d/d/other", 0o644, "x")]]);
+    let deep = |entries| {
+        let (_scratch, image) = open(deep.path(), Limits { layers: 1, entries, bytes }).unwrap();
+        image.unpack(tempfile::tempdir().unwrap().path())
+    };
+    deep(6).unwrap();
+    let named = Layout::plain(&[&[(DIR, "d/", 0o755, ""), (DIR, "d/d/", 0o755, ""), (FILE, "d/d/file", 0o644, "x")]]);
+    let (_scratch, image) = open(named.path(), Limits { layers: 1, entries: 3, bytes }).unwrap();
+    image.unpack(tempfile::tempdir().unwrap().path()).unwrap();
+    assert!(matches!(deep(5), Err(OciError::Limit { what: "entries", most: 5 })));
     // A small blob that would be large: stopped on its way.
     let zeros = vec![0; 4 << 20];
     let bomb = Layout::of(&[("tar+gzip", gzip(&zeros), zeros)]);
