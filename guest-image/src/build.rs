@@ -95,8 +95,14 @@ impl Ingredients {
         Ok(Self { cache, store, lock })
     }
 
-    /// Makes the QEMU kit.
+    /// Makes the QEMU kit the one that VMs are started with.
     pub(crate) fn qemu_kit(&self, progress: &Progress) -> Result<Kit> {
+        let kit = self.unpacked_qemu(progress)?;
+        kit::make_current(&kit)?;
+        Ok(kit)
+    }
+
+    fn unpacked_qemu(&self, progress: &Progress) -> Result<Kit> {
         let (kit, made) = kit::make_qemu(&self.lock, &self.store, self.cache.directory())?;
         if made == Made::Now {
             progress.step(&format!("unpacked the QEMU kit: {}", kit.directory().display()));
@@ -180,7 +186,7 @@ impl Ingredients {
         bits: PhysicalBits,
         progress: &Progress,
     ) -> Result<acpi::Source> {
-        let kit = self.qemu_kit(progress)?;
+        let kit = self.unpacked_qemu(progress)?;
         let mut key = Sha256::new();
         for part in [self.lock.set_digest(Set::Qemu).as_bytes(), &[bits.get()], firmware, kernel] {
             key.update(Sha256::digest(part));

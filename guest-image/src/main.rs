@@ -118,6 +118,9 @@ struct MeasureArgs {
     directory: PathBuf,
     #[command(flatten)]
     tables: TableArgs,
+    /// The public key of who signed the image, 64 hex digits [default: that of the key that signs the values]
+    #[arg(long, value_name = "KEY")]
+    publisher: Option<PublicKey>,
     /// The key that signs the values; made if it is not there [default: publisher.key in the configuration directory]
     #[arg(long, value_name = "FILE")]
     publisher_key: Option<PathBuf>,
