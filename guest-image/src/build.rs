@@ -187,11 +187,8 @@ impl Ingredients {
         progress: &Progress,
     ) -> Result<acpi::Source> {
         let kit = self.unpacked_qemu(progress)?;
-        let mut key = Sha256::new();
-        for part in [self.lock.set_digest(Set::Qemu).as_bytes(), &[bits.get()], firmware, kernel] {
-            key.update(Sha256::digest(part));
-        }
-        let directory = self.cache.directory().join("acpi").join(&hex::encode(key.finalize())[..16]);
+        let name = acpi::directory_name(&self.lock.set_digest(Set::Qemu), firmware, kernel, bits);
+        let directory = self.cache.directory().join("acpi").join(name);
         let ran = acpi::Ran { kit: &kit, firmware, kernel, bits };
         let say = |shape: Shape| progress.step(&format!("booting QEMU for the ACPI tables of shape {shape}"));
         Ok(acpi::run(ran, &directory, say)?)
