@@ -162,6 +162,7 @@ impl Ingredients {
         if let Some(oci) = &oci {
             sources.push(Source { name: "oci-manifest".into(), sha256: oci.manifest_digest().to_owned() });
         }
+        let lock = if oci.is_some() { self.lock.without(Set::Root) } else { self.lock.clone() };
         Ok(Parts {
             profile: *profile,
             acpi,
@@ -172,9 +173,9 @@ impl Ingredients {
             root_hash: root.hash,
             root: root.erofs(),
             verity: root.verity(),
-            lock: self.lock.with_sources(sources).to_bytes(),
-            builds: Builds::of(&self.lock),
-            not_after: self.newest()? + TRUSTED_FOR,
+            builds: Builds::of(&lock),
+            not_after: self.newest(&lock)? + TRUSTED_FOR,
+            lock: lock.with_sources(sources).to_bytes(),
         })
     }
 
@@ -203,11 +204,11 @@ impl Ingredients {
         Ok(firmware::clear_keys(&stock)?)
     }
 
-    /// When the newest package that ends up in the guest was built.
-    fn newest(&self) -> Result<u64> {
+    /// When the newest package of `lock` that ends up in the guest was built.
+    fn newest(&self, lock: &Lock) -> Result<u64> {
         let mut newest = 0;
         for set in [Set::Firmware, Set::Kernel, Set::Root] {
-            for package in self.lock.set(set) {
+            for package in lock.set(set) {
                 newest = newest.max(self.store.built_at(package)?);
             }
         }

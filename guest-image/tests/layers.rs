@@ -2,6 +2,9 @@
 
 mod warm;
 
+use coffer_evidence::manifest::ImageManifest;
+use coffer_image::cache::Cache;
+use coffer_image::debian::lock::{Lock, Set};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use std::fs;
@@ -96,6 +99,14 @@ fn an_oci_image_becomes_an_image_of_its_own_that_verifies() {
             { "name": "oci-manifest", "sha256": manifest },
         ])
     );
+    // Packages of a root that this image does not have are not in its lock and do not prolong its time of trust.
+    let lock = Lock::parse(&fs::read(image.join("image.lock")).unwrap()).unwrap();
+    assert_eq!((lock.set(Set::Root).count(), lock.set(Set::Kernel).count() > 0), (0, true));
+    let store = Cache::open(&cache, || ()).unwrap().store().unwrap();
+    let booted = lock.set(Set::Firmware).chain(lock.set(Set::Kernel));
+    let newest = booted.map(|package| store.built_at(package).unwrap()).max().unwrap();
+    let manifest = ImageManifest::parse(coffer_image::check::open(&image).unwrap().unverified_payload()).unwrap();
+    assert_eq!(manifest.not_after, newest + 365 * 24 * 3600);
 
     // Another content is another image; what no guest may have is none.
     layout(&at("other"), "usr/bin/other");
