@@ -290,6 +290,63 @@ fn layers_entries_and_bytes_end_at_their_limits() {
     assert!(matches!(result, Err(OciError::Limit { .. })), "{result:?}");
 }
 
+/// An entry that says something about the next one.
+fn extension(kind: EntryType, content: &[u8]) -> Vec<u8> {
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_path("././@LongLink").unwrap();
+    header.set_entry_type(kind);
+    header.set_mode(0o644);
+    header.set_size(content.len() as u64);
+    header.set_cksum();
+    archive.append(&header, content).unwrap();
+    let mut bytes = archive.into_inner().unwrap();
+    bytes.truncate(bytes.len() - 1024);
+    bytes
+}
+
+/// A PAX record of `key`, so long in all.
+fn record(key: &str, length: usize) -> Vec<u8> {
+    let start = format!("{length} {key}=");
+    format!("{start}{}\n", "7".repeat(length - start.len() - 1)).into_bytes()
+}
+
+#[test]
+fn long_names_and_extended_headers_end_at_their_limit_before_they_are_read() {
+    const MOST: usize = 64 << 10;
+    let tar = |extension: Vec<u8>| [extension, layer(&[(FILE, "a", 0o644, "x")])].concat();
+    let layout = |tar: &[u8]| Layout::of(&[("tar", tar.to_vec(), tar.to_vec())]);
+    unpacked(layout(&tar(extension(EntryType::XHeader, &record("comment", MOST)))).path()).unwrap();
+    for kind in [EntryType::XHeader, EntryType::XGlobalHeader, EntryType::GNULongName, EntryType::GNULongLink] {
+        let long = tar(extension(kind, &record("comment", MOST + 1)));
+        let said = refused(layout(&long).path());
+        assert!(said.contains("at most 65536 bytes in an extended header"), "{kind:?}: {said}");
+        // Of a layout that is a tar file, too.
+        let packed = tempfile::NamedTempFile::new().unwrap();
+        fs::write(packed.path(), &long).unwrap();
+        let error = open(packed.path(), Limits::BUILD).unwrap_err();
+        assert!(matches!(error, OciError::Limit { most: 65536, .. }), "{kind:?}: {error}");
+    }
+    // What would hide a header from the look ahead: another size for the next entry, a map that goes on behind it.
+    for (hidden, words) in [
+        (extension(EntryType::XHeader, &record("size", 12)), "sizes in plain headers"),
+        (extension(EntryType::GNUSparse, b""), "files, directories and links"),
+    ] {
+        let said = refused(layout(&tar(hidden)).path());
+        assert!(said.contains(words), "{said}");
+    }
+}
+
+#[test]
+fn layers_are_unpacked_where_the_build_says() {
+    let layout = Layout::plain(&[&[(FILE, "a", 0o644, "x")]]);
+    let (scratch, image) = open(layout.path(), Limits::BUILD).unwrap();
+    let place = scratch.path().to_owned();
+    drop(scratch);
+    let result = image.unpack(tempfile::tempdir().unwrap().path());
+    assert!(matches!(&result, Err(OciError::Io { path, .. }) if *path == place), "{result:?}");
+}
+
 #[test]
 fn a_changed_blob_and_a_document_of_another_form_are_refused() {
     let rows: &[Row<'_>] = &[(FILE, "a", 0o644, "x")];

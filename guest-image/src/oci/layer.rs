@@ -3,7 +3,7 @@
 //! Removals (`.wh.NAME`, `.wh..wh..opq`) are done before the layer's own entries, wherever they stand in it: they speak of what lies
 //! below the layer.
 
-use super::{Dropped, Limits, OciError, io_error};
+use super::{Dropped, Limits, OciError, headers, io_error};
 use std::fs;
 use std::io::{self, BufReader, Seek as _};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -46,6 +46,7 @@ impl<'a> Applying<'a> {
     /// `archive` is the layer, uncompressed.
     pub(super) fn apply(&mut self, archive: &fs::File) -> Result<(), OciError> {
         self.bytes += archive.metadata().map_err(io_error(self.tree))?.len();
+        headers::check(archive, self.tree)?;
         self.each(archive, Self::remove)?;
         self.each(archive, Self::add)
     }
