@@ -78,7 +78,7 @@ fn an_oci_image_becomes_an_image_of_its_own_that_verifies() {
     let looked = coffer_image(&[&"lint", &image, &"--json"]);
     assert_eq!(String::from_utf8(looked.stdout).unwrap(), "{\"clean\":true,\"findings\":[]}\n");
     let root = fs::File::open(image.join("root.erofs")).unwrap();
-    let entries = coffer_image::inspect::erofs::entries(&root).unwrap();
+    let entries = coffer_image::inspect::erofs::entries(&root, coffer_image::inspect::erofs::Limits::ROOT).unwrap();
     let tool = entries.iter().find(|entry| entry.path == "usr/bin/tool").unwrap();
     assert_eq!(tool.permissions, 0o755);
     assert!(

@@ -5,9 +5,9 @@ mod warm;
 
 use coffer_evidence::manifest::Profile;
 use coffer_image::cmdline::command_line;
-use coffer_image::inspect::{Kind, erofs};
+use coffer_image::inspect::{Kind, erofs, initramfs};
 use coffer_image::kit::Kit;
-use coffer_image::lint::{self, Files, Finding, Rule};
+use coffer_image::lint::{self, Files, Finding, Limits, LintError, Rule};
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -121,7 +121,7 @@ fn good_line() -> String {
 
 /// What is found in an image of these parts.
 fn found(root: &[u8], initramfs: &[u8], line: &str) -> Vec<Finding> {
-    lint::lint(Files { root, initramfs, command_line: line.as_bytes() }).unwrap()
+    lint::lint(Files { root, initramfs, command_line: line.as_bytes() }, Limits::IMAGE).unwrap()
 }
 
 fn rules(findings: &[Finding]) -> Vec<Rule> {
@@ -282,7 +282,8 @@ fn each_kind_of_bad_initramfs_is_found_and_a_good_one_has_no_findings() {
     let good = compressed(&archive(&good_entries(), 0));
     let two = [good.clone(), good.clone()].concat();
     let unreadable = |initramfs: &[u8]| {
-        lint::lint(Files { root: &root[..], initramfs, command_line: good_line().as_bytes() }).unwrap_err()
+        lint::lint(Files { root: &root[..], initramfs, command_line: good_line().as_bytes() }, Limits::IMAGE)
+            .unwrap_err()
     };
     unreadable(&two);
     unreadable(&compressed(&[archive(&good_entries(), 0), archive(&good_entries(), 0)].concat()));
@@ -327,7 +328,8 @@ fn each_kind_of_bad_initramfs_is_found_and_a_good_one_has_no_findings() {
     }
     for line in ["", "coffer.profile=other", "coffer.profile=tdx coffer.profile=simulated"] {
         assert!(
-            lint::lint(Files { root: &root[..], initramfs: &good, command_line: line.as_bytes() }).is_err(),
+            lint::lint(Files { root: &root[..], initramfs: &good, command_line: line.as_bytes() }, Limits::IMAGE)
+                .is_err(),
             "{line}"
         );
     }
@@ -388,7 +390,7 @@ fn the_reader_sees_what_mkfs_was_given_and_survives_every_changed_byte() {
     fs::write(deep.join("large"), vec![7; 300_000]).unwrap();
     fs::create_dir(tree.path().join("etc/none")).unwrap();
     let image = mkfs(&tools, tree.path(), &["--all-root"]);
-    let found = erofs::entries(&image[..]).unwrap();
+    let found = erofs::entries(&image[..], erofs::Limits::ROOT).unwrap();
     let seen: BTreeMap<String, (Kind, u32)> =
         found.iter().map(|entry| (entry.path.clone(), (entry.kind, entry.permissions))).collect();
     assert_eq!(seen.len(), found.len(), "a path twice");
@@ -401,17 +403,110 @@ fn the_reader_sees_what_mkfs_was_given_and_survives_every_changed_byte() {
         for value in [0, 1, 0x7f, 0xff] {
             let mut changed = image.clone();
             changed[at] = value;
-            drop(erofs::entries(&changed[..]));
+            drop(erofs::entries(&changed[..], erofs::Limits::ROOT));
         }
     }
     for length in (0..image.len()).step_by(97) {
-        drop(erofs::entries(&image[..length]));
+        drop(erofs::entries(&image[..length], erofs::Limits::ROOT));
     }
     // A feature that hides things from this reader is refused, and so is another block size.
     for (at, value) in [(1024 + 80, 0x20), (1024 + 80, 2), (1024 + 12, 9), (1024, 0)] {
         let mut changed = image.clone();
         changed[at] = value;
-        assert!(matches!(erofs::entries(&changed[..]), Err(erofs::ErofsError::Format { .. })), "{at}");
+        assert!(
+            matches!(erofs::entries(&changed[..], erofs::Limits::ROOT), Err(erofs::ErofsError::Format { .. })),
+            "{at}"
+        );
+    }
+}
+
+type Limit = fn(&mut Limits) -> &mut u64;
+
+/// What is too much, and by how much: each limit is tried at what the image has, and one below.
+#[test]
+fn what_is_read_of_an_image_ends_at_its_limits() {
+    let Some(warm) = warm::warm_cache() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let tools = warm::tools(dir.path(), &warm);
+    let tree = tempfile::tempdir().unwrap();
+    good_tree(tree.path());
+    let bash = tree.path().join("usr/bin/bash");
+    attribute(&bash, ATTRIBUTE);
+    for number in 0..2 {
+        fs::hard_link(&bash, tree.path().join(format!("usr/bin/{number}"))).unwrap();
+    }
+    let root = mkfs(&tools, tree.path(), &["--all-root"]);
+    let unpacked = archive(&good_entries(), 0);
+    let initramfs = compressed(&unpacked);
+    let look = |limits| {
+        lint::lint(Files { root: &root[..], initramfs: &initramfs, command_line: good_line().as_bytes() }, limits)
+    };
+    let names = on_disk(tree.path());
+    let paths: Vec<u64> = names.keys().map(|path| path.len() as u64).collect();
+    // Twelve bytes for each name, the names, and the two of itself and its parent; none here is longer than a block.
+    let directory = |names: &[&str]| names.iter().map(|name| 12 + name.len() as u64).sum::<u64>();
+    let mut rows: Vec<(&str, Limit, u64)> = vec![
+        ("entries in the erofs", |limits| &mut limits.root.entries, names.len() as u64),
+        ("bytes in a path", |limits| &mut limits.root.path, *paths.iter().max().unwrap()),
+        ("bytes in all paths", |limits| &mut limits.root.paths, paths.iter().sum()),
+        (
+            "bytes in a directory",
+            |limits| &mut limits.root.directory,
+            directory(&[".", "..", "etc", "tmp", "usr", "var"]),
+        ),
+        ("entries in the initramfs", |limits| &mut limits.initramfs.entries, good_entries().len() as u64),
+        ("bytes, unpacked", |limits| &mut limits.initramfs.unpacked, unpacked.len() as u64),
+    ];
+    let attributes = has_attribute(&bash, ATTRIBUTE);
+    if attributes {
+        rows.extend::<[(&str, Limit, u64); 3]>([
+            ("attributes of an inode", |limits| &mut limits.root.attributes, 1),
+            // A header of twelve bytes, and the place of the one that `mkfs.erofs` takes for shared by the names.
+            ("bytes of extended attributes", |limits| &mut limits.root.attribute_bytes, 16),
+            // Once for each name of the file.
+            ("attributes in all", |limits| &mut limits.root.all_attributes, 3),
+        ]);
+    } else {
+        println!("NOT RUN: the temporary directory takes no attributes");
+    }
+    for (what, limit, most) in rows {
+        let with = |value| {
+            let mut limits = Limits::IMAGE;
+            assert!(*limit(&mut limits) > most, "{what}");
+            *limit(&mut limits) = value;
+            look(limits)
+        };
+        assert_eq!(with(most).unwrap().len(), if attributes { 3 } else { 0 }, "{what}");
+        let error = with(most - 1).expect_err(what);
+        let said = std::error::Error::source(&error).unwrap().to_string();
+        assert!(said.contains(what) && said.contains(&format!("at most {} ", most - 1)), "{what}: {said}");
+    }
+
+    let bad = good_line().replace(" mce=off", " a b c");
+    let look = |findings| {
+        let root = mkfs(&tools, tree.path(), &["--all-root", "-x-1"]);
+        let files = Files { root: &root[..], initramfs: &initramfs, command_line: bad.as_bytes() };
+        lint::lint(files, Limits { findings, ..Limits::IMAGE })
+    };
+    assert_eq!(look(4).unwrap().len(), 4);
+    assert!(matches!(look(3), Err(LintError::Findings { most: 3, .. })));
+}
+
+#[test]
+fn files_of_an_image_are_read_up_to_their_limits() {
+    let dir = tempfile::tempdir().unwrap();
+    for (initramfs, line, expected) in
+        [(12 << 20, 4096, None), ((12 << 20) + 1, 4096, Some("initrd.img")), (12 << 20, 4097, Some("cmdline"))]
+    {
+        for (name, length) in [("initrd.img", initramfs), ("cmdline", line), ("root.erofs", 0)] {
+            fs::File::create(dir.path().join(name)).unwrap().set_len(length).unwrap();
+        }
+        let found = match lint::directory(dir.path()).unwrap_err() {
+            LintError::TooLong { path, .. } => Some(path),
+            LintError::Profile { .. } => None,
+            other => panic!("{other}"),
+        };
+        assert_eq!(found, expected.map(|name| dir.path().join(name)));
     }
 }
 
@@ -442,7 +537,7 @@ fn the_two_built_images_have_no_findings_and_differ_by_the_shim_alone() {
         assert!(bytes(&simulated, name) == bytes(&tdx, name), "{name} differs");
     }
     let entries = |image: &Path| {
-        let found = coffer_image::inspect::initramfs::entries(&bytes(image, "initrd.img")).unwrap();
+        let found = initramfs::entries(&bytes(image, "initrd.img"), Limits::IMAGE.initramfs).unwrap();
         found.into_iter().map(|entry| (entry.path.clone(), entry)).collect::<BTreeMap<_, _>>()
     };
     let (ours, theirs) = (entries(&simulated), entries(&tdx));

@@ -12,10 +12,19 @@ const HEADER: usize = 110;
 /// Where the length of the name stands in it.
 const NAME_LENGTH: std::ops::Range<usize> = 94..102;
 
-/// Largest archive, unpacked, in bytes.
-pub const UNPACKED_MAX: u64 = 256 << 20;
-/// Most entries.
-pub const ENTRIES_MAX: usize = 10_000;
+/// Most of everything that is read of an initramfs.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes, unpacked.
+    pub unpacked: u64,
+    /// Entries.
+    pub entries: u64,
+}
+
+impl Limits {
+    /// Those of a guest's initramfs.
+    pub const GUEST: Self = Self { unpacked: 256 << 20, entries: 10_000 };
+}
 
 /// Why an initramfs cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +32,14 @@ pub enum InitramfsError {
     /// Not the one form.
     #[error("expected {0} in the initramfs: it is damaged, or made by another program than ours")]
     Format(&'static str),
+    /// More than is read.
+    #[error("expected at most {most} {what} in the initramfs, found more")]
+    TooMuch {
+        /// Of what.
+        what: &'static str,
+        /// How much is read.
+        most: u64,
+    },
     /// The archive.
     #[error("reading the archive of the initramfs")]
     Io(#[from] io::Error),
@@ -46,8 +63,8 @@ pub struct Entry {
 }
 
 /// Every entry, in the order of the archive.
-pub fn entries(compressed: &[u8]) -> Result<Vec<Entry>, InitramfsError> {
-    let archive = unpack(compressed)?;
+pub fn entries(compressed: &[u8], limits: Limits) -> Result<Vec<Entry>, InitramfsError> {
+    let archive = unpack(compressed, limits.unpacked)?;
     let mut found = Vec::new();
     let mut paths = HashSet::new();
     let mut rest: &[u8] = &archive;
@@ -62,8 +79,8 @@ pub fn entries(compressed: &[u8]) -> Result<Vec<Entry>, InitramfsError> {
                 Err(InitramfsError::Format("nothing after the end of the archive"))
             };
         }
-        if found.len() >= ENTRIES_MAX {
-            return Err(InitramfsError::Format("at most 10000 entries"));
+        if found.len() as u64 >= limits.entries {
+            return Err(InitramfsError::TooMuch { what: "entries", most: limits.entries });
         }
         let (mode, uid, gid) = (reader.entry().mode(), reader.entry().uid(), reader.entry().gid());
         let path = reader.entry().name().to_owned();
@@ -106,14 +123,14 @@ fn check_header(archive: &[u8]) -> Result<(), InitramfsError> {
 }
 
 /// The archive inside the one frame.
-fn unpack(compressed: &[u8]) -> Result<Vec<u8>, InitramfsError> {
+fn unpack(compressed: &[u8], most: u64) -> Result<Vec<u8>, InitramfsError> {
     let mut rest = compressed;
     let frame = StreamingDecoder::new(&mut rest).map_err(|_| InitramfsError::Format("a zstd frame"))?;
     let mut archive = Vec::new();
-    let read = frame.take(UNPACKED_MAX + 1).read_to_end(&mut archive);
+    let read = frame.take(most + 1).read_to_end(&mut archive);
     read.map_err(|_| InitramfsError::Format("an undamaged zstd frame"))?;
-    if archive.len() as u64 > UNPACKED_MAX {
-        return Err(InitramfsError::Format("at most 256 MiB, unpacked"));
+    if archive.len() as u64 > most {
+        return Err(InitramfsError::TooMuch { what: "bytes, unpacked,", most });
     }
     if !rest.is_empty() {
         return Err(InitramfsError::Format("nothing after the zstd frame"));
