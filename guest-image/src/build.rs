@@ -16,7 +16,7 @@ use coffer_image::initramfs::{self, About, Init};
 use coffer_image::kernel::Unpacked;
 use coffer_image::kit::{self, Kit, Made};
 use coffer_image::manifest::{Builds, SVN};
-use coffer_image::oci::{Limits, OciImage};
+use coffer_image::oci::{Dropped, Limits, OciImage};
 use coffer_image::rootfs::Content;
 use coffer_image::{firmware, rootfs};
 use coffer_measurement::Shape;
@@ -123,6 +123,11 @@ impl Ingredients {
         let (root, made) = rootfs::build(&self.lock, content, &self.store, &tools, cache)?;
         if made == Made::Now {
             progress.step(&format!("made the root file system: {} MB", fs::metadata(root.erofs())?.len() / 1_000_000));
+        }
+        let Dropped { set_id, attributes } = root.dropped;
+        if root.dropped != Dropped::default() {
+            progress
+                .step(&format!("dropped of the OCI image: set-id bits of {set_id} files, attributes of {attributes}"));
         }
         let init = match (profile, shim.as_deref()) {
             (Profile::Tdx, _) => Init::Agent,

@@ -71,6 +71,8 @@ fn an_oci_image_becomes_an_image_of_its_own_that_verifies() {
     let manifest = layout(&at("layout"), "usr/bin/tool");
     let built = build(&at("layout"));
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    let said = String::from_utf8_lossy(&built.stderr).into_owned();
+    assert!(said.contains("dropped of the OCI image: set-id bits of 1 files, attributes of 0"), "{said}");
     let image = PathBuf::from(String::from_utf8(built.stdout).unwrap().trim_end());
     let publisher = fs::read_to_string(key.with_extension("pub")).unwrap();
     let verified = coffer_image(&[&"verify", &image, &"--publisher", &publisher.trim_end()]);

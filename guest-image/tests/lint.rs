@@ -320,6 +320,7 @@ fn each_kind_of_bad_initramfs_is_found_and_a_good_one_has_no_findings() {
         (good_line() + " random.trust_cpu=on", 1),
         (good_line().replace("abab", "xyxy"), 1),
         (good_line() + " coffer.root=00", 1),
+        (good_line().replace("coffer.root=", "coffer.root=coffer.root="), 1),
         (good_line().replace("console=ttyS0", "8250.nr_uarts=0"), 2),
     ];
     for (line, count) in cases {

@@ -84,7 +84,7 @@ pub(super) fn of_command_line(text: &str, profile: Profile) -> Vec<Finding> {
     let mut findings = Vec::new();
     let (roots, words): (Vec<&str>, Vec<&str>) = text.split(' ').partition(|word| word.starts_with("coffer.root="));
     let is_root = |word: &str| {
-        let hash = word.trim_start_matches("coffer.root=");
+        let hash = word.strip_prefix("coffer.root=").unwrap_or_default();
         hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
     };
     if !matches!(roots[..], [root] if is_root(root)) {
