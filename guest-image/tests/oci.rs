@@ -163,7 +163,20 @@ fn every_packing_of_a_layer_and_a_layout_in_a_tar_file_give_the_same() {
     let rows: &[Row<'_>] = &[(FILE, "a", 0o644, "content"), (FILE, "b/c", 0o755, "more")];
     let tar = layer(rows);
     let zstd = ruzstd::encoding::compress_to_vec(&tar[..], ruzstd::encoding::CompressionLevel::Fastest);
-    for (kind, blob) in [("tar", tar.clone()), ("tar+gzip", gzip(&tar)), ("tar+zstd", zstd)] {
+    // Several frames, cut where no entry ends, and skippable ones before, between and behind them.
+    let frame = |bytes: &[u8]| ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest);
+    let skippable = b"\x5f\x2a\x4d\x18\x05\0\0\0table";
+    let (one, other) = (frame(&tar[..700]), frame(&tar[700..]));
+    let frames = [skippable, &one[..], skippable, &other, skippable].concat();
+    let two = [gzip(&tar[..700]), gzip(&tar[700..])].concat();
+    for (kind, blob) in [
+        ("tar", tar.clone()),
+        ("tar+gzip", gzip(&tar)),
+        ("tar+gzip", two),
+        ("tar+zstd", zstd),
+        ("tar+zstd", [&one[..], &other].concat()),
+        ("tar+zstd", frames),
+    ] {
         let layout = Layout::of(&[(kind, blob, tar.clone())]);
         let packed = tempfile::NamedTempFile::new().unwrap();
         let mut archive = tar::Builder::new(packed.reopen().unwrap());
@@ -374,6 +387,13 @@ fn a_changed_blob_and_a_document_of_another_form_are_refused() {
     let tar = layer(rows);
     assert!(refused(Layout::of(&[("tar+gzip", gzip(&tar), b"other".to_vec())]).path()).contains("blob"));
     assert!(refused(Layout::of(&[("tar+gzip", gzip(&tar)[..20].to_vec(), tar.clone())]).path()).contains("undamaged"));
+    let zstd = ruzstd::encoding::compress_to_vec(&tar[..], ruzstd::encoding::CompressionLevel::Fastest);
+    for damaged in
+        [&zstd[..20], &[&zstd[..], b"more"].concat(), &[&zstd[..], b"\x50\x2a\x4d\x18\x05\0\0\0tab"].concat()]
+    {
+        let said = refused(Layout::of(&[("tar+zstd", damaged.to_vec(), tar.clone())]).path());
+        assert!(said.contains("undamaged"), "{said}");
+    }
     assert!(refused(Layout::of(&[("tar+bzip2", tar.clone(), tar.clone())]).path()).contains("tar+gzip"));
     assert!(
         refused(

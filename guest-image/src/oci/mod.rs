@@ -5,6 +5,7 @@
 mod document;
 mod headers;
 mod layer;
+mod zstd;
 
 use crate::digest::sha256_file;
 use layer::Applying;
@@ -180,13 +181,7 @@ impl OciImage {
         let unpacked: Box<dyn Read> = match layer.packing {
             Packing::Plain => Box::new(blob),
             Packing::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(blob)),
-            Packing::Zstd => {
-                let decoder = ruzstd::decoding::StreamingDecoder::new(blob);
-                Box::new(
-                    decoder
-                        .map_err(|_| OciError::Layout { expected: "a zstd frame", found: layer.blob.sha256.clone() })?,
-                )
-            }
+            Packing::Zstd => Box::new(zstd::Frames::new(blob)),
         };
         let mut archive = tempfile::tempfile_in(&self.scratch).map_err(io_error(&self.scratch))?;
         let mut hash = Sha256::new();
