@@ -265,6 +265,12 @@ fn each_kind_of_bad_initramfs_is_found_and_a_good_one_has_no_findings() {
         assert_eq!(rules(&findings), expected, "{findings:?}");
         assert_eq!(findings[0].place, format!("initrd.img: {place}"));
     }
+    for symbol in ["register_netdev", "usbnet_probe", "wiphy_register", "ieee80211_register_hw"] {
+        let mut entries = good_entries();
+        let content = module("overlay", format!("\0{symbol}\0").as_bytes());
+        entries.insert("lib/modules/overlay.ko".into(), (0o100_644, content));
+        assert_eq!(rules(&look(&entries, 0)), [Rule::NoNetworkDriver], "{symbol}");
+    }
     let owned = |findings: Vec<Finding>| {
         assert_eq!(rules(&findings), vec![Rule::NoOtherOwner; good_entries().len()], "{findings:?}");
     };

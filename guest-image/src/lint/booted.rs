@@ -10,14 +10,18 @@ use coffer_evidence::manifest::Profile;
 const MODULES: &str = "lib/modules/";
 /// Files of ours besides modules.
 const FILES: [&str; 5] = ["coffer-agent", "init", "etc/coffer/modules", "etc/coffer/shapes", "etc/coffer/svn"];
-/// What every driver of a network device asks the kernel for, as names in its symbol table.
-const NETWORK_SYMBOLS: [&[u8]; 6] = [
+/// What drivers of network devices ask the kernel for, as names in their symbol tables: a device of their own, or that
+/// another module makes one for them (USB, wireless). A module that carries none of these names is not found.
+const NETWORK_SYMBOLS: [&[u8]; 9] = [
     b"\0register_netdev\0",
     b"\0register_netdevice\0",
     b"\0alloc_netdev_mqs\0",
     b"\0alloc_etherdev_mqs\0",
     b"\0devm_alloc_etherdev_mqs\0",
     b"\0devm_register_netdev\0",
+    b"\0usbnet_probe\0",
+    b"\0wiphy_register\0",
+    b"\0ieee80211_register_hw\0",
 ];
 
 pub(super) fn of_initramfs(entries: &[Entry], profile: Profile) -> Vec<Finding> {
