@@ -16,7 +16,7 @@ use coffer_image::initramfs::{self, About, Init};
 use coffer_image::kernel::Unpacked;
 use coffer_image::kit::{self, Kit, Made};
 use coffer_image::manifest::{Builds, SVN};
-use coffer_image::oci::{Limits, OciImage};
+use coffer_image::oci::{Dropped, Limits, OciImage};
 use coffer_image::rootfs::Content;
 use coffer_image::{firmware, rootfs};
 use coffer_measurement::Shape;
@@ -95,8 +95,14 @@ impl Ingredients {
         Ok(Self { cache, store, lock })
     }
 
-    /// Makes the QEMU kit.
+    /// Makes the QEMU kit the one that VMs are started with.
     pub(crate) fn qemu_kit(&self, progress: &Progress) -> Result<Kit> {
+        let kit = self.unpacked_qemu(progress)?;
+        kit::make_current(&kit)?;
+        Ok(kit)
+    }
+
+    fn unpacked_qemu(&self, progress: &Progress) -> Result<Kit> {
         let (kit, made) = kit::make_qemu(&self.lock, &self.store, self.cache.directory())?;
         if made == Made::Now {
             progress.step(&format!("unpacked the QEMU kit: {}", kit.directory().display()));
@@ -117,6 +123,11 @@ impl Ingredients {
         let (root, made) = rootfs::build(&self.lock, content, &self.store, &tools, cache)?;
         if made == Made::Now {
             progress.step(&format!("made the root file system: {} MB", fs::metadata(root.erofs())?.len() / 1_000_000));
+        }
+        let Dropped { set_id, attributes } = root.dropped;
+        if root.dropped != Dropped::default() {
+            progress
+                .step(&format!("dropped of the OCI image: set-id bits of {set_id} files, attributes of {attributes}"));
         }
         let init = match (profile, shim.as_deref()) {
             (Profile::Tdx, _) => Init::Agent,
@@ -156,6 +167,7 @@ impl Ingredients {
         if let Some(oci) = &oci {
             sources.push(Source { name: "oci-manifest".into(), sha256: oci.manifest_digest().to_owned() });
         }
+        let lock = if oci.is_some() { self.lock.without(Set::Root) } else { self.lock.clone() };
         Ok(Parts {
             profile: *profile,
             acpi,
@@ -166,9 +178,9 @@ impl Ingredients {
             root_hash: root.hash,
             root: root.erofs(),
             verity: root.verity(),
-            lock: self.lock.with_sources(sources).to_bytes(),
-            builds: Builds::of(&self.lock),
-            not_after: self.newest()? + TRUSTED_FOR,
+            builds: Builds::of(&lock),
+            not_after: self.newest(&lock)? + TRUSTED_FOR,
+            lock: lock.with_sources(sources).to_bytes(),
         })
     }
 
@@ -180,12 +192,9 @@ impl Ingredients {
         bits: PhysicalBits,
         progress: &Progress,
     ) -> Result<acpi::Source> {
-        let kit = self.qemu_kit(progress)?;
-        let mut key = Sha256::new();
-        for part in [self.lock.set_digest(Set::Qemu).as_bytes(), &[bits.get()], firmware, kernel] {
-            key.update(Sha256::digest(part));
-        }
-        let directory = self.cache.directory().join("acpi").join(&hex::encode(key.finalize())[..16]);
+        let kit = self.unpacked_qemu(progress)?;
+        let name = acpi::directory_name(&self.lock.set_digest(Set::Qemu), firmware, kernel, bits);
+        let directory = self.cache.directory().join("acpi").join(name);
         let ran = acpi::Ran { kit: &kit, firmware, kernel, bits };
         let say = |shape: Shape| progress.step(&format!("booting QEMU for the ACPI tables of shape {shape}"));
         Ok(acpi::run(ran, &directory, say)?)
@@ -200,11 +209,11 @@ impl Ingredients {
         Ok(firmware::clear_keys(&stock)?)
     }
 
-    /// When the newest package that ends up in the guest was built.
-    fn newest(&self) -> Result<u64> {
+    /// When the newest package of `lock` that ends up in the guest was built.
+    fn newest(&self, lock: &Lock) -> Result<u64> {
         let mut newest = 0;
         for set in [Set::Firmware, Set::Kernel, Set::Root] {
-            for package in self.lock.set(set) {
+            for package in lock.set(set) {
                 newest = newest.max(self.store.built_at(package)?);
             }
         }

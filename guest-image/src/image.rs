@@ -93,11 +93,12 @@ pub fn write(parts: &Parts, publisher: &SigningKey, images: &Path) -> Result<Ima
         initrd: &parts.initrd,
         command_line: parts.command_line.as_bytes(),
     };
-    refuse_findings(lint::lint(lint::Files {
+    let files = lint::Files {
         root: &fs::File::open(&parts.root).map_err(io_error(&parts.root))?,
         initramfs: &parts.initrd,
         command_line: parts.command_line.as_bytes(),
-    })?)?;
+    };
+    refuse_findings(lint::lint(files, lint::Limits::IMAGE)?)?;
     let of_file = |path: &Path| sha256_file(path).map(hex::encode).map_err(io_error(path));
     let digests = ImageDigests {
         firmware: sha256(&parts.firmware),

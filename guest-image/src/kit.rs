@@ -132,13 +132,13 @@ struct Description<'a> {
     data: &'a [&'a str],
 }
 
-/// Makes the QEMU kit of `lock` in `cache`/qemu, describes it in its `kit.json` and points `current` at it.
+/// Makes the QEMU kit of `lock` in `cache`/qemu and describes it in its `kit.json`. Nothing uses it until [`make_current`].
 pub fn make_qemu(lock: &Lock, store: &Store, cache: &Path) -> Result<(Kit, Made), KitError> {
     let parent = cache.join("qemu");
     let package = lock.version(Set::Qemu, "qemu-system-x86").unwrap_or("unknown");
     // Without the epoch; with the packages' digest, since a new library makes another kit of the same QEMU.
     let version = package.split_once(':').map_or(package, |(_, version)| version);
-    let name = format!("{version}.{}", &lock.set_digest(Set::Qemu)[..8]);
+    let name = format!("{version}.{}", &lock.set_digest(Set::Qemu)[..16]);
     let (kit, made) = Kit::unpack(lock, Set::Qemu, store, parent.join(&name))?;
     let description_path = kit.directory.join("kit.json");
     if !description_path.exists() {
@@ -151,13 +151,20 @@ pub fn make_qemu(lock: &Lock, store: &Store, cache: &Path) -> Result<(Kit, Made)
         // Written last: a kit without it is not finished.
         fs::write(&description_path, text).map_err(io_error(&description_path))?;
     }
+    Ok((kit, made))
+}
+
+/// Points `current`, beside the kit, at it: what starts VMs takes that one from now on.
+pub fn make_current(kit: &Kit) -> Result<(), KitError> {
+    let parent = kit.directory.parent().unwrap_or(Path::new("."));
+    let name = Path::new(kit.directory.file_name().unwrap_or_default());
     let current = parent.join("current");
-    if fs::read_link(&current).ok().as_deref() != Some(Path::new(&name)) {
+    if fs::read_link(&current).ok().as_deref() != Some(name) {
         let fresh = parent.join(format!(".current-{}", std::process::id()));
-        std::os::unix::fs::symlink(&name, &fresh).map_err(io_error(&fresh))?;
+        std::os::unix::fs::symlink(name, &fresh).map_err(io_error(&fresh))?;
         fs::rename(&fresh, &current).map_err(io_error(&current))?;
     }
-    Ok((kit, made))
+    Ok(())
 }
 
 /// `QEMU emulator version 11.1.3 (Debian ...)`

@@ -9,7 +9,6 @@ use coffer_evidence::sign::PublicKey;
 use coffer_image::acpi::Source;
 use coffer_image::cache::Cache;
 use coffer_image::check::{self, Check, Outcome};
-use coffer_image::debian::lock::Lock;
 use coffer_image::reference_values::Measured;
 use coffer_image::{lint as image_lint, paths};
 use serde_json::json;
@@ -20,23 +19,28 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 pub(crate) fn measure(args: MeasureArgs) -> Result<ExitCode> {
     let progress = Progress::start();
-    let measured = Measured::read(&args.directory)?;
+    // Read from its file, or made, only where it signs or says whose image it is.
+    let key = if args.unsigned { None } else { Some(crate::publisher_key(args.publisher_key, &progress)?) };
+    let publisher = match (args.publisher, &key) {
+        (Some(publisher), _) => publisher,
+        (None, Some(key)) => PublicKey::of(key),
+        (None, None) => own_public_key()?,
+    };
+    let measured = Measured::read(&args.directory, &publisher)?;
     let acpi = match Source::given(measured.profile, args.tables.acpi.as_deref()) {
         Some(given) => given,
         None => {
-            let lock = Lock::parse(&fs::read(args.directory.join("image.lock"))?)?;
             let directory = args.cache.map_or_else(paths::cache, Ok)?;
             let cache = Cache::open(&directory, || progress.step("waiting for a build to end"))?;
             let (firmware, kernel) = measured.boots();
-            let ingredients = Ingredients::gather(cache, None, Packages::Locked(lock), &progress)?;
+            let ingredients = Ingredients::gather(cache, None, Packages::Locked(measured.lock().clone()), &progress)?;
             ingredients.acpi(firmware, kernel, args.tables.phys_bits, &progress)?
         }
     };
     let values = measured.values(&acpi)?;
-    let mut bytes = if args.unsigned {
-        values.payload()
-    } else {
-        values.sign(&crate::publisher_key(args.publisher_key, &progress)?).to_bytes()
+    let mut bytes = match &key {
+        None => values.payload(),
+        Some(key) => values.sign(key).to_bytes(),
     };
     bytes.push(b'\n');
     std::io::stdout().lock().write_all(&bytes).context("write to stdout")?;

@@ -17,6 +17,7 @@ use coffer_image::cache::Cache;
 use coffer_image::debian::lock::{Lock, LockError, is_package_name};
 use coffer_image::debian::{DebianError, store::StoreError};
 use coffer_image::publisher::{self, Origin, PublisherError};
+use coffer_image::reference_values::ValuesError;
 use coffer_image::{image, paths};
 use ed25519_dalek::SigningKey;
 use progress::Progress;
@@ -118,6 +119,9 @@ struct MeasureArgs {
     directory: PathBuf,
     #[command(flatten)]
     tables: TableArgs,
+    /// The public key of who signed the image, 64 hex digits [default: that of the key that signs the values]
+    #[arg(long, value_name = "KEY")]
+    publisher: Option<PublicKey>,
     /// The key that signs the values; made if it is not there [default: publisher.key in the configuration directory]
     #[arg(long, value_name = "FILE")]
     publisher_key: Option<PathBuf>,
@@ -268,6 +272,10 @@ fn print(as_json: bool, directory: &Path, object: impl FnOnce() -> serde_json::V
 
 fn status_of(error: &anyhow::Error) -> u8 {
     let caused_by = |test: fn(&(dyn std::error::Error + 'static)) -> bool| error.chain().any(test);
+    let of_another = |cause: &ValuesError| matches!(cause, ValuesError::Publisher { .. } | ValuesError::Changed { .. });
+    if error.chain().filter_map(|cause| cause.downcast_ref()).any(of_another) {
+        return 1;
+    }
     if caused_by(|cause| cause.is::<LockError>() || cause.is::<PublisherError>()) {
         return 78;
     }

@@ -2,11 +2,13 @@
 //! from its manifest: for a relying party that has its own verifier, or that wants a second word on a manifest.
 
 use crate::acpi::Source;
+use crate::check::{self, CheckError};
 use crate::debian::lock::{Lock, LockError};
 use crate::lint::{self, LintError};
 use crate::manifest::{self, Booted, Builds, ReferenceError};
-use coffer_evidence::dsse::Envelope;
-use coffer_evidence::manifest::{Profile, ShapeReference};
+use coffer_evidence::dsse::{DsseError, Envelope};
+use coffer_evidence::manifest::{self as signed, ImageManifest, ManifestError, Profile, ShapeReference};
+use coffer_evidence::sign::PublicKey;
 use ed25519_dalek::SigningKey;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -30,6 +32,31 @@ pub enum ValuesError {
         /// The system's error.
         #[source]
         source: io::Error,
+    },
+    /// The image's signed manifest cannot be read.
+    #[error(transparent)]
+    Unreadable(#[from] CheckError),
+    /// It is not signed by the publisher.
+    #[error("expected an image that {publisher} signed: name the key of who published it with --publisher KEY")]
+    Publisher {
+        /// Whose image was expected.
+        publisher: PublicKey,
+        /// What is wrong with the signature.
+        #[source]
+        source: DsseError,
+    },
+    /// What is signed is no manifest.
+    #[error("the image's signed manifest")]
+    Manifest(#[from] ManifestError),
+    /// A file is not the one that was signed.
+    #[error("expected {} to have the SHA-256 {expected} of the image's manifest, found {found}: it was changed", path.display())]
+    Changed {
+        /// Which.
+        path: PathBuf,
+        /// Of the manifest.
+        expected: String,
+        /// Of the file.
+        found: String,
     },
     /// The list of packages, which says for which builds the values hold.
     #[error("the image's image.lock")]
@@ -67,37 +94,54 @@ impl ReferenceValues {
     }
 }
 
-/// The files of an image that registers cover, and the builds that they hold for.
+/// The files of an image that registers cover, as its publisher signed them, and the packages that they were made of.
 #[derive(Debug)]
 pub struct Measured {
     firmware: Vec<u8>,
     kernel: Vec<u8>,
     initrd: Vec<u8>,
     command_line: Vec<u8>,
-    builds: Builds,
+    lock: Lock,
     /// The platform, as the command line says.
     pub profile: Profile,
 }
 
 impl Measured {
-    /// Reads them from an image directory.
+    /// Reads them from an image directory. Bytes that `publisher` did not sign are given to nobody: the packages of the
+    /// lock are run, and what is computed here is signed.
     ///
     /// # Errors
     /// [`ValuesError`].
-    pub fn read(directory: &Path) -> Result<Self, ValuesError> {
-        let read = |name: &str| {
+    pub fn read(directory: &Path, publisher: &PublicKey) -> Result<Self, ValuesError> {
+        let envelope = check::open(directory)?;
+        let payload = envelope
+            .verify(publisher, signed::PAYLOAD_TYPE)
+            .map_err(|source| ValuesError::Publisher { publisher: *publisher, source })?;
+        let digests = ImageManifest::parse(payload)?.digests;
+        let read = |name: &str, expected: &str| {
             let path = directory.join(name);
-            fs::read(&path).map_err(|source| ValuesError::Io { path, source })
+            let bytes = fs::read(&path).map_err(|source| ValuesError::Io { path: path.clone(), source })?;
+            let found = hex::encode(Sha256::digest(&bytes));
+            if found == expected {
+                return Ok(bytes);
+            }
+            Err(ValuesError::Changed { path, expected: expected.into(), found })
         };
-        let command_line = read("cmdline")?;
+        let command_line = read("cmdline", &digests.cmdline)?;
         Ok(Self {
-            firmware: read("firmware.fd")?,
-            kernel: read("vmlinuz")?,
-            initrd: read("initrd.img")?,
-            builds: Builds::of(&Lock::parse(&read("image.lock")?)?),
+            firmware: read("firmware.fd", &digests.firmware)?,
+            kernel: read("vmlinuz", &digests.kernel)?,
+            initrd: read("initrd.img", &digests.initrd)?,
+            lock: Lock::parse(&read("image.lock", &digests.packages)?)?,
             profile: lint::profile_of(&command_line)?,
             command_line,
         })
+    }
+
+    /// Its packages.
+    #[must_use]
+    pub fn lock(&self) -> &Lock {
+        &self.lock
     }
 
     /// The firmware and the kernel, for a run that shows ACPI tables.
@@ -111,7 +155,8 @@ impl Measured {
     /// # Errors
     /// [`ValuesError::Reference`].
     pub fn values(&self, acpi: &Source) -> Result<ReferenceValues, ValuesError> {
-        let Measured { firmware, kernel, initrd, command_line, builds, profile } = self;
+        let Measured { firmware, kernel, initrd, command_line, lock, profile } = self;
+        let builds = &Builds::of(lock);
         let booted = Booted { firmware, kernel, initrd, command_line };
         let shapes = manifest::references(manifest::registers(booted, acpi, builds)?, builds);
         let files = [("firmware.fd", firmware), ("vmlinuz", kernel), ("initrd.img", initrd), ("cmdline", command_line)];

@@ -5,9 +5,9 @@ mod warm;
 
 use coffer_evidence::manifest::Profile;
 use coffer_image::cmdline::command_line;
-use coffer_image::inspect::{Kind, erofs};
+use coffer_image::inspect::{Kind, erofs, initramfs};
 use coffer_image::kit::Kit;
-use coffer_image::lint::{self, Files, Finding, Rule};
+use coffer_image::lint::{self, Files, Finding, Limits, LintError, Rule};
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -87,14 +87,28 @@ fn good_entries() -> Entries {
 }
 
 fn archive(entries: &Entries, uid: u32) -> Vec<u8> {
+    archive_with(entries, |entry| entry.uid(uid), Vec::new())
+}
+
+/// With each entry changed, and these bytes behind the last.
+fn archive_with(
+    entries: &Entries,
+    change: impl Fn(cpio::newc::Builder) -> cpio::newc::Builder,
+    last: Vec<u8>,
+) -> Vec<u8> {
     let mut archive = Vec::new();
     for (number, (name, (mode, content))) in entries.iter().enumerate() {
-        let builder = cpio::newc::Builder::new(name).ino(number as u32 + 1).mode(*mode).uid(uid);
-        let mut writer = builder.write(archive, content.len() as u32);
-        std::io::Write::write_all(&mut writer, content).unwrap();
-        archive = writer.finish().unwrap();
+        let builder = change(cpio::newc::Builder::new(name).ino(number as u32 + 1).mode(*mode));
+        archive = one_entry(archive, builder, content);
     }
+    archive.extend(last);
     cpio::newc::trailer(archive).unwrap()
+}
+
+fn one_entry(archive: Vec<u8>, builder: cpio::newc::Builder, content: &[u8]) -> Vec<u8> {
+    let mut writer = builder.write(archive, content.len() as u32);
+    std::io::Write::write_all(&mut writer, content).unwrap();
+    writer.finish().unwrap()
 }
 
 fn compressed(archive: &[u8]) -> Vec<u8> {
@@ -107,7 +121,7 @@ fn good_line() -> String {
 
 /// What is found in an image of these parts.
 fn found(root: &[u8], initramfs: &[u8], line: &str) -> Vec<Finding> {
-    lint::lint(Files { root, initramfs, command_line: line.as_bytes() }).unwrap()
+    lint::lint(Files { root, initramfs, command_line: line.as_bytes() }, Limits::IMAGE).unwrap()
 }
 
 fn rules(findings: &[Finding]) -> Vec<Rule> {
@@ -138,40 +152,52 @@ const ROOTS: [(Change, Rule, &str); 14] = [
     ),
     (|root| put(&root.join("etc/e1000.ko.xz"), 0o644), Rule::KernelModules, "/etc/e1000.ko.xz"),
     (|root| drop(std::os::unix::net::UnixListener::bind(root.join("etc/s")).unwrap()), Rule::NoSpecialFile, "/etc/s"),
-    (|root| attribute(&root.join("usr/bin/bash"), "security.capability"), Rule::NoFileCapabilities, "/usr/bin/bash"),
-    (|root| attribute(&root.join("usr/bin/bash"), "user.x"), Rule::NoAttributes, "/usr/bin/bash"),
+    (|root| attribute(&root.join("usr/bin/bash"), CAPABILITY), Rule::NoFileCapabilities, "/usr/bin/bash"),
+    (|root| attribute(&root.join("usr/bin/bash"), ATTRIBUTE), Rule::NoAttributes, "/usr/bin/bash"),
 ];
 
-/// Sets an attribute; of the file system that cannot take it the test says so by finding nothing.
+const CAPABILITY: &str = "security.capability";
+const ATTRIBUTE: &str = "user.x";
+
+/// Sets an attribute, if the file system and the user's rights allow it: the test asks whether it is there.
 fn attribute(path: &Path, name: &str) {
     let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let value: &[u8] = if name.starts_with("security") { &capability } else { b"y" };
     let _ = rustix::fs::setxattr(path, name, value, rustix::fs::XattrFlags::empty());
 }
 
+fn has_attribute(path: &Path, name: &str) -> bool {
+    rustix::fs::getxattr(path, name, &mut [0_u8; 64]).is_ok()
+}
+
 #[test]
 fn each_kind_of_bad_root_is_found_and_a_good_one_has_no_findings() {
-    let Some(warm) = warm::warm_cache() else {
-        println!("NOT RUN: needs the packages of an earlier `coffer-image build` in the user's cache");
-        return;
-    };
+    let Some(warm) = warm::warm_cache() else { return };
     let dir = tempfile::tempdir().unwrap();
     let tools = warm::tools(dir.path(), &warm);
     let initramfs = compressed(&archive(&good_entries(), 0));
-    let made = |change: &dyn Fn(&Path)| {
+    let looked_into = |tree: &Path| found(&mkfs(&tools, tree, &["--all-root"]), &initramfs, &good_line());
+    let changed = |change: &dyn Fn(&Path)| {
         let tree = tempfile::tempdir().unwrap();
         good_tree(tree.path());
         change(tree.path());
-        found(&mkfs(&tools, tree.path(), &["--all-root"]), &initramfs, &good_line())
+        tree
     };
+    let made = |change: &dyn Fn(&Path)| looked_into(changed(change).path());
     assert_eq!(made(&|_| {}), []);
     assert_eq!(made(&|root| fs::set_permissions(root.join("tmp"), Permissions::from_mode(0o1777)).unwrap()), []);
     for (change, rule, place) in ROOTS {
-        let findings = made(&change);
-        if findings.is_empty() && [Rule::NoFileCapabilities, Rule::NoAttributes].contains(&rule) {
-            println!("NOT RUN: the file system of the temporary directory takes no attribute ({})", rule.name());
+        let tree = changed(&change);
+        let attribute = match rule {
+            Rule::NoFileCapabilities => Some(CAPABILITY),
+            Rule::NoAttributes => Some(ATTRIBUTE),
+            _ => None,
+        };
+        if attribute.is_some_and(|name| !has_attribute(&tree.path().join("usr/bin/bash"), name)) {
+            println!("NOT RUN: the temporary directory takes no such attribute from this user ({})", rule.name());
             continue;
         }
+        let findings = looked_into(tree.path());
         assert_eq!(rules(&findings), [rule], "{findings:?}");
         assert_eq!(findings[0].place, format!("root.erofs: {place}"));
     }
@@ -221,10 +247,7 @@ const INITRAMFSES: [(EntryChange, &[Rule], &str); 9] = [
 
 #[test]
 fn each_kind_of_bad_initramfs_is_found_and_a_good_one_has_no_findings() {
-    let Some(warm) = warm::warm_cache() else {
-        println!("NOT RUN: needs the packages of an earlier `coffer-image build` in the user's cache");
-        return;
-    };
+    let Some(warm) = warm::warm_cache() else { return };
     let dir = tempfile::tempdir().unwrap();
     let tools = warm::tools(dir.path(), &warm);
     let tree = tempfile::tempdir().unwrap();
@@ -242,7 +265,17 @@ fn each_kind_of_bad_initramfs_is_found_and_a_good_one_has_no_findings() {
         assert_eq!(rules(&findings), expected, "{findings:?}");
         assert_eq!(findings[0].place, format!("initrd.img: {place}"));
     }
-    assert!(look(&good_entries(), 1).iter().all(|finding| finding.rule == Rule::NoOtherOwner));
+    for symbol in ["register_netdev", "usbnet_probe", "wiphy_register", "ieee80211_register_hw"] {
+        let mut entries = good_entries();
+        let content = module("overlay", format!("\0{symbol}\0").as_bytes());
+        entries.insert("lib/modules/overlay.ko".into(), (0o100_644, content));
+        assert_eq!(rules(&look(&entries, 0)), [Rule::NoNetworkDriver], "{symbol}");
+    }
+    let owned = |findings: Vec<Finding>| {
+        assert_eq!(rules(&findings), vec![Rule::NoOtherOwner; good_entries().len()], "{findings:?}");
+    };
+    owned(look(&good_entries(), 1));
+    owned(found(&root, &compressed(&archive_with(&good_entries(), |entry| entry.gid(1), Vec::new())), &good_line()));
 
     // The module of the other platform is none of the list.
     let mut entries = good_entries();
@@ -255,12 +288,36 @@ fn each_kind_of_bad_initramfs_is_found_and_a_good_one_has_no_findings() {
     let good = compressed(&archive(&good_entries(), 0));
     let two = [good.clone(), good.clone()].concat();
     let unreadable = |initramfs: &[u8]| {
-        lint::lint(Files { root: &root[..], initramfs, command_line: good_line().as_bytes() }).unwrap_err()
+        lint::lint(Files { root: &root[..], initramfs, command_line: good_line().as_bytes() }, Limits::IMAGE)
+            .unwrap_err()
     };
     unreadable(&two);
     unreadable(&compressed(&[archive(&good_entries(), 0), archive(&good_entries(), 0)].concat()));
     unreadable(&good[..good.len() - 10]);
     unreadable(b"");
+
+    // Where the kernel would read another file than the lint: hard links, a path twice, names and numbers that end early.
+    let svn = |name: &str| cpio::newc::Builder::new(name).mode(0o100_644).ino(777);
+    let overlay = one_entry(Vec::new(), svn("lib/modules/overlay.ko").nlink(2), &module("overlay", b""));
+    let linked = one_entry(overlay, svn("etc/coffer/shapes").nlink(2), b"another content");
+    let alone = one_entry(Vec::new(), svn("etc/coffer/shapes"), b"s1\n");
+    let signed = String::from_utf8(alone.clone()).unwrap().replacen("00000309", "+0000309", 1).into_bytes();
+    assert_ne!(signed, alone);
+    let summed = [b"070702", &alone[6..]].concat();
+    let with = |last: &[u8]| compressed(&archive_with(&good_entries(), |entry| entry, last.to_vec()));
+    assert_eq!(found(&root, &with(&alone), &good_line()), []);
+    for (last, words) in [
+        (&linked, "without hard links"),
+        (&one_entry(Vec::new(), svn("etc/coffer/svn"), b"2\n"), "each path once"),
+        (&one_entry(Vec::new(), svn("etc/coffer/shapes\0"), b"2\n"), "one NUL"),
+        (&one_entry(Vec::new(), svn("init\0/coffer/shapes"), b"2\n"), "one NUL"),
+        (&signed, "hex digits"),
+        (&summed, "070701"),
+    ] {
+        let error = unreadable(&with(last));
+        let said = std::error::Error::source(&error).unwrap().to_string();
+        assert!(said.contains(words), "{words}: {said}");
+    }
 
     let cases = [
         (good_line().replace(" mce=off", ""), 1),
@@ -269,6 +326,7 @@ fn each_kind_of_bad_initramfs_is_found_and_a_good_one_has_no_findings() {
         (good_line() + " random.trust_cpu=on", 1),
         (good_line().replace("abab", "xyxy"), 1),
         (good_line() + " coffer.root=00", 1),
+        (good_line().replace("coffer.root=", "coffer.root=coffer.root="), 1),
         (good_line().replace("console=ttyS0", "8250.nr_uarts=0"), 2),
     ];
     for (line, count) in cases {
@@ -277,7 +335,8 @@ fn each_kind_of_bad_initramfs_is_found_and_a_good_one_has_no_findings() {
     }
     for line in ["", "coffer.profile=other", "coffer.profile=tdx coffer.profile=simulated"] {
         assert!(
-            lint::lint(Files { root: &root[..], initramfs: &good, command_line: line.as_bytes() }).is_err(),
+            lint::lint(Files { root: &root[..], initramfs: &good, command_line: line.as_bytes() }, Limits::IMAGE)
+                .is_err(),
             "{line}"
         );
     }
@@ -320,10 +379,7 @@ fn on_disk(root: &Path) -> BTreeMap<String, (Kind, u32)> {
 
 #[test]
 fn the_reader_sees_what_mkfs_was_given_and_survives_every_changed_byte() {
-    let Some(warm) = warm::warm_cache() else {
-        println!("NOT RUN: needs the packages of an earlier `coffer-image build` in the user's cache");
-        return;
-    };
+    let Some(warm) = warm::warm_cache() else { return };
     let dir = tempfile::tempdir().unwrap();
     let tools = warm::tools(dir.path(), &warm);
     let tree = tempfile::tempdir().unwrap();
@@ -341,7 +397,7 @@ fn the_reader_sees_what_mkfs_was_given_and_survives_every_changed_byte() {
     fs::write(deep.join("large"), vec![7; 300_000]).unwrap();
     fs::create_dir(tree.path().join("etc/none")).unwrap();
     let image = mkfs(&tools, tree.path(), &["--all-root"]);
-    let found = erofs::entries(&image[..]).unwrap();
+    let found = erofs::entries(&image[..], erofs::Limits::ROOT).unwrap();
     let seen: BTreeMap<String, (Kind, u32)> =
         found.iter().map(|entry| (entry.path.clone(), (entry.kind, entry.permissions))).collect();
     assert_eq!(seen.len(), found.len(), "a path twice");
@@ -354,17 +410,110 @@ fn the_reader_sees_what_mkfs_was_given_and_survives_every_changed_byte() {
         for value in [0, 1, 0x7f, 0xff] {
             let mut changed = image.clone();
             changed[at] = value;
-            drop(erofs::entries(&changed[..]));
+            drop(erofs::entries(&changed[..], erofs::Limits::ROOT));
         }
     }
     for length in (0..image.len()).step_by(97) {
-        drop(erofs::entries(&image[..length]));
+        drop(erofs::entries(&image[..length], erofs::Limits::ROOT));
     }
     // A feature that hides things from this reader is refused, and so is another block size.
     for (at, value) in [(1024 + 80, 0x20), (1024 + 80, 2), (1024 + 12, 9), (1024, 0)] {
         let mut changed = image.clone();
         changed[at] = value;
-        assert!(matches!(erofs::entries(&changed[..]), Err(erofs::ErofsError::Format { .. })), "{at}");
+        assert!(
+            matches!(erofs::entries(&changed[..], erofs::Limits::ROOT), Err(erofs::ErofsError::Format { .. })),
+            "{at}"
+        );
+    }
+}
+
+type Limit = fn(&mut Limits) -> &mut u64;
+
+/// What is too much, and by how much: each limit is tried at what the image has, and one below.
+#[test]
+fn what_is_read_of_an_image_ends_at_its_limits() {
+    let Some(warm) = warm::warm_cache() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let tools = warm::tools(dir.path(), &warm);
+    let tree = tempfile::tempdir().unwrap();
+    good_tree(tree.path());
+    let bash = tree.path().join("usr/bin/bash");
+    attribute(&bash, ATTRIBUTE);
+    for number in 0..2 {
+        fs::hard_link(&bash, tree.path().join(format!("usr/bin/{number}"))).unwrap();
+    }
+    let root = mkfs(&tools, tree.path(), &["--all-root"]);
+    let unpacked = archive(&good_entries(), 0);
+    let initramfs = compressed(&unpacked);
+    let look = |limits| {
+        lint::lint(Files { root: &root[..], initramfs: &initramfs, command_line: good_line().as_bytes() }, limits)
+    };
+    let names = on_disk(tree.path());
+    let paths: Vec<u64> = names.keys().map(|path| path.len() as u64).collect();
+    // Twelve bytes for each name, the names, and the two of itself and its parent; none here is longer than a block.
+    let directory = |names: &[&str]| names.iter().map(|name| 12 + name.len() as u64).sum::<u64>();
+    let mut rows: Vec<(&str, Limit, u64)> = vec![
+        ("entries in the erofs", |limits| &mut limits.root.entries, names.len() as u64),
+        ("bytes in a path", |limits| &mut limits.root.path, *paths.iter().max().unwrap()),
+        ("bytes in all paths", |limits| &mut limits.root.paths, paths.iter().sum()),
+        (
+            "bytes in a directory",
+            |limits| &mut limits.root.directory,
+            directory(&[".", "..", "etc", "tmp", "usr", "var"]),
+        ),
+        ("entries in the initramfs", |limits| &mut limits.initramfs.entries, good_entries().len() as u64),
+        ("bytes, unpacked", |limits| &mut limits.initramfs.unpacked, unpacked.len() as u64),
+    ];
+    let attributes = has_attribute(&bash, ATTRIBUTE);
+    if attributes {
+        rows.extend::<[(&str, Limit, u64); 3]>([
+            ("attributes of an inode", |limits| &mut limits.root.attributes, 1),
+            // A header of twelve bytes, and the place of the one that `mkfs.erofs` takes for shared by the names.
+            ("bytes of extended attributes", |limits| &mut limits.root.attribute_bytes, 16),
+            // Once for each name of the file.
+            ("attributes in all", |limits| &mut limits.root.all_attributes, 3),
+        ]);
+    } else {
+        println!("NOT RUN: the temporary directory takes no attributes");
+    }
+    for (what, limit, most) in rows {
+        let with = |value| {
+            let mut limits = Limits::IMAGE;
+            assert!(*limit(&mut limits) > most, "{what}");
+            *limit(&mut limits) = value;
+            look(limits)
+        };
+        assert_eq!(with(most).unwrap().len(), if attributes { 3 } else { 0 }, "{what}");
+        let error = with(most - 1).expect_err(what);
+        let said = std::error::Error::source(&error).unwrap().to_string();
+        assert!(said.contains(what) && said.contains(&format!("at most {} ", most - 1)), "{what}: {said}");
+    }
+
+    let bad = good_line().replace(" mce=off", " a b c");
+    let look = |findings| {
+        let root = mkfs(&tools, tree.path(), &["--all-root", "-x-1"]);
+        let files = Files { root: &root[..], initramfs: &initramfs, command_line: bad.as_bytes() };
+        lint::lint(files, Limits { findings, ..Limits::IMAGE })
+    };
+    assert_eq!(look(4).unwrap().len(), 4);
+    assert!(matches!(look(3), Err(LintError::Findings { most: 3, .. })));
+}
+
+#[test]
+fn files_of_an_image_are_read_up_to_their_limits() {
+    let dir = tempfile::tempdir().unwrap();
+    for (initramfs, line, expected) in
+        [(12 << 20, 4096, None), ((12 << 20) + 1, 4096, Some("initrd.img")), (12 << 20, 4097, Some("cmdline"))]
+    {
+        for (name, length) in [("initrd.img", initramfs), ("cmdline", line), ("root.erofs", 0)] {
+            fs::File::create(dir.path().join(name)).unwrap().set_len(length).unwrap();
+        }
+        let found = match lint::directory(dir.path()).unwrap_err() {
+            LintError::TooLong { path, .. } => Some(path),
+            LintError::Profile { .. } => None,
+            other => panic!("{other}"),
+        };
+        assert_eq!(found, expected.map(|name| dir.path().join(name)));
     }
 }
 
@@ -395,7 +544,7 @@ fn the_two_built_images_have_no_findings_and_differ_by_the_shim_alone() {
         assert!(bytes(&simulated, name) == bytes(&tdx, name), "{name} differs");
     }
     let entries = |image: &Path| {
-        let found = coffer_image::inspect::initramfs::entries(&bytes(image, "initrd.img")).unwrap();
+        let found = initramfs::entries(&bytes(image, "initrd.img"), Limits::IMAGE.initramfs).unwrap();
         found.into_iter().map(|entry| (entry.path.clone(), entry)).collect::<BTreeMap<_, _>>()
     };
     let (ours, theirs) = (entries(&simulated), entries(&tdx));

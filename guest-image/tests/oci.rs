@@ -163,7 +163,20 @@ fn every_packing_of_a_layer_and_a_layout_in_a_tar_file_give_the_same() {
     let rows: &[Row<'_>] = &[(FILE, "a", 0o644, "content"), (FILE, "b/c", 0o755, "more")];
     let tar = layer(rows);
     let zstd = ruzstd::encoding::compress_to_vec(&tar[..], ruzstd::encoding::CompressionLevel::Fastest);
-    for (kind, blob) in [("tar", tar.clone()), ("tar+gzip", gzip(&tar)), ("tar+zstd", zstd)] {
+    // Several frames, cut where no entry ends, and skippable ones before, between and behind them.
+    let frame = |bytes: &[u8]| ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest);
+    let skippable = b"\x5f\x2a\x4d\x18\x05\0\0\0table";
+    let (one, other) = (frame(&tar[..700]), frame(&tar[700..]));
+    let frames = [skippable, &one[..], skippable, &other, skippable].concat();
+    let two = [gzip(&tar[..700]), gzip(&tar[700..])].concat();
+    for (kind, blob) in [
+        ("tar", tar.clone()),
+        ("tar+gzip", gzip(&tar)),
+        ("tar+gzip", two),
+        ("tar+zstd", zstd),
+        ("tar+zstd", [&one[..], &other].concat()),
+        ("tar+zstd", frames),
+    ] {
         let layout = Layout::of(&[(kind, blob, tar.clone())]);
         let packed = tempfile::NamedTempFile::new().unwrap();
         let mut archive = tar::Builder::new(packed.reopen().unwrap());
@@ -271,12 +284,80 @@ fn layers_entries_and_bytes_end_at_their_limits() {
     {
         assert!(matches!(&result, Err(OciError::Limit { what: found, .. }) if *found == what), "{what}: {result:?}");
     }
+    // Directories that are only implied count, too: one entry could make 256.
+    let deep = Layout::plain(&[&[(FILE, "d/d/d/d/file", 0o644, "x"), (FILE, "d/d/d/d/other", 0o644, "x")]]);
+    let deep = |entries| {
+        let (_scratch, image) = open(deep.path(), Limits { layers: 1, entries, bytes }).unwrap();
+        image.unpack(tempfile::tempdir().unwrap().path())
+    };
+    deep(6).unwrap();
+    let named = Layout::plain(&[&[(DIR, "d/", 0o755, ""), (DIR, "d/d/", 0o755, ""), (FILE, "d/d/file", 0o644, "x")]]);
+    let (_scratch, image) = open(named.path(), Limits { layers: 1, entries: 3, bytes }).unwrap();
+    image.unpack(tempfile::tempdir().unwrap().path()).unwrap();
+    assert!(matches!(deep(5), Err(OciError::Limit { what: "entries", most: 5 })));
     // A small blob that would be large: stopped on its way.
     let zeros = vec![0; 4 << 20];
     let bomb = Layout::of(&[("tar+gzip", gzip(&zeros), zeros)]);
     let (_scratch, image) = open(bomb.path(), Limits { layers: 1, entries: 10, bytes: 1 << 20 }).unwrap();
     let result = image.unpack(tempfile::tempdir().unwrap().path());
     assert!(matches!(result, Err(OciError::Limit { .. })), "{result:?}");
+}
+
+/// An entry that says something about the next one.
+fn extension(kind: EntryType, content: &[u8]) -> Vec<u8> {
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_path("././@LongLink").unwrap();
+    header.set_entry_type(kind);
+    header.set_mode(0o644);
+    header.set_size(content.len() as u64);
+    header.set_cksum();
+    archive.append(&header, content).unwrap();
+    let mut bytes = archive.into_inner().unwrap();
+    bytes.truncate(bytes.len() - 1024);
+    bytes
+}
+
+/// A PAX record of `key`, so long in all.
+fn record(key: &str, length: usize) -> Vec<u8> {
+    let start = format!("{length} {key}=");
+    format!("{start}{}\n", "7".repeat(length - start.len() - 1)).into_bytes()
+}
+
+#[test]
+fn long_names_and_extended_headers_end_at_their_limit_before_they_are_read() {
+    const MOST: usize = 64 << 10;
+    let tar = |extension: Vec<u8>| [extension, layer(&[(FILE, "a", 0o644, "x")])].concat();
+    let layout = |tar: &[u8]| Layout::of(&[("tar", tar.to_vec(), tar.to_vec())]);
+    unpacked(layout(&tar(extension(EntryType::XHeader, &record("comment", MOST)))).path()).unwrap();
+    for kind in [EntryType::XHeader, EntryType::XGlobalHeader, EntryType::GNULongName, EntryType::GNULongLink] {
+        let long = tar(extension(kind, &record("comment", MOST + 1)));
+        let said = refused(layout(&long).path());
+        assert!(said.contains("at most 65536 bytes in an extended header"), "{kind:?}: {said}");
+        // Of a layout that is a tar file, too.
+        let packed = tempfile::NamedTempFile::new().unwrap();
+        fs::write(packed.path(), &long).unwrap();
+        let error = open(packed.path(), Limits::BUILD).unwrap_err();
+        assert!(matches!(error, OciError::Limit { most: 65536, .. }), "{kind:?}: {error}");
+    }
+    // What would hide a header from the look ahead: another size for the next entry, a map that goes on behind it.
+    for (hidden, words) in [
+        (extension(EntryType::XHeader, &record("size", 12)), "sizes in plain headers"),
+        (extension(EntryType::GNUSparse, b""), "files, directories and links"),
+    ] {
+        let said = refused(layout(&tar(hidden)).path());
+        assert!(said.contains(words), "{said}");
+    }
+}
+
+#[test]
+fn layers_are_unpacked_where_the_build_says() {
+    let layout = Layout::plain(&[&[(FILE, "a", 0o644, "x")]]);
+    let (scratch, image) = open(layout.path(), Limits::BUILD).unwrap();
+    let place = scratch.path().to_owned();
+    drop(scratch);
+    let result = image.unpack(tempfile::tempdir().unwrap().path());
+    assert!(matches!(&result, Err(OciError::Io { path, .. }) if *path == place), "{result:?}");
 }
 
 #[test]
@@ -306,6 +387,13 @@ fn a_changed_blob_and_a_document_of_another_form_are_refused() {
     let tar = layer(rows);
     assert!(refused(Layout::of(&[("tar+gzip", gzip(&tar), b"other".to_vec())]).path()).contains("blob"));
     assert!(refused(Layout::of(&[("tar+gzip", gzip(&tar)[..20].to_vec(), tar.clone())]).path()).contains("undamaged"));
+    let zstd = ruzstd::encoding::compress_to_vec(&tar[..], ruzstd::encoding::CompressionLevel::Fastest);
+    for damaged in
+        [&zstd[..20], &[&zstd[..], b"more"].concat(), &[&zstd[..], b"\x50\x2a\x4d\x18\x05\0\0\0tab"].concat()]
+    {
+        let said = refused(Layout::of(&[("tar+zstd", damaged.to_vec(), tar.clone())]).path());
+        assert!(said.contains("undamaged"), "{said}");
+    }
     assert!(refused(Layout::of(&[("tar+bzip2", tar.clone(), tar.clone())]).path()).contains("tar+gzip"));
     assert!(
         refused(

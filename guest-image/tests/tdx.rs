@@ -9,6 +9,7 @@ use coffer_image::cache::Cache;
 use coffer_image::debian::lock::{Lock, Set};
 use coffer_image::kit::Kit;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -40,10 +41,7 @@ fn entries(archive: &[u8]) -> Vec<(String, u32, Vec<u8>)> {
 
 #[test]
 fn the_tdx_image_holds_the_agent_and_nothing_of_the_simulator() {
-    let Some(warm) = warm::warm_cache() else {
-        println!("NOT RUN: needs the packages of an earlier `coffer-image build` in the user's cache");
-        return;
-    };
+    let Some(warm) = warm::warm_cache() else { return };
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
     let cache = warm::own_cache(dir.path(), &warm);
@@ -96,11 +94,41 @@ fn the_tdx_image_holds_the_agent_and_nothing_of_the_simulator() {
     };
     let signed = Envelope::parse(&values(&[&"--publisher-key", &key])).unwrap();
     let payload = signed.verify(&publisher.parse().unwrap(), coffer_image::reference_values::PAYLOAD_TYPE).unwrap();
-    assert_eq!(payload, values(&[&"--unsigned"]));
+    assert_eq!(payload, values(&[&"--unsigned", &"--publisher", &publisher]));
     let values: serde_json::Value = serde_json::from_slice(payload).unwrap();
     assert_eq!(values["shapes"], serde_json::to_value(&manifest.shapes).unwrap());
     assert_eq!(values["files"]["vmlinuz"], manifest.digests.kernel);
     assert_eq!((&values["schema"], &values["profile"]), (&"coffer/reference-values/v1".into(), &"tdx".into()));
+
+    // Of an image that another signed, or with a changed file, nothing is run or signed; and looking leaves the kit alone.
+    let kits = at("cache/qemu");
+    let current = fs::read_link(kits.join("current")).unwrap();
+    let refused = |directory: &Path, signer: &str, words: &str| {
+        let signer = at(signer);
+        let output = coffer_image(&[&"measure", &directory, &"--publisher-key", &signer, &"--cache", &at("none")]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(1) && output.stdout.is_empty() && said.contains(words), "{said}");
+        assert!(!at("none").exists(), "packages of an image that is not signed were asked for");
+    };
+    refused(&image, "another.key", "expected an image that");
+    let changed = at("changed");
+    for name in ["firmware.fd", "vmlinuz", "initrd.img", "cmdline", "image.lock"] {
+        drop(fs::remove_dir_all(&changed));
+        fs::create_dir(&changed).unwrap();
+        for entry in fs::read_dir(&image).unwrap().map(Result::unwrap) {
+            fs::copy(entry.path(), changed.join(entry.file_name())).unwrap();
+        }
+        let bytes = fs::read(changed.join(name)).unwrap();
+        fs::write(changed.join(name), [&bytes[..], b"\n"].concat()).unwrap();
+        refused(&changed, "publisher.key", &format!("{name} to have the SHA-256"));
+    }
+    fs::remove_file(kits.join("current")).unwrap();
+    symlink("the user's own", kits.join("current")).unwrap();
+    let looked = coffer_image(&[&"measure", &image, &"--publisher-key", &key, &"--cache", &cache]);
+    assert!(looked.status.success(), "{}", String::from_utf8_lossy(&looked.stderr));
+    assert_eq!(fs::read_link(kits.join("current")).unwrap(), Path::new("the user's own"));
+    let digest = current.to_str().unwrap().rsplit('.').next().unwrap();
+    assert!(digest.len() >= 16 && digest.bytes().all(|byte| byte.is_ascii_hexdigit()), "{}", current.display());
 
     let command_line = fs::read_to_string(image.join("cmdline")).unwrap();
     let words: Vec<&str> = command_line.split(' ').collect();

@@ -9,7 +9,8 @@ const VOLUME_LENGTH_AT: usize = 48;
 const STORE_HEADER: usize = 28;
 const VARIABLE_HEADER: usize = 60;
 const VARIABLE_START: u16 = 0x55aa;
-const LIVE: u8 = 0x3f;
+/// Added; and added, with a deletion begun and not ended: the firmware finds that one as long as there is no other.
+const LIVE: [u8; 2] = [0x3f, 0x3e];
 
 /// A key that is stored and not deleted. A volume in another form holds none that this firmware would find.
 pub(crate) fn live_key(volume: &[u8]) -> Option<&'static str> {
@@ -24,7 +25,7 @@ pub(crate) fn live_key(volume: &[u8]) -> Option<&'static str> {
             (index(reader.u32(at.checked_add(36)?)?), index(reader.u32(at.checked_add(40)?)?));
         let name = reader.bytes(at.checked_add(VARIABLE_HEADER)?, name_bytes)?;
         let stored = |key: &&&str| key.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).eq(name.iter().copied());
-        if let (LIVE, Some(key)) = (state, KEYS.iter().find(stored)) {
+        if let (true, Some(key)) = (LIVE.contains(&state), KEYS.iter().find(stored)) {
             return Some(key);
         }
         let end = at.checked_add(VARIABLE_HEADER)?.checked_add(name_bytes)?.checked_add(data_bytes)?;

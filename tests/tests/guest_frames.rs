@@ -106,6 +106,7 @@ fn of_init() -> Vec<Sample> {
         sample("scrubbed", NOTARY, &InitToNotary::Scrubbed { steps: vec![[1, 0], [2, 2]] }),
         sample("file-opened", NOTARY, &InitToNotary::Opened),
         sample("file-not-opened", NOTARY, &InitToNotary::NotOpened { errno: 2 }),
+        sample("call-not-started", NOTARY, &InitToNotary::NotStarted { intent: 1 }),
         sample("recorded", NOTARY, &InitToNotary::Recorded { intent: 1, coverage: Coverage::Whole }),
     ]
 }

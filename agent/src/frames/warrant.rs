@@ -74,6 +74,11 @@ pub enum ToNotary {
         /// Whether something is missing.
         coverage: Coverage,
     },
+    /// No program of a call ever ran, and none will.
+    NotStarted {
+        /// Index of the intent leaf.
+        intent: u64,
+    },
 }
 
 /// A file of the report directory. The kernel finishes a write when the file is closed and fills a read when it is
@@ -157,6 +162,7 @@ impl Frame for ToNotary {
             ToNotary::Recorded { intent, coverage } => {
                 Builder::kind(4).unsigned(1, *intent).unsigned(2, coverage.number())
             }
+            ToNotary::NotStarted { intent } => Builder::kind(5).unsigned(1, *intent),
         }
     }
 
@@ -169,6 +175,7 @@ impl Frame for ToNotary {
                 intent: fields.unsigned(1)?,
                 coverage: Coverage::from_number(fields.unsigned(2)?)?,
             },
+            5 => ToNotary::NotStarted { intent: fields.unsigned(1)? },
             _ => return Err(FrameError::Unexpected("a message of init to the notary")),
         })
     }

@@ -234,9 +234,9 @@ impl Calls {
         self.running.len()
     }
 
-    /// Whether no call has a process.
+    /// Whether no call has a process, and every end is told.
     pub fn is_empty(&self) -> bool {
-        self.running.is_empty()
+        self.running.is_empty() && self.reports.is_empty() && self.over.is_empty()
     }
 
     /// Process ids of the calls' main processes that are not reaped.

@@ -13,7 +13,7 @@ const FILES: u64 = 65_536;
 
 /// Written in this order; the last one locks the door for modules and must hold.
 /// A file that this kernel does not have is a feature that it does not have.
-const SETTINGS: [(&str, &str); 29] = [
+const SETTINGS: [(&str, &str); 30] = [
     ("kernel/core_pattern", ""),
     ("fs/suid_dumpable", "0"),
     ("fs/protected_symlinks", "1"),
@@ -42,6 +42,8 @@ const SETTINGS: [(&str, &str); 29] = [
     ("fs/file-max", "4000000000"),
     // A number of a process that is gone is not soon another's: what is done to names is told by numbers.
     ("kernel/pid_max", "4194304"),
+    // Each jail has two queues of the kernel's events, and one that is being taken apart still has them.
+    ("fs/fanotify/max_user_groups", "4096"),
     // Keys too: the kernel takes no less than one byte for everybody but root, and the smallest key counts two.
     ("kernel/keys/maxkeys", "1"),
     ("kernel/keys/maxbytes", "1"),

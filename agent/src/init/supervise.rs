@@ -30,11 +30,13 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 const STAGE: &str = "supervise";
+/// Messages of the agent that are taken in one turn.
+const MESSAGES: usize = 256;
 /// How long the agent may take to tell the host why the machine ends.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 /// Permits that the agent has not used yet: it uses each at once.
@@ -255,18 +257,14 @@ impl Supervisor {
                     self.agent.link.send(&start::ToAgent::Started { intent }, &fds, Wait::Never)?;
                 }
                 Report::NotStarted(intent, error) => {
+                    self.tell_notary(&warrant::ToNotary::NotStarted { intent }, &[]);
                     let stage = error.stage.word().to_owned();
                     let errno = u64::from(error.errno.unsigned_abs());
                     let message = start::ToAgent::NotStarted { intent, stage, errno };
                     self.agent.link.send(&message, &[], Wait::Never)?;
                 }
                 Report::Recorded(intent, record, coverage) => {
-                    let message = warrant::ToNotary::Recorded { intent, coverage };
-                    if let Err(error) = self.notary.link.send(&message, &[record.as_fd()], Wait::Never)
-                        && self.ending.is_none()
-                    {
-                        self.end(("notary".into(), error.to_string()));
-                    }
+                    self.tell_notary(&warrant::ToNotary::Recorded { intent, coverage }, &[record.as_fd()]);
                 }
                 Report::Exited(intent, exit) => {
                     self.agent.link.send(&start::ToAgent::Exited { intent, exit }, &[], Wait::Never)?;
@@ -281,6 +279,15 @@ impl Supervisor {
             }
         }
         Ok(())
+    }
+
+    /// How a call ended: the notary hears it first, and takes no other word for it.
+    fn tell_notary(&mut self, message: &warrant::ToNotary, descriptors: &[BorrowedFd<'_>]) {
+        if let Err(error) = self.notary.link.send(message, descriptors, Wait::Never)
+            && self.ending.is_none()
+        {
+            self.end(("notary".into(), error.to_string()));
+        }
     }
 
     /// Does what the notary asks. An error is a reason to end: (stage, detail).
@@ -390,7 +397,8 @@ impl Supervisor {
     }
 
     fn drain_agent(&mut self) -> Turn {
-        loop {
+        // Whatever it sends, deadlines and everybody else have their turn.
+        for _ in 0..MESSAGES {
             let message = match self.agent.link.receive(Wait::Never) {
                 Ok((message, _)) => message,
                 Err(ChannelError::WouldBlock) => return Turn::Go,
@@ -417,6 +425,7 @@ impl Supervisor {
                 }
             }
         }
+        Turn::Go
     }
 
     /// Starts what the notary logged, and nothing else.

@@ -11,9 +11,16 @@ use coffer_evidence::leaf::CauseClass;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
-/// Records of calls that have ended and have no outcome yet, by the index of their intent: as many as calls run at once.
+/// What init said of calls that have no outcome yet, by the index of their intent: as many as calls run at once.
 #[derive(Debug, Default)]
-pub(super) struct Records(BTreeMap<u64, (OwnedFd, Coverage)>);
+pub(super) struct Records(BTreeMap<u64, Said>);
+
+/// How a call ended, as init saw it.
+#[derive(Debug)]
+enum Said {
+    Ran(OwnedFd, Coverage),
+    NotStarted,
+}
 
 impl Records {
     /// Takes what init has said so far. It says it before the agent hears that the call has ended.
@@ -23,18 +30,20 @@ impl Records {
         runs: impl Fn(u64) -> bool,
     ) -> Result<(), NotaryError> {
         loop {
-            match init.receive(Wait::Never) {
+            let (intent, said) = match init.receive(Wait::Never) {
                 Ok((ToNotary::Recorded { intent, coverage }, mut descriptors)) => {
                     let file = descriptors.pop().filter(|_| descriptors.is_empty());
                     let file = file.ok_or_else(|| NotaryError::new("record", "expected one descriptor with it"))?;
-                    // Its outcome is logged, and says that no program ran, or it was recorded before.
-                    if !runs(intent) || self.0.insert(intent, (file, coverage)).is_some() {
-                        return Err(NotaryError::new("agent", "it gave a call an outcome before the call had ended"));
-                    }
+                    (intent, Said::Ran(file, coverage))
                 }
+                Ok((ToNotary::NotStarted { intent }, _)) => (intent, Said::NotStarted),
                 Ok(_) => return Err(NotaryError::new("record", "init said something else")),
                 Err(ChannelError::WouldBlock) => return Ok(()),
                 Err(error) => return Err(error.into()),
+            };
+            // Without init's word no outcome is taken, so a call that has one cannot end again.
+            if !runs(intent) || self.0.insert(intent, said).is_some() {
+                return Err(NotaryError::new("record", "init told the end of a call that does not run"));
             }
         }
     }
@@ -53,19 +62,21 @@ impl Records {
             | CauseClass::Cancelled
             | CauseClass::OutOfMemory
             | CauseClass::SessionClosing
-            | CauseClass::RecordIncomplete => Some(true),
-            CauseClass::FailedToStart | CauseClass::NotStarted => Some(false),
-            CauseClass::OutcomeUnknown => None,
+            | CauseClass::RecordIncomplete => true,
+            CauseClass::FailedToStart => false,
+            // Whoever tells an outcome has seen the call end, or heard that it was tried.
+            CauseClass::NotStarted | CauseClass::OutcomeUnknown => {
+                return Err(NotaryError::new("agent", "it tells an end that it cannot know of"));
+            }
         };
-        let told = self.0.remove(&intent);
-        if ran.is_some_and(|ran| ran != told.is_some()) {
-            return Err(NotaryError::new("agent", "it tells an end that is not the one init saw"));
+        match self.0.remove(&intent) {
+            Some(Said::Ran(file, coverage)) if ran => match sealed::read(&file, RECORD_MAX) {
+                Ok(bytes) => Ok(Some((EncodedRecord::unread(bytes), coverage))),
+                Err(errno) => Err(NotaryError::new("record", errno)),
+            },
+            Some(Said::NotStarted) if !ran => Ok(None),
+            _ => Err(NotaryError::new("agent", "it tells an end that is not the one init saw")),
         }
-        told.map(|(file, coverage)| match sealed::read(&file, RECORD_MAX) {
-            Ok(bytes) => Ok((EncodedRecord::unread(bytes), coverage)),
-            Err(errno) => Err(NotaryError::new("record", errno)),
-        })
-        .transpose()
     }
 }
 
@@ -95,11 +106,23 @@ mod tests {
         let (record, coverage) = records.take(5, CauseClass::Completed).unwrap().unwrap();
         assert_eq!((record.read().unwrap(), coverage), (FileRecord::default(), Coverage::Partial));
         assert!(records.take(5, CauseClass::Completed).is_err(), "a program ran, and nothing was told of it");
-        assert_eq!(records.take(5, CauseClass::FailedToStart), Ok(None));
         assert!(records.take(3, CauseClass::FailedToStart).is_err(), "a program ran, whatever the agent says");
-        let mut records = told(&[3], |_| true).unwrap();
-        assert!(records.take(3, CauseClass::OutcomeUnknown).unwrap().is_some());
-        assert_eq!(records.take(4, CauseClass::OutcomeUnknown), Ok(None));
+        for cause in [CauseClass::NotStarted, CauseClass::OutcomeUnknown] {
+            assert!(told(&[3], |_| true).unwrap().take(3, cause).is_err(), "{cause:?}");
+        }
+    }
+
+    #[test]
+    fn that_nothing_ran_is_taken_of_init_alone() {
+        let mut records = Records::default();
+        assert!(records.take(5, CauseClass::FailedToStart).is_err(), "it may be running");
+        let (init, notary) = channel::pair::<ToNotary, ToInit>().unwrap();
+        init.send(&ToNotary::NotStarted { intent: 5 }, &[], Wait::Never).unwrap();
+        records.hear(&notary, |_| true).unwrap();
+        assert_eq!(records.take(5, CauseClass::FailedToStart), Ok(None));
+        init.send(&ToNotary::NotStarted { intent: 6 }, &[], Wait::Never).unwrap();
+        records.hear(&notary, |_| true).unwrap();
+        assert!(records.take(6, CauseClass::Completed).is_err(), "nothing ran, whatever the agent says");
     }
 
     #[test]

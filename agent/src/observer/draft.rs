@@ -2,6 +2,7 @@
 
 use super::seen::{Row, Seen};
 use crate::frames::observe::Coverage;
+use coffer_evidence::cbor::ITEMS_MAX;
 use coffer_evidence::fields::Canonical as _;
 use coffer_evidence::file_record::{
     CONTENTS_MAX, Content, DIRECTORY_MAX, Directory, FileRecord, FileUse, NAME_MAX, RecordLoss, Uses,
@@ -12,9 +13,18 @@ use std::collections::BTreeMap;
 #[derive(Debug, Default)]
 pub(super) struct Draft {
     directories: BTreeMap<Vec<u8>, Vec<Drafted>>,
-    /// A row had a path that no record can hold.
-    unnamed: Option<RecordLoss>,
+    /// Bytes that its names take.
+    bytes: usize,
+    /// What could not be told.
+    lost: Vec<RecordLoss>,
 }
+
+/// Bytes that the names of a draft may take, before a record is made of it: whole paths, where the rows had parts of them.
+const DRAFT_BYTES: usize = 4 << 20;
+/// Items of a record: as many as a reader of its encoding takes.
+const ITEMS: usize = ITEMS_MAX - 64;
+/// The longest path that a file had before.
+const FROM_MAX: usize = DIRECTORY_MAX + 1 + NAME_MAX;
 
 /// Whether a file is there when the call has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,11 +63,18 @@ impl Draft {
         if row.uses == Uses::default() {
             return;
         }
-        let Some((directory, name)) = split(path) else {
-            self.unnamed = Some(RecordLoss::Unnamed);
-            return;
-        };
-        let from = from.filter(|from| from != path);
+        let Some((directory, name)) = split(path) else { return self.lost.push(RecordLoss::Unnamed) };
+        let mut from = from.filter(|from| from != path);
+        if from.as_ref().is_some_and(|from| from.len() > FROM_MAX) {
+            self.lost.push(RecordLoss::Unnamed);
+            from = None;
+        }
+        let is_new = !self.directories.contains_key(directory);
+        let cost = name.len() + from.as_ref().map_or(0, Vec::len) + if is_new { directory.len() } else { 0 };
+        if self.bytes + cost > DRAFT_BYTES {
+            return self.lost.push(RecordLoss::Size);
+        }
+        self.bytes += cost;
         let drafted = Drafted { name: name.to_vec(), row, end, left, from };
         match self.directories.get_mut(directory) {
             Some(files) => files.push(drafted),
@@ -67,12 +84,16 @@ impl Draft {
 
     /// The record, small enough for `most` bytes.
     pub(super) fn finish(self, mut seen: Seen, most: usize) -> Told {
-        self.unnamed.into_iter().for_each(|loss| seen.lose(loss));
-        let directory = |(path, files)| Directory { path, files: joined(files) };
-        let directories = self.directories.into_iter().map(directory).collect();
+        self.lost.into_iter().for_each(|loss| seen.lose(loss));
+        let mut directories = Vec::with_capacity(self.directories.len());
+        for (path, files) in self.directories {
+            let (files, cut) = joined(files);
+            cut.into_iter().for_each(|loss| seen.lose(loss));
+            directories.push(Directory { path, files });
+        }
         let mut record = FileRecord { directories, lost: seen.lost() };
         let mut bytes = record.to_bytes();
-        if bytes.len() > most {
+        if bytes.len() > most || items(&record) > ITEMS {
             seen.lose(RecordLoss::Size);
             record.lost = seen.lost();
             // That a file was opened, and nothing of what was in it, says least.
@@ -81,8 +102,10 @@ impl Draft {
             });
             bytes = record.to_bytes();
         }
-        while bytes.len() > most {
-            let mut left = record.files().count() * most / bytes.len();
+        while bytes.len() > most || items(&record) > ITEMS {
+            let files = record.files().count();
+            let by_bytes = files.saturating_mul(most) / bytes.len().max(1);
+            let mut left = by_bytes.min(files.saturating_mul(ITEMS) / items(&record).max(1));
             keep(&mut record, |_| {
                 let is_kept = left > 0;
                 left = left.saturating_sub(1);
@@ -102,14 +125,22 @@ fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
     ((1..=NAME_MAX).contains(&name.len()) && directory.len() <= DIRECTORY_MAX).then_some((directory, name))
 }
 
+/// At least the items of its encoding.
+fn items(record: &FileRecord) -> usize {
+    let file = |file: &FileUse| 8 + 3 * (file.opened.len() + file.executed.len()) + 3;
+    let directory = |directory: &Directory| 3 + directory.files.iter().map(file).sum::<usize>();
+    record.directories.iter().map(directory).sum()
+}
+
 /// The files of a directory in their order. Another file that had the path before was replaced: both are one row, since people think
-/// of paths.
-fn joined(mut files: Vec<Drafted>) -> Vec<FileUse> {
+/// of paths. Answers what was lost when together they had more contents than one may.
+fn joined(mut files: Vec<Drafted>) -> (Vec<FileUse>, Option<RecordLoss>) {
     files.sort_by(|one, other| one.name.cmp(&other.name));
     let mut told: Vec<Drafted> = Vec::with_capacity(files.len());
+    let mut cut = None;
     for file in files {
         match told.last_mut().filter(|last| last.name == file.name) {
-            Some(last) => last.join(file),
+            Some(last) => cut = last.join(file).or(cut),
             None => told.push(file),
         }
     }
@@ -117,7 +148,7 @@ fn joined(mut files: Vec<Drafted>) -> Vec<FileUse> {
         let Row { uses, first_ms, opened, executed, .. } = *row;
         FileUse { name, uses, first_ms, opened, left, from, executed }
     });
-    told.collect()
+    (told.collect(), cut)
 }
 
 /// Drops files from a record, and directories that hold none.
@@ -128,19 +159,24 @@ fn keep(record: &mut FileRecord, mut is_kept: impl FnMut(&FileUse) -> bool) {
 
 impl Drafted {
     /// The older of two files keeps what was opened, the younger what is left.
-    fn join(&mut self, other: Drafted) {
+    fn join(&mut self, other: Drafted) -> Option<RecordLoss> {
         let age = |told: &Drafted| (told.end, told.row.placed);
         let older = if age(&other) < age(self) { other } else { std::mem::replace(self, other) };
+        let mut cut = None;
         let lists = [(&mut self.row.opened, older.row.opened), (&mut self.row.executed, older.row.executed)];
         for (list, before) in lists {
             let after = std::mem::replace(list, before);
             list.extend(after.into_iter().filter(|content| !list.contains(content)).collect::<Vec<_>>());
-            list.truncate(CONTENTS_MAX);
+            if list.len() > CONTENTS_MAX {
+                cut = Some(RecordLoss::Files);
+                list.truncate(CONTENTS_MAX);
+            }
         }
         self.row.uses = self.row.uses.and(older.row.uses);
         self.row.first_ms = self.row.first_ms.min(older.row.first_ms);
         self.left = self.left.take().or(older.left);
         self.from = self.from.take().or(older.from);
+        cut
     }
 }
 
@@ -222,6 +258,90 @@ mod tests {
         }
         let bytes = draft.finish(Seen::default(), 200).record;
         assert!(bytes.len() <= 200 && FileRecord::parse(&bytes).unwrap().files().count() > 5);
+    }
+
+    fn row(uses: Uses) -> Box<Row> {
+        Box::new(Row { uses, ..Row::default() })
+    }
+
+    fn record(told: &Told) -> FileRecord {
+        FileRecord::parse(&told.record).expect("a reader takes whatever the observer makes")
+    }
+
+    #[test]
+    fn a_former_path_that_no_record_can_hold_is_lost_and_said() {
+        let mut draft = Draft::default();
+        draft.add(b"/workspace/x", (row(Uses::RENAMED), End::Stays), None, Some(vec![b'a'; FROM_MAX + 1]));
+        draft.add(b"/workspace/y", (row(Uses::RENAMED), End::Stays), None, Some(vec![b'a'; FROM_MAX]));
+        let told = draft.finish(Seen::default(), usize::MAX);
+        let FileRecord { directories, lost } = record(&told);
+        let has_former: Vec<bool> = directories[0].files.iter().map(|file| file.from.is_some()).collect();
+        assert_eq!(
+            (has_former, lost, told.coverage),
+            (vec![false, true], vec![RecordLoss::Unnamed], Coverage::Partial)
+        );
+    }
+
+    #[test]
+    fn contents_that_are_too_many_for_one_row_are_lost_and_said() {
+        let executed = |from: u8| (from..from + 6).map(|number| content(&[number])).collect::<Vec<_>>();
+        for (first, second, lost) in [(0, 0, vec![]), (0, 2, vec![]), (0, 3, vec![RecordLoss::Files])] {
+            let mut draft = Draft::default();
+            for from in [first, second] {
+                let mut row = row(Uses::EXECUTED);
+                row.executed = executed(from);
+                draft.add(b"/tmp/s", (row, End::Stays), None, None);
+            }
+            let record = record(&draft.finish(Seen::default(), usize::MAX));
+            assert_eq!(record.lost, lost);
+            let told = &record.directories[0].files[0].executed;
+            assert_eq!(told.len(), if second == 0 { 6 } else { 8 });
+        }
+    }
+
+    #[test]
+    fn more_rows_than_a_reader_takes_items_are_lost_and_said() {
+        let mut draft = Draft::default();
+        for number in 0..40_000 {
+            draft.add(format!("/w/{number:x}").as_bytes(), (row(Uses::CREATED), End::Stays), None, None);
+        }
+        let told = draft.finish(Seen::default(), usize::MAX);
+        let record = record(&told);
+        assert_eq!((record.lost.as_slice(), told.coverage), (&[RecordLoss::Size][..], Coverage::Partial));
+        assert!(record.files().count() > 20_000);
+    }
+
+    #[test]
+    fn whole_paths_take_no_more_memory_than_their_limit() {
+        let mut draft = Draft::default();
+        for number in 0..3_000 {
+            let from = format!("/workspace/{}/{number}", "d/".repeat(1_000)).into_bytes();
+            draft.add(format!("/w/{number}").as_bytes(), (row(Uses::RENAMED), End::Stays), None, Some(from));
+        }
+        assert!(draft.bytes <= DRAFT_BYTES);
+        let told = draft.finish(Seen::default(), 768 * 1024);
+        assert_eq!(record(&told).lost, [RecordLoss::Size]);
+    }
+
+    proptest::proptest! {
+        /// Whatever was seen: names that come twice, former paths, contents, and a record that is too small for it.
+        #[test]
+        fn a_reader_takes_whatever_is_told(
+            rows in proptest::collection::vec(("/[ab]{0,2}/?[a-c]{0,2}", 0_u64..128, 0_usize..9, proptest::option::of(0_usize..5_000)), 0..60),
+            most in 200_usize..4_000,
+        ) {
+            let mut draft = Draft::default();
+            for (path, uses, contents, from) in rows {
+                let mut row = row(Uses::from_number(uses).unwrap_or_default());
+                row.opened = (0..contents).map(|number| content(&[number as u8])).collect();
+                let from = from.map(|length| [b"/".to_vec(), vec![b'f'; length]].concat());
+                draft.add(path.as_bytes(), (row, End::Stays), None, from);
+            }
+            let told = draft.finish(Seen::default(), most);
+            proptest::prop_assert!(told.record.len() <= most);
+            let record = record(&told);
+            proptest::prop_assert_eq!(record.lost.is_empty(), told.coverage == Coverage::Whole);
+        }
     }
 
     #[test]

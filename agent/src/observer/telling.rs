@@ -17,6 +17,8 @@ const FILES: usize = 64;
 const BYTES: u64 = 4 << 20;
 /// Removed directories in one another that a path is put together of.
 const DEPTH: usize = 64;
+/// Bytes of paths of directories that are remembered.
+const PATHS_BYTES: usize = 2 << 20;
 
 /// A record on its way.
 #[derive(Debug)]
@@ -26,6 +28,8 @@ pub(super) struct Telling {
     keys: Vec<Key>,
     /// Where directories are, or that it is not known.
     directories: HashMap<(usize, Handle), Option<Vec<u8>>>,
+    /// Bytes of those paths.
+    known: usize,
     /// Where those that were removed by the call had been: directories that hold other rows.
     removed: HashMap<(usize, Handle), Spot>,
     draft: Draft,
@@ -46,7 +50,7 @@ impl Telling {
             }
         }
         let (directories, draft, budget) = (HashMap::new(), Draft::default(), Budget::new(content::CALL_MAX));
-        Self { seen, keys, directories, removed, draft, budget }
+        Self { seen, keys, directories, known: 0, removed, draft, budget }
     }
 
     /// Bytes that its rows take.
@@ -195,6 +199,12 @@ impl Telling {
             (None, Some(spot)) if depth > 0 => self.beneath(place, at, &spot, depth - 1),
             (None, _) => None,
         };
+        self.known += path.as_ref().map_or(0, Vec::len);
+        if self.known > PATHS_BYTES {
+            // It is found again.
+            self.directories.clear();
+            self.known = 0;
+        }
         self.directories.insert(key, path.clone());
         path
     }

@@ -22,6 +22,8 @@ const PLACES_MAX: usize = 1 + 2 * crate::fixed::IDENTITIES_MAX;
 const EXECUTIONS: usize = 16;
 /// Bytes of events with names that are read at once.
 const NAMES_BYTES: usize = 64 * 1024;
+/// Times that a full queue takes to be read: 16,384 events, of which the largest have 1,100 bytes.
+const ROUNDS: usize = 512;
 /// Processes that are remembered; what others do to names is told of them while they are there to be asked.
 const PROCESSES_MAX: usize = 65_536;
 /// Programs of the image whose digests are kept.
@@ -149,7 +151,12 @@ impl Watched {
     /// Nobody is left in the call: what its processes did is all in the queues.
     fn finish(&mut self, intent: u64) -> anyhow::Result<()> {
         while self.answer(intent)? {}
-        while self.read_names()? {}
+        // Others go on making names: what this call did is among those that are there now.
+        for _ in 0..ROUNDS {
+            if !self.read_names()? {
+                break;
+            }
+        }
         while self.read_opened(intent)? {}
         let Some(mut call) = self.end(intent) else { bail!("expected a call that runs, found {intent}") };
         if cfg!(feature = "unwatched") {

@@ -16,6 +16,9 @@ const IN_THE_SLOT_OF_VSOCK: &str = "virtio-rng-pci,disable-legacy=on";
 /// No root and no initramfs: the kernel ends at once, by a reset, which `-no-reboot` makes the end of the run.
 const COMMAND_LINE: &str = "panic=-1 quiet";
 
+/// As a session's QEMU has it.
+const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+
 /// What stands in the slot of the vsock device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Vsock {
@@ -87,6 +90,8 @@ pub(super) fn arguments(
         }
     }
     put("-serial", "none".into());
+    // The firmware may be anybody's, as far as QEMU is concerned.
+    put("-sandbox", SANDBOX.into());
     put("-display", "none".into());
     out.extend(["-nodefaults", "-no-user-config", "-no-reboot", "-no-shutdown"].map(OsString::from));
     out
@@ -119,6 +124,7 @@ mod tests {
         // Written otherwise, the same size.
         assert_eq!((values(&session, "-m"), values(&ours, "-m")), (vec!["2G"], vec!["2048M"]));
         assert_eq!(values(&session, "-serial"), values(&ours, "-serial"));
+        assert_eq!(values(&session, "-sandbox"), values(&ours, "-sandbox"));
         let (devices, measured) = (values(&session, "-device"), values(&ours, "-device"));
         assert_eq!(devices.len(), measured.len());
         for (device, ours) in devices.iter().zip(&measured) {
@@ -136,8 +142,7 @@ mod tests {
             );
         }
         // What else a session has makes no table.
-        let silent =
-            ["-name", "-object", "-drive", "-qmp", "-display", "-sandbox", "-bios", "-kernel", "-initrd", "-append"];
+        let silent = ["-name", "-object", "-drive", "-qmp", "-display", "-bios", "-kernel", "-initrd", "-append"];
         let known = [
             "-machine",
             "-accel",
@@ -146,6 +151,7 @@ mod tests {
             "-m",
             "-device",
             "-serial",
+            "-sandbox",
             "-nodefaults",
             "-no-user-config",
             "-no-reboot",

@@ -10,6 +10,8 @@ use coffer_evidence::manifest::Profile;
 use coffer_measurement::{AcpiDigests, AcpiTables, Shape};
 use conversation::Conversation;
 pub use machine::{PhysicalBits, Vsock};
+use sha2::{Digest as _, Sha256};
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -133,6 +135,26 @@ pub struct Ran<'a> {
     pub bits: PhysicalBits,
 }
 
+/// The name of a directory for what a run shows: by the packages of the QEMU, the files, and every argument it is started
+/// with, so that another machine is another directory.
+#[must_use]
+pub fn directory_name(packages: &str, firmware: &[u8], kernel: &[u8], bits: PhysicalBits) -> String {
+    let of_shape =
+        |&shape: &Shape| machine::arguments(shape, bits, &Vsock::StandIn, Path::new("firmware"), Path::new("kernel"));
+    let arguments: Vec<OsString> = Shape::ALL.iter().flat_map(of_shape).collect();
+    name_over(packages, firmware, kernel, &arguments)
+}
+
+fn name_over(packages: &str, firmware: &[u8], kernel: &[u8], arguments: &[OsString]) -> String {
+    let mut key = Sha256::new();
+    let arguments = arguments.iter().map(|argument| argument.as_encoded_bytes());
+    // Each by its digest: what is cut otherwise is not the same.
+    for part in [packages.as_bytes(), firmware, kernel].into_iter().chain(arguments) {
+        key.update(Sha256::digest(part));
+    }
+    hex::encode(key.finalize())[..16].to_owned()
+}
+
 /// Runs QEMU once for each shape, or takes what an earlier run left below `directory`.
 ///
 /// # Errors
@@ -177,6 +199,37 @@ pub fn show(ran: Ran<'_>, shape: Shape, vsock: &Vsock) -> Result<Blobs, AcpiErro
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tables_of_another_machine_are_not_those_that_an_earlier_run_left() {
+        let name = |bits: &str| directory_name("packages", b"firmware", b"kernel", bits.parse().unwrap());
+        assert_eq!((name("52"), name("52").len()), (name("52"), 16));
+        assert_ne!(name("52"), name("46"));
+        let arguments = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
+        let over = |words: &[&str]| name_over("packages", b"firmware", b"kernel", &arguments(words));
+        let names = [
+            over(&["-machine", "q35"]),
+            over(&["-machine", "q35,hpet=off"]),
+            over(&["-machine", "q35", "-sandbox"]),
+            over(&["-machineq35"]),
+            name_over("others", b"firmware", b"kernel", &arguments(&["-machine", "q35"])),
+            name_over("packages", b"another", b"kernel", &arguments(&["-machine", "q35"])),
+            name_over("packages", b"firmware", b"another", &arguments(&["-machine", "q35"])),
+        ];
+        assert_eq!(names.iter().collect::<std::collections::HashSet<_>>().len(), names.len(), "{names:?}");
+        // What a run is started with is what the name is made of.
+        let ran = |shape| {
+            machine::arguments(
+                shape,
+                "52".parse().unwrap(),
+                &Vsock::StandIn,
+                Path::new("firmware"),
+                Path::new("kernel"),
+            )
+        };
+        let all: Vec<_> = Shape::ALL.iter().flat_map(|shape| ran(*shape)).collect();
+        assert_eq!(name("52"), name_over("packages", b"firmware", b"kernel", &all));
+    }
 
     #[test]
     fn reference_values_for_tdx_are_never_made_of_the_simulators_stand_ins() {

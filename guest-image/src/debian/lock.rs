@@ -110,6 +110,13 @@ impl Lock {
         Self { sources, ..self.clone() }
     }
 
+    /// Without the packages of a set.
+    #[must_use]
+    pub fn without(&self, set: Set) -> Self {
+        let packages = self.packages.iter().filter(|package| package.set != set).cloned().collect();
+        Self { packages, ..self.clone() }
+    }
+
     /// What an image was made of besides packages.
     #[must_use]
     pub fn sources(&self) -> &[Source] {

@@ -17,13 +17,39 @@ const MAGIC: u32 = 0xe0f5_e1e2;
 const FEATURE_ZERO_PADDING: u32 = 1;
 const SLOT: u64 = 32;
 const DIRENT: usize = 12;
-/// Most entries of an image.
-pub const ENTRIES_MAX: usize = 1 << 20;
-/// Largest directory, in bytes.
-const DIRECTORY_MAX: u64 = 64 << 20;
-/// Longest path, in bytes.
-const PATH_MAX: usize = 4096;
 const NAME_MAX: usize = 255;
+
+/// Most of everything that is read of an image. Names of one inode are counted as often as it is named.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Entries.
+    pub entries: u64,
+    /// Bytes of a directory.
+    pub directory: u64,
+    /// Bytes of a path.
+    pub path: u64,
+    /// Bytes of all paths together.
+    pub paths: u64,
+    /// Bytes of the attributes of an inode.
+    pub attribute_bytes: u64,
+    /// Attributes of an inode.
+    pub attributes: u64,
+    /// Attributes of all entries together.
+    pub all_attributes: u64,
+}
+
+impl Limits {
+    /// Those of a guest's root.
+    pub const ROOT: Self = Self {
+        entries: 1 << 20,
+        directory: 64 << 20,
+        path: 4096,
+        paths: 256 << 20,
+        attribute_bytes: 64 << 10,
+        attributes: 256,
+        all_attributes: 1 << 16,
+    };
+}
 
 /// Why an image cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -39,8 +65,13 @@ pub enum ErofsError {
         offset: u64,
     },
     /// More than is read.
-    #[error("expected at most {ENTRIES_MAX} entries in the erofs image, found more")]
-    TooMany,
+    #[error("expected at most {most} {what} in the erofs image, found more")]
+    TooMuch {
+        /// Of what.
+        what: &'static str,
+        /// How much is read.
+        most: u64,
+    },
     /// Reading.
     #[error("reading the erofs image")]
     Io(#[from] io::Error),
@@ -67,9 +98,13 @@ impl Source for [u8] {
     }
 }
 
+fn at_most(found: u64, most: u64, what: &'static str) -> Result<(), ErofsError> {
+    if found <= most { Ok(()) } else { Err(ErofsError::TooMuch { what, most }) }
+}
+
 /// Every entry of the image, parents before what is in them, the root first.
-pub fn entries(image: &(impl Source + ?Sized)) -> Result<Vec<Entry>, ErofsError> {
-    let image = Image::open(image)?;
+pub fn entries(image: &(impl Source + ?Sized), limits: Limits) -> Result<Vec<Entry>, ErofsError> {
+    let image = Image::open(image, limits)?;
     let root = image.inode(image.root)?;
     if Kind::of_mode(root.mode) != Some(Kind::Directory) {
         return Err(ErofsError::Format { expected: "a root directory", offset: root.at });
@@ -77,17 +112,19 @@ pub fn entries(image: &(impl Source + ?Sized)) -> Result<Vec<Entry>, ErofsError>
     let mut found = vec![image.entry(String::new(), &root)?];
     let mut pending = vec![(String::new(), root)];
     let mut entered = HashSet::from([image.root]);
+    let (mut paths, mut attributes) = (0, found[0].attributes.len() as u64);
     while let Some((path, directory)) = pending.pop() {
         for (name, number) in image.names(&directory)? {
             let path = if path.is_empty() { name } else { format!("{path}/{name}") };
             let inode = image.inode(number)?;
-            if path.len() > PATH_MAX {
-                return Err(ErofsError::Format { expected: "paths of at most 4096 bytes", offset: inode.at });
-            }
-            if found.len() >= ENTRIES_MAX {
-                return Err(ErofsError::TooMany);
-            }
-            found.push(image.entry(path.clone(), &inode)?);
+            at_most(path.len() as u64, limits.path, "bytes in a path")?;
+            paths += path.len() as u64;
+            at_most(paths, limits.paths, "bytes in all paths together")?;
+            at_most(found.len() as u64 + 1, limits.entries, "entries")?;
+            let entry = image.entry(path.clone(), &inode)?;
+            attributes += entry.attributes.len() as u64;
+            at_most(attributes, limits.all_attributes, "extended attributes in all")?;
+            found.push(entry);
             if Kind::of_mode(inode.mode) == Some(Kind::Directory) {
                 if !entered.insert(number) {
                     return Err(ErofsError::Format { expected: "each directory under one name", offset: inode.at });
@@ -101,6 +138,7 @@ pub fn entries(image: &(impl Source + ?Sized)) -> Result<Vec<Entry>, ErofsError>
 
 struct Image<'a, S: ?Sized> {
     source: &'a S,
+    limits: Limits,
     /// Bytes of a block.
     block: u64,
     metadata: u64,
@@ -124,7 +162,7 @@ struct Inode {
 }
 
 impl<'a, S: Source + ?Sized> Image<'a, S> {
-    fn open(source: &'a S) -> Result<Self, ErofsError> {
+    fn open(source: &'a S, limits: Limits) -> Result<Self, ErofsError> {
         let mut bytes = [0; SUPER_BYTES];
         source.read_at(SUPER_AT, &mut bytes)?;
         let refuse = |expected, at: u64| Err(ErofsError::Format { expected, offset: SUPER_AT + at });
@@ -142,7 +180,14 @@ impl<'a, S: Source + ?Sized> Image<'a, S> {
         }
         let block = 1 << 12;
         let blocks = |at| u64::from(u32_at(&bytes, at)) * block;
-        Ok(Self { source, block, metadata: blocks(40), shared: blocks(44), root: u64::from(u16_at(&bytes, 14)) })
+        Ok(Self {
+            source,
+            limits,
+            block,
+            metadata: blocks(40),
+            shared: blocks(44),
+            root: u64::from(u16_at(&bytes, 14)),
+        })
     }
 
     fn bytes(&self, offset: u64, length: u64) -> Result<Vec<u8>, ErofsError> {
@@ -187,9 +232,7 @@ impl<'a, S: Source + ?Sized> Image<'a, S> {
     /// The entries of a directory but for itself and its parent.
     fn names(&self, directory: &Inode) -> Result<Vec<(String, u64)>, ErofsError> {
         let refuse = |expected| ErofsError::Format { expected, offset: directory.at };
-        if directory.size > DIRECTORY_MAX {
-            return Err(refuse("directories of at most 64 MiB"));
-        }
+        at_most(directory.size, self.limits.directory, "bytes in a directory")?;
         let mut names = Vec::new();
         for number in 0..directory.size.div_ceil(self.block) {
             let length = (directory.size - number * self.block).min(self.block);
@@ -222,6 +265,7 @@ impl<'a, S: Source + ?Sized> Image<'a, S> {
                 if name == b"." || name == b".." {
                     continue;
                 }
+                at_most(names.len() as u64 + 1, self.limits.entries, "entries")?;
                 let number = u64::from(u32_at(&block, entry)) | u64::from(u32_at(&block, entry + 4)) << 32;
                 names.push((String::from_utf8_lossy(name).into_owned(), number));
             }
@@ -234,18 +278,24 @@ impl<'a, S: Source + ?Sized> Image<'a, S> {
             return Ok(Vec::new());
         }
         let refuse = |expected| ErofsError::Format { expected, offset: inode.at };
+        at_most(inode.attributes, self.limits.attribute_bytes, "bytes of extended attributes of an inode")?;
         let body = self.bytes(inode.at + inode.header, inode.attributes)?;
         let shared = usize::from(body[4]);
         let mut at = 12 + shared * 4;
         let table = body.get(12..at).ok_or_else(|| refuse("shared attributes inside the inode"))?;
         let mut names = Vec::new();
+        let room = |names: &Vec<String>| {
+            at_most(names.len() as u64 + 1, self.limits.attributes, "extended attributes of an inode")
+        };
         for number in table.chunks_exact(4) {
+            room(&names)?;
             let offset = self.shared + u64::from(u32_at(number, 0)) * 4;
             let header = self.bytes(offset, 4)?;
             let name = self.bytes(offset + 4, u64::from(header[0]))?;
             names.push(attribute_name(header[1], &name).ok_or_else(|| refuse("attributes of a known kind"))?);
         }
         while at + 4 <= body.len() {
+            room(&names)?;
             let (length, value) = (usize::from(body[at]), usize::from(u16_at(&body, at + 2)));
             let end = at + 4 + length;
             let name = body.get(at + 4..end).ok_or_else(|| refuse("attributes inside the inode"))?;

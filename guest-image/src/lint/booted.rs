@@ -10,14 +10,18 @@ use coffer_evidence::manifest::Profile;
 const MODULES: &str = "lib/modules/";
 /// Files of ours besides modules.
 const FILES: [&str; 5] = ["coffer-agent", "init", "etc/coffer/modules", "etc/coffer/shapes", "etc/coffer/svn"];
-/// What every driver of a network device asks the kernel for, as names in its symbol table.
-const NETWORK_SYMBOLS: [&[u8]; 6] = [
+/// What drivers of network devices ask the kernel for, as names in their symbol tables: a device of their own, or that
+/// another module makes one for them (USB, wireless). A module that carries none of these names is not found.
+const NETWORK_SYMBOLS: [&[u8]; 9] = [
     b"\0register_netdev\0",
     b"\0register_netdevice\0",
     b"\0alloc_netdev_mqs\0",
     b"\0alloc_etherdev_mqs\0",
     b"\0devm_alloc_etherdev_mqs\0",
     b"\0devm_register_netdev\0",
+    b"\0usbnet_probe\0",
+    b"\0wiphy_register\0",
+    b"\0ieee80211_register_hw\0",
 ];
 
 pub(super) fn of_initramfs(entries: &[Entry], profile: Profile) -> Vec<Finding> {
@@ -68,8 +72,8 @@ pub(super) fn of_initramfs(entries: &[Entry], profile: Profile) -> Vec<Finding> 
                 ),
             );
         }
-        if entry.uid != 0 {
-            find(Rule::NoOtherOwner, format!("expected owner 0, found {}", entry.uid));
+        if (entry.uid, entry.gid) != (0, 0) {
+            find(Rule::NoOtherOwner, format!("expected owner 0:0, found {}:{}", entry.uid, entry.gid));
         }
     }
     findings
@@ -84,7 +88,7 @@ pub(super) fn of_command_line(text: &str, profile: Profile) -> Vec<Finding> {
     let mut findings = Vec::new();
     let (roots, words): (Vec<&str>, Vec<&str>) = text.split(' ').partition(|word| word.starts_with("coffer.root="));
     let is_root = |word: &str| {
-        let hash = word.trim_start_matches("coffer.root=");
+        let hash = word.strip_prefix("coffer.root=").unwrap_or_default();
         hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
     };
     if !matches!(roots[..], [root] if is_root(root)) {

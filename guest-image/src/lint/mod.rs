@@ -13,6 +13,27 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// A command line of more bytes is not read: the kernel takes 2048.
+const COMMAND_LINE_MAX: u64 = 4096;
+/// An initramfs of more bytes is not read: a build refuses it.
+const INITRAMFS_MAX: u64 = crate::initramfs::COMPRESSED_MAX as u64;
+
+/// Most of everything that is read of an image and said about it.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Of the root file system.
+    pub root: erofs::Limits,
+    /// Of the initramfs.
+    pub initramfs: initramfs::Limits,
+    /// Findings.
+    pub findings: usize,
+}
+
+impl Limits {
+    /// Those of a guest's image.
+    pub const IMAGE: Self = Self { root: erofs::Limits::ROOT, initramfs: initramfs::Limits::GUEST, findings: 10_000 };
+}
+
 /// What an image must not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -113,6 +134,22 @@ pub enum LintError {
         /// What was there.
         found: String,
     },
+    /// More is wrong with it than anybody reads.
+    #[error("expected an image with few findings, found more than {most}, one of them: {one}")]
+    Findings {
+        /// How many are told.
+        most: usize,
+        /// One, in words.
+        one: String,
+    },
+    /// A file is too long.
+    #[error("expected at most {most} bytes in {}, found more", path.display())]
+    TooLong {
+        /// Which.
+        path: PathBuf,
+        /// How many are read.
+        most: u64,
+    },
     /// A file cannot be read.
     #[error("reading {}", path.display())]
     Io {
@@ -130,20 +167,33 @@ pub enum LintError {
 /// [`LintError`] when it cannot be read.
 pub fn directory(directory: &Path) -> Result<Vec<Finding>, LintError> {
     let at = |name: &str| directory.join(name);
-    let read = |name: &str| fs::read(at(name)).map_err(|source| LintError::Io { path: at(name), source });
-    let root = fs::File::open(at("root.erofs")).map_err(|source| LintError::Io { path: at("root.erofs"), source })?;
-    lint(Files { root: &root, initramfs: &read("initrd.img")?, command_line: &read("cmdline")? })
+    let open = |name: &str| fs::File::open(at(name)).map_err(|source| LintError::Io { path: at(name), source });
+    let read = |name: &str, most: u64| {
+        let mut bytes = Vec::new();
+        let result = io::Read::read_to_end(&mut io::Read::take(open(name)?, most + 1), &mut bytes);
+        result.map_err(|source| LintError::Io { path: at(name), source })?;
+        if bytes.len() as u64 > most { Err(LintError::TooLong { path: at(name), most }) } else { Ok(bytes) }
+    };
+    let (initramfs, command_line) = (read("initrd.img", INITRAMFS_MAX)?, read("cmdline", COMMAND_LINE_MAX)?);
+    lint(Files { root: &open("root.erofs")?, initramfs: &initramfs, command_line: &command_line }, Limits::IMAGE)
 }
 
 /// Everything that is wrong with the image, sorted by rule.
 ///
 /// # Errors
 /// [`LintError`] when a part cannot be read.
-pub fn lint<S: Source + ?Sized>(files: Files<'_, S>) -> Result<Vec<Finding>, LintError> {
+pub fn lint<S: Source + ?Sized>(files: Files<'_, S>, limits: Limits) -> Result<Vec<Finding>, LintError> {
     let profile = profile_of(files.command_line)?;
-    let mut findings = root::findings(&erofs::entries(files.root)?);
-    findings.extend(booted::of_initramfs(&initramfs::entries(files.initramfs)?, profile));
+    let root = erofs::entries(files.root, limits.root)?;
+    let mut findings: Vec<Finding> = root::findings(&root).take(limits.findings.saturating_add(1)).collect();
+    findings.extend(booted::of_initramfs(&initramfs::entries(files.initramfs, limits.initramfs)?, profile));
     findings.extend(booted::of_command_line(&String::from_utf8_lossy(files.command_line), profile));
+    match findings.first() {
+        Some(one) if findings.len() > limits.findings => {
+            return Err(LintError::Findings { most: limits.findings, one: one.to_string() });
+        }
+        _ => {}
+    }
     findings.sort();
     Ok(findings)
 }

@@ -35,8 +35,8 @@ fn is_module(name: &str) -> bool {
 }
 
 /// What is wrong with the entries of `root.erofs`.
-pub(super) fn findings(entries: &[Entry]) -> Vec<Finding> {
-    entries.iter().flat_map(of_entry).collect()
+pub(super) fn findings(entries: &[Entry]) -> impl Iterator<Item = Finding> {
+    entries.iter().flat_map(of_entry)
 }
 
 fn of_entry(entry: &Entry) -> Vec<Finding> {

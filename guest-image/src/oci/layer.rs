@@ -3,7 +3,7 @@
 //! Removals (`.wh.NAME`, `.wh..wh..opq`) are done before the layer's own entries, wherever they stand in it: they speak of what lies
 //! below the layer.
 
-use super::{Dropped, Limits, OciError, io_error};
+use super::{Dropped, Limits, OciError, headers, io_error};
 use std::fs;
 use std::io::{self, BufReader, Seek as _};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -46,6 +46,7 @@ impl<'a> Applying<'a> {
     /// `archive` is the layer, uncompressed.
     pub(super) fn apply(&mut self, archive: &fs::File) -> Result<(), OciError> {
         self.bytes += archive.metadata().map_err(io_error(self.tree))?.len();
+        headers::check(archive, self.tree)?;
         self.each(archive, Self::remove)?;
         self.each(archive, Self::add)
     }
@@ -67,10 +68,7 @@ impl<'a> Applying<'a> {
     }
 
     fn remove(&mut self, _: &mut tar::Entry<'_, BufReader<&fs::File>>, path: &Path) -> Result<(), OciError> {
-        self.entries += 1;
-        if self.entries > self.limits.entries {
-            return Err(OciError::Limit { what: "entries", most: self.limits.entries });
-        }
+        self.count()?;
         let Some(hidden) = file_name(path).strip_prefix(WHITEOUT) else { return Ok(()) };
         if file_name(path) != OPAQUE && ["", ".", ".."].contains(&hidden) {
             return Err(refused("removals of a name", path));
@@ -85,6 +83,15 @@ impl<'a> Applying<'a> {
             return Ok(());
         }
         clear(&directory.join(hidden))
+    }
+
+    /// One more entry, or a directory that a path implies: what the tree gets, named or not.
+    fn count(&mut self) -> Result<(), OciError> {
+        self.entries += 1;
+        if self.entries > self.limits.entries {
+            return Err(OciError::Limit { what: "entries", most: self.limits.entries });
+        }
+        Ok(())
     }
 
     fn add(&mut self, entry: &mut tar::Entry<'_, BufReader<&fs::File>>, path: &Path) -> Result<(), OciError> {
@@ -159,7 +166,7 @@ impl<'a> Applying<'a> {
     }
 
     /// Makes a directory and those above it. One above it never takes the place of what is no directory.
-    fn make_directories(&self, path: &Path, last: InTheWay) -> Result<PathBuf, OciError> {
+    fn make_directories(&mut self, path: &Path, last: InTheWay) -> Result<PathBuf, OciError> {
         let mut made = self.tree.to_owned();
         let parts = path.iter().count();
         for (number, part) in path.iter().enumerate() {
@@ -173,6 +180,10 @@ impl<'a> Applying<'a> {
                     return Err(refused("paths that do not lead through a link or file", path));
                 }
                 clear(&made)?;
+            }
+            // An entry of its own has been counted.
+            if number + 1 < parts || last == InTheWay::Refused {
+                self.count()?;
             }
             fs::create_dir(&made).map_err(io_error(&made))?;
             fs::set_permissions(&made, fs::Permissions::from_mode(0o755)).map_err(io_error(&made))?;

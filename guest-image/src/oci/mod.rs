@@ -3,7 +3,9 @@
 //! sizes end at named limits, and no entry of a layer gets outside the tree (`layer.rs`).
 
 mod document;
+mod headers;
 mod layer;
+mod zstd;
 
 use crate::digest::sha256_file;
 use layer::Applying;
@@ -115,6 +117,8 @@ pub struct Dropped {
 #[derive(Debug)]
 pub struct OciImage {
     directory: PathBuf,
+    /// Where layers are unpacked: the system's own directory for that may be memory.
+    scratch: PathBuf,
     /// Holds what was unpacked of a tar file.
     _unpacked: Option<tempfile::TempDir>,
     manifest: String,
@@ -123,7 +127,7 @@ pub struct OciImage {
 }
 
 impl OciImage {
-    /// Opens a layout: a directory, or a tar file of one. `scratch` takes what is unpacked of the latter.
+    /// Opens a layout: a directory, or a tar file of one. `scratch` takes what is unpacked of the latter, and each layer.
     ///
     /// # Errors
     /// [`OciError`].
@@ -140,7 +144,7 @@ impl OciImage {
         if layers.len() > limits.layers {
             return Err(OciError::Limit { what: "layers", most: limits.layers as u64 });
         }
-        Ok(Self { directory, _unpacked: unpacked, manifest, layers, limits })
+        Ok(Self { directory, scratch: scratch.to_owned(), _unpacked: unpacked, manifest, layers, limits })
     }
 
     /// SHA-256 of its manifest, hex: its identity.
@@ -177,15 +181,9 @@ impl OciImage {
         let unpacked: Box<dyn Read> = match layer.packing {
             Packing::Plain => Box::new(blob),
             Packing::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(blob)),
-            Packing::Zstd => {
-                let decoder = ruzstd::decoding::StreamingDecoder::new(blob);
-                Box::new(
-                    decoder
-                        .map_err(|_| OciError::Layout { expected: "a zstd frame", found: layer.blob.sha256.clone() })?,
-                )
-            }
+            Packing::Zstd => Box::new(zstd::Frames::new(blob)),
         };
-        let mut archive = tempfile::tempfile().map_err(&failed)?;
+        let mut archive = tempfile::tempfile_in(&self.scratch).map_err(io_error(&self.scratch))?;
         let mut hash = Sha256::new();
         let mut buffer = vec![0; 1 << 16];
         let (mut unpacked, mut length) = (unpacked, 0);
@@ -228,6 +226,7 @@ fn open_plain(path: &Path) -> Result<fs::File, OciError> {
 /// Takes the files of a layout out of a tar file: those that a layout has, and nothing else of it.
 fn unpack_layout(tar: &Path, into: &Path) -> Result<(), OciError> {
     let file = open_plain(tar)?;
+    headers::check(&file, tar)?;
     let blobs = into.join("blobs/sha256");
     fs::create_dir_all(&blobs).map_err(io_error(&blobs))?;
     let mut archive = tar::Archive::new(BufReader::new(file));

@@ -7,7 +7,7 @@ pub mod tree;
 use crate::debian::lock::{Lock, Set};
 use crate::debian::store::{Store, StoreError};
 use crate::kit::{Kit, KitError, Made};
-use crate::oci::{OciError, OciImage};
+use crate::oci::{Dropped, OciError, OciImage};
 use crate::verity::{self, VerityError};
 use sha2::{Digest as _, Sha256};
 use std::fs;
@@ -58,6 +58,8 @@ pub struct Root {
     directory: PathBuf,
     /// The root hash of its verity tree.
     pub hash: [u8; 32],
+    /// What was left out of an OCI image, if it was unpacked in this run.
+    pub dropped: Dropped,
 }
 
 impl Root {
@@ -99,23 +101,25 @@ pub fn build(
     }
     let directory = cache.join("root").join(&hex::encode(key.finalize())[..16]);
     if let Some(hash) = remembered_hash(&directory) {
-        return Ok((Root { directory, hash }, Made::Before));
+        return Ok((Root { directory, hash, dropped: Dropped::default() }, Made::Before));
     }
     let parent = cache.join("root");
     fs::create_dir_all(&parent).map_err(io_error(&parent))?;
     let partial = tempfile::Builder::new().prefix(".partial-").tempdir_in(&parent).map_err(io_error(&parent))?;
     let tree = partial.path().join("tree");
     fs::create_dir(&tree).map_err(io_error(&tree))?;
-    match content {
+    let dropped = match content {
         Content::Packages => {
             store.unpack(lock.set(Set::Root), &tree)?;
             tree::finish(&tree)?;
+            Dropped::default()
         }
         Content::Oci(image) => {
-            image.unpack(&tree)?;
+            let dropped = image.unpack(&tree)?;
             tree::adapt(&tree)?;
+            dropped
         }
-    }
+    };
     let image = partial.path().join("root.erofs");
     let mut mkfs = tools.command(MKFS);
     mkfs.args(OPTIONS).arg("-U").arg(UUID).arg(&image).arg(&tree);
@@ -126,7 +130,7 @@ pub fn build(
     fs::write(&text, hex::encode(hash)).map_err(io_error(&text))?;
     drop(fs::remove_dir_all(&directory));
     fs::rename(partial.keep(), &directory).map_err(io_error(&directory))?;
-    Ok((Root { directory, hash }, Made::Now))
+    Ok((Root { directory, hash, dropped }, Made::Now))
 }
 
 /// Writes the verity tree of the file `image` to `tree` and gives back its root hash.

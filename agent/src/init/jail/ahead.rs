@@ -1,66 +1,63 @@
-//! The thread that makes jails ahead of the calls that use them, and takes apart those that were used: each takes the kernel
-//! milliseconds, and init has calls to start and to end meanwhile. It knows nothing of calls.
+//! Two threads, one that makes jails ahead of the calls that use them, one that takes apart those that were used: each takes the kernel
+//! milliseconds, and init has calls to start and to end meanwhile. They know nothing of calls.
 //!
 //! ```text
-//!  init ── make uid ──> thread ── jail, or why not ──> init
-//!       ── used jail ─>        (dropped there)
+//!  init ── make uid ──> one ── jail, or why not ──> init
+//!       ── used jail ─> other    (dropped there; here, when too many wait)
 //! ```
 
 use super::filter::Filters;
 use super::room::Room;
-use super::warden::Warden;
+use super::warden::{self, Warden};
 use super::{Jail, JailError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 
 /// The rooms of all identities, by uid.
 pub(super) type Rooms = BTreeMap<u32, Room>;
 
-enum Order {
-    Make(u32),
-    TakeApart(Jail),
-}
+/// Jails that wait to be taken apart: a wave of calls that end together.
+const USED: usize = 64;
 
-/// What the thread answers: for whom, and the jail.
+/// What the first answers: for whom, and the jail.
 type Made = (u32, Result<Jail, JailError>);
 
-/// A link to the thread.
+/// A link to them.
 #[derive(Debug)]
 pub(super) struct Ahead {
-    orders: Sender<Order>,
+    orders: Sender<u32>,
     made: Receiver<Made>,
+    used: SyncSender<Jail>,
     /// Uids whose jail is being made.
     ordered: BTreeSet<u32>,
-    thread: JoinHandle<()>,
+    threads: [JoinHandle<()>; 2],
 }
 
 impl Ahead {
-    /// Starts the thread. It ends when this is ended.
+    /// Starts the threads. They end when this is ended.
     pub(super) fn new(rooms: Arc<Rooms>, filters: Arc<Filters>) -> std::io::Result<Self> {
         let (orders, to_do) = channel();
         let (done, made) = channel();
-        let work = move || {
-            // Whoever does not listen any more is ending.
-            for order in to_do {
-                match order {
-                    Order::Make(uid) => {
-                        let jail = rooms.get(&uid).ok_or(JailError::NoRoom).and_then(|room| make(room, &filters));
-                        let _ = done.send((uid, jail));
-                    }
-                    Order::TakeApart(jail) => drop(jail),
-                }
+        let (used, to_take_apart) = sync_channel::<Jail>(USED);
+        let making = move || {
+            for uid in to_do {
+                let jail = rooms.get(&uid).ok_or(JailError::NoRoom).and_then(|room| make(room, &filters));
+                // Whoever does not listen any more is ending.
+                let _ = done.send((uid, jail));
             }
         };
-        let thread = std::thread::Builder::new().name("jails".to_owned()).spawn(work)?;
-        Ok(Self { orders, made, ordered: BTreeSet::new(), thread })
+        let taking_apart = move || to_take_apart.into_iter().for_each(drop);
+        let making = std::thread::Builder::new().name("jails".to_owned()).spawn(making)?;
+        let taking_apart = std::thread::Builder::new().name("used jails".to_owned()).spawn(taking_apart)?;
+        Ok(Self { orders, made, used, ordered: BTreeSet::new(), threads: [making, taking_apart] })
     }
 
     /// Has a jail made, unless one is on its way.
     pub(super) fn order(&mut self, uid: u32) {
-        if self.ordered.insert(uid) && self.orders.send(Order::Make(uid)).is_err() {
+        if self.ordered.insert(uid) && self.orders.send(uid).is_err() {
             self.ordered.remove(&uid);
         }
     }
@@ -72,8 +69,8 @@ impl Ahead {
 
     /// Has a jail taken apart, everything that still runs in it included.
     pub(super) fn take_apart(&self, jail: Jail) {
-        // Without the thread it is dropped here.
-        let _ = self.orders.send(Order::TakeApart(jail));
+        // One that is not taken is dropped here.
+        let _ = self.used.try_send(jail);
     }
 
     /// A jail that was made, or why not.
@@ -90,10 +87,12 @@ impl Ahead {
         Some((uid, made))
     }
 
-    /// Ends the thread, when it has done what was ordered; answers what nobody fetched.
+    /// Ends the threads, when they have done what was ordered; answers what nobody fetched.
     pub(super) fn end(self) -> Vec<Jail> {
-        drop(self.orders);
-        let _ = self.thread.join();
+        drop((self.orders, self.used));
+        for thread in self.threads {
+            let _ = thread.join();
+        }
         self.made.into_iter().filter_map(|(_, made)| made.ok()).collect()
     }
 }
@@ -101,5 +100,7 @@ impl Ahead {
 /// Makes a jail in a room.
 pub(super) fn make(room: &Room, filters: &Arc<Filters>) -> Result<Jail, JailError> {
     let warden = Warden::new(room.mounts.as_fd(), room.network.as_fd()).map_err(JailError::Warden)?;
-    Jail::new(warden, room, filters)
+    let process = warden.pidfd().try_clone_to_owned().map_err(JailError::Warden)?;
+    // One without its jail is killed, and holds the room until it is gone.
+    Jail::new(warden, room, filters).inspect_err(|_| warden::wait(process.as_fd()))
 }

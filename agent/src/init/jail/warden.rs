@@ -91,6 +91,11 @@ impl Drop for Warden {
     }
 }
 
+/// Waits for a warden that was killed; nothing when somebody else has reaped it.
+pub(super) fn wait(process: BorrowedFd<'_>) {
+    let _ = rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(process), WaitIdOptions::EXITED));
+}
+
 /// A descriptor of this process's own namespace for processes, to come back to.
 pub(in super::super) fn own_processes() -> io::Result<OwnedFd> {
     let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
