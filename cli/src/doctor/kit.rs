@@ -126,7 +126,7 @@ fn ended(mut qemu: Child) -> Result<Output, String> {
     let watch = std::thread::spawn(move || {
         let late = over.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout);
         if late {
-            drop(pidfd_send_signal(&pidfd, Signal::KILL));
+            let _ = pidfd_send_signal(&pidfd, Signal::KILL);
         }
         late
     });
