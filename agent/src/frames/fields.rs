@@ -153,3 +153,14 @@ impl Fields {
         if self.0.is_empty() { Ok(()) } else { Err(FrameError::Unexpected("known keys only")) }
     }
 }
+
+/// The number of a member of a closed list: its place.
+pub(super) fn number<T: PartialEq>(list: &[T], member: &T) -> u64 {
+    list.iter().position(|known| known == member).unwrap_or_default() as u64
+}
+
+/// The member of a closed list with this number.
+pub(super) fn member<T: Copy>(list: &[T], number: u64, expected: &'static str) -> Result<T, FrameError> {
+    let found = usize::try_from(number).ok().and_then(|at| list.get(at)).copied();
+    found.ok_or(FrameError::Unexpected(expected))
+}

@@ -1,6 +1,7 @@
 //! agent ⇄ notary: what is to be logged, and what was. Answers come in the order of the questions; records come in
 //! between, in the order in which they were made.
 
+use super::fields::{member, number};
 use super::{Builder, Fields, Frame, FrameError};
 
 /// From the agent to the notary.
@@ -178,10 +179,7 @@ impl Frame for ToAgent {
             ToAgent::Admitted { config, policy } => Builder::kind(1).bytes(1, config).bytes(2, policy),
             ToAgent::Opened { open_map, quote } => Builder::kind(2).bytes(1, open_map).bytes(2, quote),
             ToAgent::Appended { index } => Builder::kind(3).unsigned(1, *index),
-            ToAgent::Refused { refusal } => {
-                let number = REFUSALS.iter().position(|known| known == refusal).unwrap_or_default();
-                Builder::kind(4).unsigned(1, number as u64)
-            }
+            ToAgent::Refused { refusal } => Builder::kind(4).unsigned(1, number(&REFUSALS, refusal)),
             ToAgent::Record { frame } => Builder::kind(5).bytes(1, frame),
             ToAgent::Sealed { seal_map, quote, statement } => {
                 Builder::kind(6).bytes(1, seal_map).bytes(2, quote).bytes(3, statement)
@@ -195,10 +193,7 @@ impl Frame for ToAgent {
             1 => ToAgent::Admitted { config: fields.bytes(1)?, policy: fields.bytes(2)? },
             2 => ToAgent::Opened { open_map: fields.bytes(1)?, quote: fields.bytes(2)? },
             3 => ToAgent::Appended { index: fields.unsigned(1)? },
-            4 => {
-                let refusal = usize::try_from(fields.unsigned(1)?).ok().and_then(|at| REFUSALS.get(at));
-                ToAgent::Refused { refusal: *refusal.ok_or(FrameError::Unexpected("a refusal"))? }
-            }
+            4 => ToAgent::Refused { refusal: member(&REFUSALS, fields.unsigned(1)?, "a refusal")? },
             5 => ToAgent::Record { frame: fields.bytes(1)? },
             6 => ToAgent::Sealed { seal_map: fields.bytes(1)?, quote: fields.bytes(2)?, statement: fields.bytes(3)? },
             7 => ToAgent::Signed { signature: fields.text(1)? },

@@ -1,5 +1,6 @@
 //! init ⇄ observer: which calls run, and what they did with files.
 
+use super::fields::{member, number};
 use super::{Builder, Fields, Frame, FrameError};
 
 /// From init to the observer.
@@ -72,13 +73,12 @@ const COVERAGES: [Coverage; 2] = [Coverage::Whole, Coverage::Partial];
 impl Coverage {
     /// The number on the wire.
     pub(super) fn number(self) -> u64 {
-        COVERAGES.iter().position(|known| *known == self).unwrap_or_default() as u64
+        number(&COVERAGES, &self)
     }
 
     /// From the number on the wire.
     pub(super) fn from_number(number: u64) -> Result<Self, FrameError> {
-        let known = usize::try_from(number).ok().and_then(|at| COVERAGES.get(at));
-        known.copied().ok_or(FrameError::Unexpected("whether a record is whole"))
+        member(&COVERAGES, number, "whether a record is whole")
     }
 }
 

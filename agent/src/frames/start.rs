@@ -1,5 +1,6 @@
 //! agent ⇄ init: starting and ending tools. Calls are named by the index of their intent leaf.
 
+use super::fields::{member, number};
 use super::{Builder, Fields, Frame, FrameError};
 
 /// From the agent to init.
@@ -152,11 +153,10 @@ impl Frame for ToAgent {
                 Builder::kind(2).unsigned(1, *intent).text(2, stage).unsigned(3, *errno)
             }
             ToAgent::Exited { intent, exit } => {
-                let cause = CAUSES.iter().position(|cause| *cause == exit.cause).unwrap_or_default() as u64;
                 let usage = vec![exit.wall_ms, exit.user_us, exit.system_us, exit.max_rss_kib];
                 Builder::kind(3)
                     .unsigned(1, *intent)
-                    .unsigned(2, cause)
+                    .unsigned(2, number(&CAUSES, &exit.cause))
                     .optional(3, exit.code, Builder::unsigned)
                     .optional(4, exit.signal, Builder::unsigned)
                     .rows(5, &[usage])
@@ -173,8 +173,7 @@ impl Frame for ToAgent {
             }
             3 => {
                 let intent = fields.unsigned(1)?;
-                let cause = usize::try_from(fields.unsigned(2)?).ok().and_then(|at| CAUSES.get(at));
-                let cause = *cause.ok_or(FrameError::Unexpected("a cause"))?;
+                let cause = member(&CAUSES, fields.unsigned(2)?, "a cause")?;
                 let (code, signal) = (fields.optional_unsigned(3)?, fields.optional_unsigned(4)?);
                 let [[wall_ms, user_us, system_us, max_rss_kib]] = fields.rows::<4>(5)?[..] else {
                     return Err(FrameError::Unexpected("one row of usage"));

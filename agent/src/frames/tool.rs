@@ -1,6 +1,7 @@
 //! built-in tool → agent: what a file operation found. Written to the tool's stderr; file contents and tar streams
 //! go through stdin and stdout as they are. A tool runs as the identity, so these frames are the identity's words.
 
+use super::fields::{member, number};
 use super::{Builder, Fields, Frame, FrameError};
 
 /// One message of a built-in tool.
@@ -127,15 +128,6 @@ const KINDS: [Kind; 4] = [Kind::File, Kind::Directory, Kind::Symlink, Kind::Othe
 const CHANGES: [ChangeKind; 4] = [ChangeKind::Created, ChangeKind::Modified, ChangeKind::Deleted, ChangeKind::Moved];
 const OF: [Of; 2] = [Of::Leaf, Of::Directory];
 const ENDS: [WatchEnd; 3] = [WatchEnd::Timeout, WatchEnd::Idle, WatchEnd::Gone];
-
-fn number<T: PartialEq>(list: &[T], member: &T) -> u64 {
-    list.iter().position(|known| known == member).unwrap_or_default() as u64
-}
-
-fn member<T: Copy>(list: &[T], number: u64, expected: &'static str) -> Result<T, FrameError> {
-    let found = usize::try_from(number).ok().and_then(|at| list.get(at)).copied();
-    found.ok_or(FrameError::Unexpected(expected))
-}
 
 impl Frame for Report {
     fn to_fields(&self) -> Builder {

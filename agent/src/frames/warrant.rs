@@ -1,5 +1,6 @@
 //! init ⇄ notary: permission to start what was logged, what it did with files, files that only root may open, and the scrub.
 
+use super::fields::{member, number};
 use super::observe::Coverage;
 use super::{Builder, Fields, Frame, FrameError};
 
@@ -113,15 +114,12 @@ impl Frame for ToInit {
     fn to_fields(&self) -> Builder {
         match self {
             ToInit::Admitted { identities, gaps } => {
-                let gaps = GAPS.iter().position(|known| known == gaps).unwrap_or_default() as u64;
-                Builder::kind(1).texts(1, identities).unsigned(2, gaps)
+                Builder::kind(1).texts(1, identities).unsigned(2, number(&GAPS, gaps))
             }
             ToInit::Permit { intent, identity, call, request } => {
                 Builder::kind(2).unsigned(1, *intent).text(2, identity).bytes(3, call).bytes(4, request)
             }
-            ToInit::Open { file } => {
-                Builder::kind(3).unsigned(1, FILES.iter().position(|known| known == file).unwrap_or_default() as u64)
-            }
+            ToInit::Open { file } => Builder::kind(3).unsigned(1, number(&FILES, file)),
             ToInit::Scrub => Builder::kind(4),
             ToInit::Failed { stage, detail } => Builder::kind(5).text(1, stage).text(2, detail),
         }
@@ -129,21 +127,17 @@ impl Frame for ToInit {
 
     fn from_fields(kind: u64, fields: &mut Fields) -> Result<Self, FrameError> {
         Ok(match kind {
-            1 => {
-                let identities = fields.texts(1)?;
-                let gaps = usize::try_from(fields.unsigned(2)?).ok().and_then(|at| GAPS.get(at));
-                ToInit::Admitted { identities, gaps: *gaps.ok_or(FrameError::Unexpected("what gaps are"))? }
-            }
+            1 => ToInit::Admitted {
+                identities: fields.texts(1)?,
+                gaps: member(&GAPS, fields.unsigned(2)?, "what gaps are")?,
+            },
             2 => ToInit::Permit {
                 intent: fields.unsigned(1)?,
                 identity: fields.text(2)?,
                 call: fields.array(3)?,
                 request: fields.array(4)?,
             },
-            3 => {
-                let file = usize::try_from(fields.unsigned(1)?).ok().and_then(|at| FILES.get(at));
-                ToInit::Open { file: *file.ok_or(FrameError::Unexpected("a report file"))? }
-            }
+            3 => ToInit::Open { file: member(&FILES, fields.unsigned(1)?, "a report file")? },
             4 => ToInit::Scrub,
             5 => ToInit::Failed { stage: fields.text(1)?, detail: fields.text(2)? },
             _ => return Err(FrameError::Unexpected("a message of the notary to init")),
