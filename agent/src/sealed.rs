@@ -1,5 +1,5 @@
 //! A file in memory that nobody can change any more: how bytes go from process to process that are too many for a packet. Who has it
-//! can read it when there is time for it, and it is gone with its last descriptor. Holds no secrets.
+//! can read it when there is time for it, and it is gone with its last descriptor. Not for keys: its memory is not overwritten.
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, memfd_create};
 use rustix::io::Errno;
