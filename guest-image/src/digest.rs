@@ -1,4 +1,4 @@
-//! SHA-256 of a file, without reading it whole into memory.
+//! SHA-256 of a file, without reading it whole into memory, and its one form as text.
 
 use sha2::{Digest as _, Sha256};
 use std::fs::File;
@@ -18,4 +18,10 @@ pub fn sha256_file(path: &Path) -> io::Result<[u8; 32]> {
             Err(error) => return Err(error),
         }
     }
+}
+
+/// Is it a SHA-256 as text: 64 hex digits, none of them a capital?
+#[must_use]
+pub fn is_sha256(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }

@@ -3,6 +3,7 @@
 //! JSON, sorted, one form only: the same packages give the same bytes. With it a build needs no package index, only the
 //! packages; and whatever fetched them, they are the same bytes or they are refused.
 
+use crate::digest::is_sha256;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -200,10 +201,6 @@ fn check(package: &Package) -> Result<(), LockError> {
         return Err(wrong("architecture amd64 or all", format!("{:?}", package.architecture)));
     }
     Ok(())
-}
-
-fn is_sha256(text: &str) -> bool {
-    text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 
 /// Names become arguments of apt and names of files.

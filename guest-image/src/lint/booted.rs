@@ -2,6 +2,7 @@
 
 use super::{Finding, Rule};
 use crate::cmdline;
+use crate::digest::is_sha256;
 use crate::inspect::Kind;
 use crate::inspect::initramfs::Entry;
 use crate::kernel::{modinfo, modules};
@@ -87,10 +88,7 @@ pub(super) fn of_command_line(text: &str, profile: Profile) -> Vec<Finding> {
     let finding = |found: String| Finding { rule: Rule::CommandLine, place: "cmdline".into(), found };
     let mut findings = Vec::new();
     let (roots, words): (Vec<&str>, Vec<&str>) = text.split(' ').partition(|word| word.starts_with("coffer.root="));
-    let is_root = |word: &str| {
-        let hash = word.strip_prefix("coffer.root=").unwrap_or_default();
-        hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
-    };
+    let is_root = |word: &str| word.strip_prefix("coffer.root=").is_some_and(is_sha256);
     if !matches!(roots[..], [root] if is_root(root)) {
         findings.push(finding(format!("expected coffer.root= and 64 hex digits once, found {:?}", roots.join(" "))));
     }

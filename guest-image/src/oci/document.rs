@@ -1,6 +1,7 @@
 //! The JSON documents of a layout: from `index.json` to the one manifest for this architecture and its layers.
 
 use super::{BLOB_MAX, Blob, DOCUMENT_MAX, Layer, OciError, Packing, blob_path, io_error, open_plain};
+use crate::digest::is_sha256;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use std::io::Read as _;
@@ -146,10 +147,6 @@ fn sha256_of(digest: &str) -> Result<String, OciError> {
     let name = digest.strip_prefix("sha256:").filter(|name| is_sha256(name));
     name.map(str::to_owned)
         .ok_or_else(|| wrong("digests sha256: with 64 hex digits", digest.chars().take(100).collect()))
-}
-
-pub(super) fn is_sha256(name: &str) -> bool {
-    name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 
 fn wrong(expected: &'static str, found: String) -> OciError {

@@ -7,7 +7,7 @@ mod headers;
 mod layer;
 mod zstd;
 
-use crate::digest::sha256_file;
+use crate::digest::{is_sha256, sha256_file};
 use layer::Applying;
 use sha2::{Digest as _, Sha256};
 use std::fs;
@@ -238,7 +238,7 @@ fn unpack_layout(tar: &Path, into: &Path) -> Result<(), OciError> {
         let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
         let name = name.strip_prefix("./").unwrap_or(&name);
         let kind = entry.header().entry_type();
-        let blob = name.strip_prefix("blobs/sha256/").filter(|name| document::is_sha256(name));
+        let blob = name.strip_prefix("blobs/sha256/").filter(|name| is_sha256(name));
         let target = match (kind, name, blob) {
             (tar::EntryType::Regular, "oci-layout" | "index.json", _) => into.join(name),
             (tar::EntryType::Regular, _, Some(name)) => blobs.join(name),
