@@ -9,7 +9,7 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use warm::coffer_image;
 
 fn sha256(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
@@ -40,10 +40,6 @@ fn layout(directory: &Path, name: &str) -> String {
     let index = json!({ "schemaVersion": 2, "manifests": [blob("manifest.v1+json", manifest.as_bytes())] });
     fs::write(directory.join("index.json"), index.to_string()).unwrap();
     sha256(manifest.as_bytes())
-}
-
-fn coffer_image(arguments: &[&dyn AsRef<std::ffi::OsStr>]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_coffer-image")).args(arguments.iter().map(AsRef::as_ref)).output().unwrap()
 }
 
 #[test]

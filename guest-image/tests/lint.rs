@@ -1,6 +1,8 @@
 //! Bad images of each kind, made for the purpose, and what the lint says of them; the reader of erofs images against the
 //! trees that `mkfs.erofs` was given; and the images that the other tests boot, where they are named.
 
+#[path = "module/mod.rs"]
+mod smallest;
 mod warm;
 
 use coffer_evidence::manifest::Profile;
@@ -45,29 +47,9 @@ fn put(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
 }
 
-/// The smallest kernel module: a name table and a `.modinfo`, and `symbols` behind them.
+/// A module of this name, with `symbols` in it.
 fn module(name: &str, symbols: &[u8]) -> Vec<u8> {
-    let (names, modinfo) = (b"\0.shstrtab\0.modinfo\0", format!("depends=\0name={name}\0"));
-    let mut elf = vec![0; 64];
-    elf[..6].copy_from_slice(b"\x7fELF\x02\x01");
-    elf.extend(names);
-    let modinfo_at = elf.len();
-    elf.extend(modinfo.as_bytes());
-    elf.extend(symbols);
-    let table = elf.len();
-    let header = |name: u32, at: usize, length: usize| {
-        let mut header = vec![0; 64];
-        header[..4].copy_from_slice(&name.to_le_bytes());
-        header[24..32].copy_from_slice(&(at as u64).to_le_bytes());
-        header[32..40].copy_from_slice(&(length as u64).to_le_bytes());
-        header
-    };
-    elf.extend([header(0, 0, 0), header(1, 64, names.len()), header(11, modinfo_at, modinfo.len())].concat());
-    elf[0x28..0x30].copy_from_slice(&(table as u64).to_le_bytes());
-    elf[0x3a..0x3c].copy_from_slice(&64_u16.to_le_bytes());
-    elf[0x3c..0x3e].copy_from_slice(&3_u16.to_le_bytes());
-    elf[0x3e..0x40].copy_from_slice(&1_u16.to_le_bytes());
-    elf
+    smallest::module(format!("depends=\0name={name}\0").as_bytes(), symbols)
 }
 
 /// Mode and content of an entry.

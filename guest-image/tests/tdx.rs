@@ -11,16 +11,12 @@ use coffer_image::kit::Kit;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use warm::coffer_image;
 
 /// The agent as `scripts/build` leaves it; any program where there is none.
 fn agent() -> PathBuf {
     let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/x86_64-unknown-linux-gnu/guest/coffer-agent");
     if built.exists() { built } else { "/bin/true".into() }
-}
-
-fn coffer_image(arguments: &[&dyn AsRef<std::ffi::OsStr>]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_coffer-image")).args(arguments.iter().map(AsRef::as_ref)).output().unwrap()
 }
 
 /// Name and mode of each entry of a newc archive.

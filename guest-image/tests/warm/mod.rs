@@ -8,6 +8,12 @@ use coffer_image::kit::Kit;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// Runs the command to its end.
+pub(crate) fn coffer_image(arguments: &[&dyn AsRef<std::ffi::OsStr>]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_coffer-image")).args(arguments.iter().map(AsRef::as_ref)).output().unwrap()
+}
 
 /// The user's cache, where an earlier build has left packages and the lock that names them. Without it a test says so and
 /// does nothing, or fails where the tests with guests are insisted on: `scripts/test` builds before it tests.
