@@ -52,17 +52,20 @@ pub async fn connect(device: &Path) -> anyhow::Result<Tools> {
 pub async fn exec(tools: &Tools, argv: &[&str]) -> anyhow::Result<Vec<u8>> {
     use pb::exec_request::Request;
     use pb::exec_response::Response;
-    let argv = argv.iter().map(|&word| word.to_owned()).collect();
-    let start = pb::ExecStart { header: call_header("")?, argv, ..pb::ExecStart::default() };
+    let words = argv.iter().map(|&word| word.to_owned()).collect();
+    let start = pb::ExecStart { header: call_header("")?, argv: words, ..pb::ExecStart::default() };
     let request = pb::ExecRequest { request: Some(Request::Start(start)) };
     let requests = tokio_stream::iter([request]).chain(tokio_stream::pending());
     let mut responses = tools.clone().exec(requests).await?.into_inner();
-    let mut out = Vec::new();
+    let (mut out, mut said) = (Vec::new(), Vec::new());
     while let Some(message) = responses.message().await? {
         match message.response {
             Some(Response::Stdout(output)) => out.extend_from_slice(&output.data),
+            Some(Response::Stderr(output)) => said.extend_from_slice(&output.data),
             Some(Response::Exited(exited)) if exited.code == 0 => return Ok(out),
-            Some(Response::Exited(exited)) => bail!("expected success, found {exited:?}"),
+            Some(Response::Exited(exited)) => {
+                bail!("expected success of {argv:?}, found {exited:?}: {}", String::from_utf8_lossy(&said))
+            }
             _ => {}
         }
     }

@@ -29,6 +29,13 @@ pub fn quartiles(mut times: Vec<Duration>) -> [Duration; 3] {
     [1, 2, 3].map(|quarter| times.get(times.len() * quarter / 4).copied().unwrap_or_default())
 }
 
+/// The one in the middle.
+#[must_use]
+pub fn median(times: Vec<Duration>) -> Duration {
+    let [_, median, _] = quartiles(times);
+    median
+}
+
 /// One time as a part of another.
 #[must_use]
 pub fn ratio(of: Duration, to: Duration) -> f64 {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use coffer_evidence::link::ToHost;
+use coffer_tests::figures::{median, ratio};
 use coffer_tests::guest::{Guest, Plan};
 use coffer_tests::kit::{bare_boot, kit_directory};
 
@@ -33,7 +34,7 @@ fn main() -> anyhow::Result<()> {
         );
     }
     let [bare, line, hello, ready] = [bare, lines, hellos, readies].map(median);
-    let ratio = ready.as_secs_f64() / bare.as_secs_f64();
+    let ratio = ratio(ready, bare);
     println!(
         "medians: bare {bare:.2?}; session: first line {line:.2?}, hello {hello:.2?}, ready {ready:.2?}; ratio {ratio:.3}"
     );
@@ -55,9 +56,4 @@ fn session(image: &std::path::Path) -> anyhow::Result<(Duration, Duration, Durat
     let hello = guest.started.elapsed();
     let ToHost::Ready { .. } = guest.hear(LIMIT)? else { bail!("expected ready") };
     Ok((line, hello, guest.started.elapsed()))
-}
-
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort();
-    times.get(times.len() / 2).copied().unwrap_or_default()
 }

@@ -2,13 +2,13 @@
 //! the agent alone: one watches what calls do with files, one does not. Rounds alternate, so that a busy machine troubles both alike.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use coffer_evidence::link::ToHost;
-use coffer_proto::guest::v1 as pb;
-use coffer_tests::guest::{Guest, Plan, call_header};
-use tokio_stream::StreamExt as _;
+use coffer_tests::calls::{Tools, exec};
+use coffer_tests::figures::{median, ratio, time};
+use coffer_tests::guest::{Guest, Plan};
 
 const LIMIT: Duration = Duration::from_secs(120);
 /// A repository of 5,000 files in 100 directories, committed; and a copy of the standard library that can be written to.
@@ -24,8 +24,6 @@ const WORK: [(&str, &str, &str); 2] = [
         "python3 -m compileall -q lib",
     ),
 ];
-
-type Tools = pb::tool_service_client::ToolServiceClient<tonic::transport::Channel>;
 
 fn main() -> anyhow::Result<()> {
     let usage = "usage: record-times IMAGE_DIR UNWATCHED_IMAGE_DIR [ROUNDS]";
@@ -57,36 +55,14 @@ fn main() -> anyhow::Result<()> {
                 }
             }
             let [with, without] = times.map(median);
-            let more = with.as_secs_f64() / without.as_secs_f64() - 1.0;
+            let more = ratio(with, without) - 1.0;
             println!("{what:<36} recorded {with:.2?}, not recorded {without:.2?}: {:+.1} %", more * 100.0);
         }
         anyhow::Ok(())
     })
 }
 
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort();
-    times.get(times.len() / 2).copied().unwrap_or_default()
-}
-
-/// Runs a script to its end, which must be a good one.
+/// How long a script takes to its end, which must be a good one.
 async fn run(tools: &Tools, script: &str) -> anyhow::Result<Duration> {
-    use pb::exec_request::Request;
-    use pb::exec_response::Response;
-    let argv = ["sh", "-c", script].map(str::to_owned).to_vec();
-    let start = pb::ExecStart { header: call_header("")?, argv, ..pb::ExecStart::default() };
-    let request = pb::ExecRequest { request: Some(Request::Start(start)) };
-    let begin = Instant::now();
-    let mut responses =
-        tools.clone().exec(tokio_stream::iter([request]).chain(tokio_stream::pending())).await?.into_inner();
-    let mut said = Vec::new();
-    while let Some(message) = responses.message().await? {
-        match message.response {
-            Some(Response::Stderr(output)) => said.extend_from_slice(&output.data),
-            Some(Response::Exited(exited)) if exited.code == 0 => return Ok(begin.elapsed()),
-            Some(Response::Exited(exited)) => bail!("{script}: {exited:?}: {}", String::from_utf8_lossy(&said)),
-            _ => {}
-        }
-    }
-    bail!("expected an exit at the end of the call")
+    time(exec(tools, &["sh", "-c", script])).await
 }
