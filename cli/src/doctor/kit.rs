@@ -44,14 +44,19 @@ pub(super) fn checks() -> Vec<Check> {
     }
 }
 
-fn check_kit(kit: &Path) -> Check {
+/// What the kit says of itself, or why it does not.
+fn describe(kit: &Path) -> Result<Description, Check> {
     let path = kit.join("kit.json");
-    let Ok(text) = std::fs::read(&path) else {
-        return Check::missing(NAME, Need::Both, format!("no {}", path.display()), FIX);
-    };
-    let description: Description = match serde_json::from_slice(&text) {
+    let text =
+        std::fs::read(&path).map_err(|_| Check::missing(NAME, Need::Both, format!("no {}", path.display()), FIX))?;
+    serde_json::from_slice(&text)
+        .map_err(|error| Check::failed(NAME, Need::Both, format!("{}: {error}", path.display()), FIX))
+}
+
+fn check_kit(kit: &Path) -> Check {
+    let description = match describe(kit) {
         Ok(description) => description,
-        Err(error) => return Check::failed(NAME, Need::Both, format!("{}: {error}", path.display()), FIX),
+        Err(check) => return check,
     };
     let parts = [&description.loader, &description.binary]
         .into_iter()
@@ -66,18 +71,12 @@ fn check_kit(kit: &Path) -> Check {
     }
 }
 
-fn describe(kit: &Path) -> Option<Description> {
-    serde_json::from_slice(&std::fs::read(kit.join("kit.json")).ok()?).ok()
-}
-
 /// Whether this QEMU can be asked for a TD at all.
 fn check_tdx(kit: &Path) -> Check {
     const NAME: &str = "QEMU tdx-guest";
     const FIX: &str = "use QEMU 10.1 or newer: run scripts/build, which brings one; or set vmm.qemu";
-    match describe(kit)
-        .ok_or_else(|| "there is no kit".to_owned())
-        .and_then(|description| properties(kit, &description))
-    {
+    let described = describe(kit).map_err(|_| "there is no kit".to_owned());
+    match described.and_then(|description| properties(kit, &description)) {
         Ok(found) => {
             let lost: Vec<&str> = PROPERTIES.into_iter().filter(|name| !found.iter().any(|has| has == name)).collect();
             match lost[..] {
