@@ -19,6 +19,7 @@ use coffer_proto::control::v1::session_service_server::SessionServiceServer;
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 
+use crate::session::calls::{CONNECTION_WINDOW, FRAME, STREAM_WINDOW};
 use crate::session::registry::Registry;
 use control::Control;
 use plain::Plain;
@@ -28,11 +29,6 @@ use relay::Relay;
 const MESSAGE_MAX: usize = 4 * 1024 * 1024;
 /// Requests of one connection at once.
 const STREAMS_MAX: u32 = 256;
-/// Windows of relayed calls: a few chunks for each, many at once.
-const STREAM_WINDOW: u32 = 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
-/// Bytes of a frame: a chunk with what is around it goes in one.
-const FRAME: u32 = 128 * 1024;
 
 /// Serves until `stop` is ready; calls that run may end.
 pub(crate) async fn serve(

@@ -19,11 +19,11 @@ use crate::link::{Dial, PORT_TOOLS, Tasks};
 
 /// How long the agent may take to speak HTTP/2.
 const GREETING: Duration = Duration::from_secs(15);
-/// Windows: a few chunks for each call, many calls at once.
-const STREAM_WINDOW: u32 = 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
-/// Bytes of a frame: a chunk with what is around it goes in one.
-const FRAME: u32 = 128 * 1024;
+/// Windows, towards guests and towards clients: a few chunks for each call, many calls at once.
+pub(crate) const STREAM_WINDOW: u32 = 1024 * 1024;
+pub(crate) const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// Bytes of a frame, on both sides: a chunk with what is around it goes in one.
+pub(crate) const FRAME: u32 = 128 * 1024;
 /// The headers or trailers of one answer, in bytes: a status and its details.
 const HEADERS_MAX: u32 = 64 * 1024;
 
