@@ -6,7 +6,7 @@
 //!       ── used jail ─> other    (dropped there; here, when too many wait)
 //! ```
 
-use super::filter::Filters;
+use super::filter::Filter;
 use super::room::Room;
 use super::warden::{self, Warden};
 use super::{Jail, JailError};
@@ -38,13 +38,13 @@ pub(super) struct Ahead {
 
 impl Ahead {
     /// Starts the threads. They end when this is ended.
-    pub(super) fn new(rooms: Arc<Rooms>, filters: Arc<Filters>) -> std::io::Result<Self> {
+    pub(super) fn new(rooms: Arc<Rooms>, filter: Arc<Filter>) -> std::io::Result<Self> {
         let (orders, to_do) = channel();
         let (done, made) = channel();
         let (used, to_take_apart) = sync_channel::<Jail>(USED);
         let making = move || {
             for uid in to_do {
-                let jail = rooms.get(&uid).ok_or(JailError::NoRoom).and_then(|room| make(room, &filters));
+                let jail = rooms.get(&uid).ok_or(JailError::NoRoom).and_then(|room| make(room, &filter));
                 // Whoever does not listen any more is ending.
                 let _ = done.send((uid, jail));
             }
@@ -98,9 +98,9 @@ impl Ahead {
 }
 
 /// Makes a jail in a room.
-pub(super) fn make(room: &Room, filters: &Arc<Filters>) -> Result<Jail, JailError> {
+pub(super) fn make(room: &Room, filter: &Arc<Filter>) -> Result<Jail, JailError> {
     let warden = Warden::new(room.mounts.as_fd(), room.network.as_fd()).map_err(JailError::Warden)?;
     let process = warden.pidfd().try_clone_to_owned().map_err(JailError::Warden)?;
     // One without its jail is killed, and holds the room until it is gone.
-    Jail::new(warden, room, filters).inspect_err(|_| warden::wait(process.as_fd()))
+    Jail::new(warden, room, filter).inspect_err(|_| warden::wait(process.as_fd()))
 }

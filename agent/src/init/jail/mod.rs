@@ -3,7 +3,7 @@
 //! ```text
 //!   identity ── room:  mount tree, network                  made once, before the first tool runs
 //!      └ call ── jail: processes, IPC, mount tree, /proc     a warden holds them; used once, gone with the call
-//!           └ tool: joins the jail ─ uid ─ no capabilities ─ directory ─ Landlock ─ filters ─ executes its program
+//!           └ tool: joins the jail ─ uid ─ no capabilities ─ directory ─ Landlock ─ filter ─ executes its program
 //! ```
 //! A jail is made ahead of the call that uses it, by a thread of its own: nobody waits for it then.
 
@@ -18,7 +18,7 @@ pub mod warden;
 use super::error::{BootError, Context as _};
 use super::reap::{Who, reap_waiting};
 use ahead::{Ahead, Rooms};
-use filter::Filters;
+use filter::Filter;
 use mapped::Owners;
 pub use notice::Queues;
 use room::{Room, Site};
@@ -137,7 +137,7 @@ pub struct Jail {
     warden: Warden,
     processes: OwnedFd,
     ruleset: OwnedFd,
-    filters: Arc<Filters>,
+    filter: Arc<Filter>,
     terminals: OwnedFd,
     queues: Queues,
 }
@@ -150,11 +150,11 @@ pub struct Entry {
     /// Its processes: what the tool is born into.
     pub(super) processes: OwnedFd,
     pub(super) ruleset: OwnedFd,
-    pub(super) filters: Arc<Filters>,
+    pub(super) filter: Arc<Filter>,
 }
 
 impl Jail {
-    fn new(warden: Warden, room: &Room, filters: &Arc<Filters>) -> Result<Self, JailError> {
+    fn new(warden: Warden, room: &Room, filter: &Arc<Filter>) -> Result<Self, JailError> {
         let open = |name: &str, flags: OFlags| {
             let path = format!("/proc/{}/{name}", warden.pid());
             rustix::fs::open(&path, flags | OFlags::CLOEXEC, Mode::empty())
@@ -165,7 +165,7 @@ impl Jail {
         let terminals = room.terminals.try_clone().map_err(JailError::Terminals)?;
         let root = PathBuf::from(format!("/proc/{}/root", warden.pid()));
         let queues = notice::of_call(&root, &room.watched).map_err(JailError::Notice)?;
-        Ok(Self { warden, processes, ruleset, filters: filters.clone(), terminals, queues })
+        Ok(Self { warden, processes, ruleset, filter: filter.clone(), terminals, queues })
     }
 
     /// The queues of what its processes do with files. Whoever executes anything waits until somebody answers.
@@ -182,7 +182,7 @@ impl Jail {
     pub fn entry(&self) -> io::Result<Entry> {
         let warden = self.warden.pidfd().try_clone_to_owned()?;
         let (processes, ruleset) = (self.processes.try_clone()?, self.ruleset.try_clone()?);
-        Ok(Entry { warden, processes, ruleset, filters: self.filters.clone() })
+        Ok(Entry { warden, processes, ruleset, filter: self.filter.clone() })
     }
 }
 
@@ -194,7 +194,7 @@ pub struct Jails {
     rooms: Arc<Rooms>,
     spare: BTreeMap<u32, Jail>,
     ahead: Ahead,
-    filters: Arc<Filters>,
+    filter: Arc<Filter>,
     places: Vec<Place>,
     names: OwnedFd,
 }
@@ -211,11 +211,7 @@ pub struct Place {
 impl Jails {
     /// Makes a room for each uid. No tool runs yet.
     pub fn new(site: &Site, identities: &[(u32, Vec<Grant>)]) -> Result<Self, BootError> {
-        let filters = Filters::compile().map_err(|error| BootError::Unexpected {
-            stage: STAGE,
-            expected: "filters for system calls".into(),
-            found: error.to_string(),
-        })?;
+        let filter = Filter::compile();
         let first = crate::fixed::UID_IDENTITY;
         for (_, grants) in identities {
             make_places(&site.workspace, first, grants)?;
@@ -236,10 +232,10 @@ impl Jails {
         for place in &places {
             notice::add(&names, place.root.as_fd()).context(STAGE, watch)?;
         }
-        let (rooms, filters) = (Arc::new(rooms), Arc::new(filters));
-        let ahead = Ahead::new(rooms.clone(), filters.clone()).context(STAGE, || "start a thread".into())?;
+        let (rooms, filter) = (Arc::new(rooms), Arc::new(filter));
+        let ahead = Ahead::new(rooms.clone(), filter.clone()).context(STAGE, || "start a thread".into())?;
         let (wardens, spare) = (BTreeSet::new(), BTreeMap::new());
-        Ok(Self { wardens, rooms, spare, ahead, filters, places, names: names.into() })
+        Ok(Self { wardens, rooms, spare, ahead, filter, places, names: names.into() })
     }
 
     /// Gives away what the observer needs: the places that tools can write to, and the queue of what happens to names in them.
@@ -259,7 +255,7 @@ impl Jails {
             return Ok(jail);
         }
         let room = self.rooms.get(&uid).ok_or(JailError::NoRoom)?;
-        let jail = ahead::make(room, &self.filters)?;
+        let jail = ahead::make(room, &self.filter)?;
         self.wardens.insert(jail.warden.pid());
         Ok(jail)
     }
