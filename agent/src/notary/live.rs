@@ -307,7 +307,7 @@ impl<R: Registers, Q: QuoteSource, C: Fn() -> Moment> Notary<'_, R, Q, C> {
         };
         self.commits.expect(index, request);
         let (name, request) = (identity.to_string(), *digest.as_bytes());
-        let permit = warrant::ToInit::Permit { intent: index, identity: name, call: *id.as_bytes(), request };
+        let permit = warrant::ToInit::Permit { intent: index, identity: name, request };
         // Init knows before the agent does: the start that follows finds its permit.
         self.init.send(&permit, &[], Wait::Block)?;
         self.running.insert(index, (identity, id, method));

@@ -31,7 +31,6 @@ pub(crate) const UID: u32 = 10_000;
 
 pub(crate) struct Bench {
     pub(crate) root: PathBuf,
-    hierarchy: Hierarchy,
     pub(crate) workspace: tempfile::TempDir,
     pub(crate) calls: Calls,
     /// Calls whose record misses something, as the observer told while they ran.
@@ -72,11 +71,11 @@ impl Bench {
             Grant { path: "/usr".into(), access: Access::EXECUTE, reach: Reach::Beneath },
         ];
         let site = Site { workspace: workspace.path().into(), tmp_bytes: 1 << 20, landlock: landlock::ABI::V6 };
-        let mut jails = Jails::new(&site, &[(UID, grants)]).unwrap();
+        let mut jails = Jails::new(&site, &hierarchy, &[(UID, grants)]).unwrap();
         let (link, observer) = observe(&mut jails);
         let (calls, jails) = (Calls::new(link), Some(jails));
         let (lost, record, reports) = (Vec::new(), None, VecDeque::new());
-        Some(Self { root, hierarchy, workspace, calls, lost, record, reports, observer, jails, _alone: alone })
+        Some(Self { root, workspace, calls, lost, record, reports, observer, jails, _alone: alone })
     }
 
     /// The record of the call that ended last, and its bytes.
@@ -99,9 +98,8 @@ impl Bench {
     }
 
     pub(crate) fn begin(&mut self, command: Command, times: Times) {
-        let group = self.hierarchy.call("default", "call").unwrap();
         let jail = self.jails.as_mut().unwrap().take(UID).unwrap();
-        self.calls.start(1, Place { uid: UID, group, jail }, command, times).unwrap();
+        self.calls.start(1, Place { uid: UID, jail }, command, times).unwrap();
     }
 
     /// Starts a script on a terminal; answers the master.
@@ -244,8 +242,9 @@ impl Drop for Bench {
         let (link, _) = channel::pair().unwrap();
         self.calls = Calls::new(link);
         let freed = self.jails.take().is_some_and(Jails::close);
+        let own = format!("calls/{UID}");
         for directory in
-            ["calls/default", "calls", "coffer/init", "coffer/notary", "coffer/agent", "coffer/observer", "coffer", ""]
+            [own.as_str(), "calls", "coffer/init", "coffer/notary", "coffer/agent", "coffer/observer", "coffer", ""]
         {
             drop(fs::remove_dir(self.root.join(directory)));
         }

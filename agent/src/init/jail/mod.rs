@@ -3,6 +3,7 @@
 //! ```text
 //!   identity ── room:  mount tree, network                  made once, before the first tool runs
 //!      └ call ── jail: processes, IPC, mount tree, /proc     a warden holds them; used once, gone with the call
+//!           │          cgroup
 //!           └ tool: joins the jail ─ uid ─ no capabilities ─ directory ─ Landlock ─ filter ─ executes its program
 //! ```
 //! A jail is made ahead of the call that uses it, by a thread of its own: nobody waits for it then.
@@ -15,8 +16,10 @@ pub mod room;
 pub mod rules;
 pub mod warden;
 
+use super::cgroup::{CallGroup, Hierarchy};
 use super::error::{BootError, Context as _};
 use super::reap::{Who, reap_waiting};
+use super::spawn::Stage;
 use ahead::{Ahead, Rooms};
 use filter::Filter;
 use mapped::Owners;
@@ -99,6 +102,9 @@ pub enum JailError {
     /// The identity has no room.
     #[error("no room was made for the identity")]
     NoRoom,
+    /// The cgroup.
+    #[error("the cgroup of the call could not be made")]
+    Cgroup(#[source] io::Error),
     /// The namespaces.
     #[error("the namespaces of the call could not be made")]
     Warden(#[source] io::Error),
@@ -117,24 +123,38 @@ pub enum JailError {
 }
 
 impl JailError {
+    /// What was being done, as a start that failed tells it.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        match self {
+            Self::Cgroup(_) => Stage::Cgroup,
+            Self::NoRoom | Self::Warden(_) | Self::Proc(_) | Self::Terminals(_) | Self::Notice(_) | Self::Rules(_) => {
+                Stage::Jail
+            }
+        }
+    }
+
     /// The system's answer, as a start that failed tells it.
     #[must_use]
     pub fn errno(&self) -> i32 {
         match self {
             Self::NoRoom => libc::ENOENT,
-            Self::Warden(error) | Self::Proc(error) | Self::Terminals(error) | Self::Notice(error) => {
-                error.raw_os_error().unwrap_or(libc::EIO)
-            }
+            Self::Cgroup(error)
+            | Self::Warden(error)
+            | Self::Proc(error)
+            | Self::Terminals(error)
+            | Self::Notice(error) => error.raw_os_error().unwrap_or(libc::EIO),
             Self::Rules(rules::RulesError::Open { source, .. }) => source.raw_os_error().unwrap_or(libc::EIO),
             Self::Rules(rules::RulesError::Landlock(_)) => libc::EOPNOTSUPP,
         }
     }
 }
 
-/// The namespaces of one call. Everything in them ends when it is dropped.
+/// The namespaces and the cgroup of one call. Everything in them ends when it is dropped.
 #[derive(Debug)]
 pub struct Jail {
     warden: Warden,
+    group: CallGroup,
     processes: OwnedFd,
     ruleset: OwnedFd,
     filter: Arc<Filter>,
@@ -165,7 +185,13 @@ impl Jail {
         let terminals = room.terminals.try_clone().map_err(JailError::Terminals)?;
         let root = PathBuf::from(format!("/proc/{}/root", warden.pid()));
         let queues = notice::of_call(&root, &room.watched).map_err(JailError::Notice)?;
-        Ok(Self { warden, processes, ruleset, filter: filter.clone(), terminals, queues })
+        let group = room.groups.call().map_err(JailError::Cgroup)?;
+        Ok(Self { warden, group, processes, ruleset, filter: filter.clone(), terminals, queues })
+    }
+
+    /// Its cgroup.
+    pub fn group(&self) -> &CallGroup {
+        &self.group
     }
 
     /// The queues of what its processes do with files. Whoever executes anything waits until somebody answers.
@@ -210,7 +236,7 @@ pub struct Place {
 
 impl Jails {
     /// Makes a room for each uid. No tool runs yet.
-    pub fn new(site: &Site, identities: &[(u32, Vec<Grant>)]) -> Result<Self, BootError> {
+    pub fn new(site: &Site, hierarchy: &Hierarchy, identities: &[(u32, Vec<Grant>)]) -> Result<Self, BootError> {
         let filter = Filter::compile();
         let first = crate::fixed::UID_IDENTITY;
         for (_, grants) in identities {
@@ -223,7 +249,8 @@ impl Jails {
         let mut places = vec![Place { uid: None, root: workspace }];
         for (uid, grants) in identities {
             let owners = (*uid != first).then(|| owners(first, *uid)).transpose()?;
-            let (room, own) = Room::new(site, owners.as_ref(), grants)?;
+            let groups = hierarchy.identity(*uid)?;
+            let (room, own) = Room::new(site, groups, owners.as_ref(), grants)?;
             places.extend(own.into_iter().map(|root| Place { uid: Some(*uid), root }));
             rooms.insert(*uid, room);
         }
