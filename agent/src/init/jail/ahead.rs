@@ -1,9 +1,9 @@
-//! Two threads, one that makes jails ahead of the calls that use them, one that takes apart those that were used: each takes the kernel
+//! A thread that makes jails ahead of the calls that use them, and some that take apart those that were used: each takes the kernel
 //! milliseconds, and init has calls to start and to end meanwhile. They know nothing of calls.
 //!
 //! ```text
 //!  init ── make uid ──> one ── jail, or why not ──> init
-//!       ── used jail ─> other    (dropped there; here, when too many wait)
+//!       ── used jail ─> any of the others    (dropped there; here, when too many wait)
 //! ```
 
 use super::filter::Filter;
@@ -12,8 +12,8 @@ use super::warden::{self, Warden};
 use super::{Jail, JailError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd as _;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 /// The rooms of all identities, by uid.
@@ -21,6 +21,9 @@ pub(super) type Rooms = BTreeMap<u32, Room>;
 
 /// Jails that wait to be taken apart: a wave of calls that end together.
 const USED: usize = 64;
+/// Who takes them apart. The kernel lets each of them wait, up to 30 ms, for the end of all readers of what a queue or a mount was
+/// known by; those waits may overlap, and one after the other they would be fewer calls a second than a client can ask for.
+const TAKERS: usize = 4;
 
 /// What the first answers: for whom, and the jail.
 type Made = (u32, Result<Jail, JailError>);
@@ -33,7 +36,7 @@ pub(super) struct Ahead {
     used: SyncSender<Jail>,
     /// Uids whose jail is being made.
     ordered: BTreeSet<u32>,
-    threads: [JoinHandle<()>; 2],
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Ahead {
@@ -49,10 +52,14 @@ impl Ahead {
                 let _ = done.send((uid, jail));
             }
         };
-        let taking_apart = move || to_take_apart.into_iter().for_each(drop);
-        let making = std::thread::Builder::new().name("jails".to_owned()).spawn(making)?;
-        let taking_apart = std::thread::Builder::new().name("used jails".to_owned()).spawn(taking_apart)?;
-        Ok(Self { orders, made, used, ordered: BTreeSet::new(), threads: [making, taking_apart] })
+        let mut threads = vec![std::thread::Builder::new().name("jails".to_owned()).spawn(making)?];
+        let to_take_apart = Arc::new(Mutex::new(to_take_apart));
+        for _ in 0..TAKERS {
+            let to_take_apart = to_take_apart.clone();
+            let taking_apart = move || while next(&to_take_apart).map(drop).is_some() {};
+            threads.push(std::thread::Builder::new().name("used jails".to_owned()).spawn(taking_apart)?);
+        }
+        Ok(Self { orders, made, used, ordered: BTreeSet::new(), threads })
     }
 
     /// Has a jail made, unless one is on its way.
@@ -95,6 +102,12 @@ impl Ahead {
         }
         self.made.into_iter().filter_map(|(_, made)| made.ok()).collect()
     }
+}
+
+/// The next used jail; `None` when there will be none. Whoever waits for one holds the lock, and nobody else needs it then.
+fn next(used: &Mutex<Receiver<Jail>>) -> Option<Jail> {
+    // Nothing panics while it holds the lock.
+    used.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
 }
 
 /// Makes a jail in a room.
