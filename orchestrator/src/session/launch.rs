@@ -130,6 +130,7 @@ async fn start(host: &Arc<Host>, record: &SessionRecord, started: &mut Started) 
     let machine = Machine {
         session: record.id,
         profile: record.profile,
+        shape: intent.shape,
         boot_disk: dir.join(BOOT_DISK),
         run: dir.run(),
         process_records: dir.path().to_path_buf(),
