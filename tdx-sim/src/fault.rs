@@ -56,7 +56,7 @@ impl Quotes {
     }
 
     /// The fault of the next quote; without one it counts as given.
-    pub fn next(&mut self) -> Option<Fault> {
+    pub fn fault_of_next(&mut self) -> Option<Fault> {
         let fault = self.plan.filter(|plan| self.given >= plan.after).map(|plan| plan.fault);
         if fault.is_none() {
             self.given = self.given.saturating_add(1);
@@ -72,10 +72,10 @@ mod tests {
     #[test]
     fn a_fault_begins_after_the_quotes_before_it_and_stays() {
         let mut quotes = Quotes::new(Some(Plan { fault: Fault::Short, after: 2 }));
-        let found: Vec<_> = (0..4).map(|_| quotes.next()).collect();
+        let found: Vec<_> = (0..4).map(|_| quotes.fault_of_next()).collect();
         assert_eq!(found, [None, None, Some(Fault::Short), Some(Fault::Short)]);
         let mut quotes = Quotes::new(None);
-        assert!((0..4).all(|_| quotes.next().is_none()));
+        assert!((0..4).all(|_| quotes.fault_of_next().is_none()));
         assert_eq!("none".parse::<Fault>(), Err(NoFault));
     }
 }

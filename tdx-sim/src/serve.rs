@@ -47,7 +47,7 @@ pub fn answer_all(
             },
             Request::Quote { report_data } => {
                 let quote = quote(td.registers(), &report_data);
-                match quotes.next() {
+                match quotes.fault_of_next() {
                     None => write_answer(stream, &quote)?,
                     Some(Fault::Busy) => write_busy(stream)?,
                     Some(Fault::Stall) => {}
