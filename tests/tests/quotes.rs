@@ -178,6 +178,8 @@ fn row(fault: Fault, limit: Duration, end: &End) {
         (found, _) => panic!("{fault:?}: {found:?}"),
     }
     drop(session);
+    // A reader that was left behind may have kept the mount busy; without one there is nothing to unmount any more.
+    drop(rustix::mount::unmount(place.path(), rustix::mount::UnmountFlags::DETACH));
 }
 
 #[test]
