@@ -1,6 +1,7 @@
 //! The notary's life: from the boot disk to the seal. Every error ends it.
 
 use super::admission::{self, Admitted};
+use super::heard::{HeardError, Init};
 use super::keys::{self, Keys};
 use super::quotes::QuoteSource;
 use super::recorder::Recorder;
@@ -68,6 +69,12 @@ impl From<ChannelError> for NotaryError {
     }
 }
 
+impl From<HeardError> for NotaryError {
+    fn from(error: HeardError) -> Self {
+        Self::chain("links", &error)
+    }
+}
+
 /// A moment: monotonic nanoseconds since boot, and the wall clock's hint in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment {
@@ -89,8 +96,7 @@ pub fn now() -> Moment {
     }
 }
 
-/// The links of the notary.
-type Init = Channel<warrant::ToInit, warrant::ToNotary>;
+/// The link to the agent.
 type Agent = Channel<log::ToAgent, log::ToNotary>;
 
 /// Lives until the agent closes its socket after the seal. Everything else is an error.
@@ -109,7 +115,7 @@ pub fn live<R: Registers, Q: QuoteSource>(
         RecordRequired::Yes => warrant::Gaps::Fatal,
         RecordRequired::No => warrant::Gaps::Logged,
     };
-    init.send(&warrant::ToInit::Admitted { identities, gaps }, &[], Wait::Block)?;
+    init.send(&warrant::ToInit::Admitted { identities, gaps })?;
     let (config, policy) = (admitted.config_bytes.clone(), admitted.policy.clone());
     agent.send(&log::ToAgent::Admitted { config, policy }, &[], Wait::Block)?;
 
@@ -309,7 +315,7 @@ impl<R: Registers, Q: QuoteSource, C: Fn() -> Moment> Notary<'_, R, Q, C> {
         let (name, request) = (identity.to_string(), *digest.as_bytes());
         let permit = warrant::ToInit::Permit { intent: index, identity: name, request };
         // Init knows before the agent does: the start that follows finds its permit.
-        self.init.send(&permit, &[], Wait::Block)?;
+        self.init.send(&permit)?;
         self.running.insert(index, (identity, id, method));
         Ok(log::ToAgent::Appended { index })
     }
@@ -385,11 +391,13 @@ impl<R: Registers, Q: QuoteSource, C: Fn() -> Moment> Notary<'_, R, Q, C> {
     }
 
     /// Has init scrub, and takes what it found.
-    fn scrub(&self) -> Result<Vec<(ScrubStep, StepResult)>, NotaryError> {
-        self.init.send(&warrant::ToInit::Scrub, &[], Wait::Block)?;
-        let (warrant::ToNotary::Scrubbed { steps }, _) = self.init.receive(Wait::Block)? else {
+    fn scrub(&mut self) -> Result<Vec<(ScrubStep, StepResult)>, NotaryError> {
+        self.init.send(&warrant::ToInit::Scrub)?;
+        let (warrant::ToNotary::Scrubbed { steps }, _) = self.init.answer()? else {
             return Err(NotaryError::new("scrub", "init answered something else"));
         };
+        // Nothing runs any more: an end that is told now is no call's.
+        self.records.hear(self.init, |_| false)?;
         steps
             .into_iter()
             .map(|[step, result]| ScrubStep::from_number(step).zip(StepResult::from_number(result)))
