@@ -20,10 +20,12 @@ fn main() -> anyhow::Result<()> {
     let image = PathBuf::from(arguments.next().context("usage: boot-times IMAGE_DIR [ROUNDS]")?);
     let rounds = arguments.next().map_or(Ok(5), |rounds| rounds.parse()).context("ROUNDS is a number")?;
     let kit = kit_directory()?;
+    let mut told = String::new();
     let [mut bare, mut lines, mut hellos, mut readies, mut openings] = [const { Vec::new() }; 5];
     for _ in 0..rounds {
         bare.push(bare_boot(&kit, &image, LIMIT)?);
-        let Times { line, hello, ready, opened } = session(&image)?;
+        let Times { line, hello, ready, opened, steps } = session(&image)?;
+        told = steps;
         lines.push(line);
         hellos.push(hello);
         readies.push(ready);
@@ -38,6 +40,7 @@ fn main() -> anyhow::Result<()> {
             last(&openings)
         );
     }
+    println!("the last one's init: {told}");
     let [bare, line, hello, ready, opened] = [bare, lines, hellos, readies, openings].map(median);
     let ratio = ratio(ready, bare);
     println!(
@@ -54,6 +57,8 @@ struct Times {
     ready: Duration,
     /// From the kernel's start.
     opened: Duration,
+    /// What init says of its steps.
+    steps: String,
 }
 
 fn session(image: &std::path::Path) -> anyhow::Result<Times> {
@@ -73,7 +78,10 @@ fn session(image: &std::path::Path) -> anyhow::Result<Times> {
     loop {
         if let Mirror::Leaf { index: 0, bytes } = guest.mirror.recv_timeout(LIMIT).context("expected leaf 0")? {
             let opened = Duration::from_nanos(Leaf::parse(&bytes).context("parse leaf 0")?.monotonic_ns);
-            return Ok(Times { line, hello, ready, opened });
+            let console = guest.console();
+            let steps = console.lines().find_map(|line| line.split_once("coffer-agent: boot, "));
+            let steps = steps.context("expected init's word on its steps")?.1.trim().to_owned();
+            return Ok(Times { line, hello, ready, opened, steps });
         }
     }
 }
