@@ -1,6 +1,7 @@
 //! What calls take on this machine, without a guest and without emulation: the same init, jail and observer, no agent, no notary and
-//! no link. `scripts/bench native` runs it, in turn with one that records nothing. Not a test: nothing fails by being slow.
+//! no link. `scripts/bench native` runs it, in turn with one that records nothing.
 
+#[path = "../tests/bench/mod.rs"]
 mod bench;
 
 use bench::{LONG, bench};
@@ -15,8 +16,6 @@ const MAKE: &str = "set -e; mkdir src; cd src; git init -q; git config user.name
 i=0; while [ $i -lt 100 ]; do mkdir $i; j=0; while [ $j -lt 50 ]; do printf \"$i $j %s\\\\n\" a b c d e f g h i j >$i/$j.txt; j=$((j+1)); done; i=$((i+1)); done
 git add .; git commit -q -m all";
 
-#[test]
-#[ignore = "a measurement: scripts/bench native"]
 fn starts() {
     let mut bench = bench!();
     let (mut calls, mut floor) = (Vec::new(), Vec::new());
@@ -33,8 +32,6 @@ fn starts() {
     println!("figure: start {} {}", median(calls).as_micros(), median(floor).as_micros());
 }
 
-#[test]
-#[ignore = "a measurement: scripts/bench native"]
 fn clone() {
     let mut bench = bench!();
     assert_eq!(bench.run(MAKE, LONG).0.code, Some(0));
@@ -46,6 +43,11 @@ fn clone() {
         times.push(begun.elapsed());
     }
     println!("figure: clone {}", median(times).as_micros());
+}
+
+fn main() {
+    starts();
+    clone();
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {
