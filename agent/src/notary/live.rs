@@ -2,7 +2,7 @@
 
 use super::admission::{self, Admitted};
 use super::heard::{HeardError, Init};
-use super::keys::{self, Keys};
+use super::keys::{self, Keys, PrivateKey};
 use super::quotes::QuoteSource;
 use super::recorder::Recorder;
 use super::records::Records;
@@ -21,9 +21,7 @@ use coffer_evidence::intent::RecordRequired;
 use coffer_evidence::leaf::{self, LimitKind, Method, Opened, Public, Reporter, ScrubStep, StepResult};
 use coffer_evidence::open::OpenMap;
 use coffer_evidence::seal::{ClosedBy, Reason};
-use coffer_evidence::sign::PublicKey;
 use coffer_evidence::writer::{AppendError, LeafDraft, LogWriter};
-use ed25519_dalek::SigningKey;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::BTreeMap;
 use std::error::Error as _;
@@ -139,7 +137,7 @@ struct Notary<'a, R, Q, C> {
     bound: Bound,
     clock: C,
     /// Gone once the log is sealed.
-    key: Option<SigningKey>,
+    key: Option<PrivateKey>,
     /// Calls without an outcome, by the index of their intent.
     running: BTreeMap<u64, (Identity, CallId, Method)>,
     records: Records,
@@ -162,9 +160,9 @@ fn open<'a, R: Registers, Q: QuoteSource, C: Fn() -> Moment>(
         launch: admitted.config.host.launch,
         session: admitted.intent.session,
         config_digest: admitted.config_digest,
-        log_key: PublicKey::of(&key),
+        log_key: key.public(),
         tls_spki,
-        git_key: PublicKey::of(&git),
+        git_key: git.public(),
         agent_svn: fixed::AGENT_SVN,
         random: keys::random()?,
         bind_nonce: None,
@@ -229,7 +227,7 @@ impl<R: Registers, Q: QuoteSource, C: Fn() -> Moment> Notary<'_, R, Q, C> {
 
     fn checkpoint(&mut self) -> Result<(), NotaryError> {
         let key = self.key.as_ref().ok_or_else(|| NotaryError::new("log", "it is sealed"))?;
-        for frame in self.recorder.checkpoint(key)? {
+        for frame in key.sign(|key| self.recorder.checkpoint(key))? {
             self.tell(&log::ToAgent::Record { frame })?;
         }
         Ok(())

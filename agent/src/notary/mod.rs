@@ -20,6 +20,7 @@ mod records;
 pub mod registers;
 pub mod sealing;
 pub mod signing;
+mod traces;
 
 use crate::channel::Channel;
 use crate::fixed;
