@@ -147,6 +147,20 @@ fn line(error: &QuoteSourceError) -> String {
     coffer_agent::notary::live::NotaryError::chain("quote", error).to_string()
 }
 
+/// A reader that was left behind ends once its read is answered. Were this process to end before that, the kernel would wait for an
+/// answer that nobody can give any more, for ever.
+fn until_nobody_reads(place: &Path) {
+    let until = Instant::now() + SLACK;
+    let is_open = || {
+        let numbers = std::fs::read_dir("/proc/self/fd").expect("the open files").flatten();
+        numbers.filter_map(|number| std::fs::read_link(number.path()).ok()).any(|file| file.starts_with(place))
+    };
+    while is_open() {
+        assert!(Instant::now() < until, "a reader that was left behind still waits for an answer");
+        std::thread::yield_now();
+    }
+}
+
 fn row(fault: Fault, limit: Duration, end: &End) {
     let place = tempfile::tempdir().expect("a directory");
     let over = Arc::new(AtomicBool::new(false));
@@ -177,8 +191,9 @@ fn row(fault: Fault, limit: Duration, end: &End) {
         }
         (found, _) => panic!("{fault:?}: {found:?}"),
     }
+    until_nobody_reads(place.path());
     drop(session);
-    // A reader that was left behind may have kept the mount busy; without one there is nothing to unmount any more.
+    // Gone with the session, unless a row above has failed.
     let _ = rustix::mount::unmount(place.path(), rustix::mount::UnmountFlags::DETACH);
 }
 
