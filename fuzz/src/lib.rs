@@ -9,6 +9,7 @@ pub mod bundles;
 pub mod fixtures;
 pub mod formats;
 pub mod guest_words;
+pub mod images;
 pub mod mutation;
 pub mod policies;
 pub mod quotes;
@@ -43,10 +44,14 @@ pub const TARGETS: &[Target] = &[
     target("collateral", quotes::collateral),
     target("control_link", guest_words::control_link),
     target("dsse", signed::dsse),
+    target("erofs", images::erofs),
     target("event_log", quotes::event_log),
     target("git_commit", signed::git_commit),
+    target("initramfs", images::initramfs),
     target("link_frames", formats::link_frames),
     target("mirror_store", guest_words::mirror_store),
+    target("oci_layer", images::oci_layer),
+    target("oci_layout", images::oci_layout),
     target("process_frames", formats::process_frames),
     target("qgs", quotes::qgs),
     target("quote", quotes::quote),

@@ -10,13 +10,13 @@ use rustix::fs::{Mode, OFlags};
 const SECRET: &[u8] = b"outside";
 
 /// A directory with something outside, and a destination inside with ways out already laid.
-struct Ground {
+pub(crate) struct Ground {
     root: tempfile::TempDir,
     mode: u32,
 }
 
 impl Ground {
-    fn new(links: &[(&str, &str)]) -> Self {
+    pub(crate) fn new(links: &[(&str, &str)]) -> Self {
         let root = tempfile::tempdir().expect("a directory");
         fs::create_dir(root.path().join("outside")).expect("a directory");
         fs::write(root.path().join("outside/secret"), SECRET).expect("a file");
@@ -28,12 +28,12 @@ impl Ground {
         Self { root, mode }
     }
 
-    fn inside(&self) -> PathBuf {
+    pub(crate) fn inside(&self) -> PathBuf {
         self.root.path().join("inside")
     }
 
     /// Everything below the root but the inside of `inside`, with kind, mode and content.
-    fn nothing_outside_changed(&self) {
+    pub(crate) fn nothing_outside_changed(&self) {
         let name = |path: PathBuf| path.file_name().expect("a name").to_string_lossy().into_owned();
         let list = |path: &Path| {
             let mut names: Vec<_> =
@@ -51,7 +51,7 @@ impl Ground {
     }
 
     /// Entries, bytes and depth of what is inside; every directory is opened for whoever cleans up.
-    fn walk(&self) -> (usize, u64) {
+    pub(crate) fn walk(&self) -> (usize, u64) {
         let (mut entries, mut bytes) = (0, 0);
         let mut pending = vec![self.inside()];
         while let Some(directory) = pending.pop() {

@@ -12,7 +12,16 @@ use coffer_fuzz::{TARGETS, Target, fixtures};
 const MUTATIONS: usize = 2_000;
 /// Of the corpora whose inputs need a file system, sockets or many signatures.
 const MUTATIONS_OF_SLOW_ONES: usize = 500;
-const SLOW: [&str; 6] = ["bundle", "bundle_members", "mirror_store", "tree_download", "tree_upload", "vsock_rings"];
+const SLOW: [&str; 8] = [
+    "bundle",
+    "bundle_members",
+    "mirror_store",
+    "oci_layer",
+    "oci_layout",
+    "tree_download",
+    "tree_upload",
+    "vsock_rings",
+];
 /// No file of a corpus is longer, but for whole bundles.
 const FILE_MAX: usize = 64 * 1024;
 /// All corpora together.

@@ -13,6 +13,7 @@ mod session;
 
 mod seeds {
     pub(crate) mod evidence;
+    pub(crate) mod images;
     pub(crate) mod links;
     pub(crate) mod policies;
     pub(crate) mod scripts;
@@ -30,6 +31,7 @@ pub(crate) fn seed(target: &'static str, name: &str, bytes: Vec<u8>) -> Seed {
 #[test]
 fn the_corpora_hold_the_seeds_that_the_code_makes() {
     let mut seeds = seeds::evidence::all();
+    seeds.extend(seeds::images::all());
     seeds.extend(seeds::links::all());
     seeds.extend(seeds::policies::all());
     seeds.extend(seeds::scripts::all());

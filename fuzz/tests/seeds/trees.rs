@@ -5,7 +5,7 @@ use tar::{Builder, EntryType, Header};
 use crate::{Seed, seed};
 
 /// One entry with a name and target that are not looked at.
-fn entry(kind: EntryType, name: &[u8], target: &[u8], content: &[u8]) -> Vec<u8> {
+pub(crate) fn entry(kind: EntryType, name: &[u8], target: &[u8], content: &[u8]) -> Vec<u8> {
     let mut header = Header::new_gnu();
     header.set_entry_type(kind);
     header.set_mode(0o6755);
@@ -21,7 +21,7 @@ fn entry(kind: EntryType, name: &[u8], target: &[u8], content: &[u8]) -> Vec<u8>
     bytes
 }
 
-fn archive(entries: &[Vec<u8>]) -> Vec<u8> {
+pub(crate) fn archive(entries: &[Vec<u8>]) -> Vec<u8> {
     [&entries.concat()[..], &[0; 1024]].concat()
 }
 
@@ -40,11 +40,12 @@ fn honest() -> Vec<u8> {
     builder.into_inner().expect("an archive")
 }
 
-pub(crate) fn all() -> Vec<Seed> {
+/// Archives by what is in them.
+pub(crate) fn archives() -> Vec<(&'static str, Vec<u8>)> {
     let file = |name: &[u8]| entry(EntryType::Regular, name, b"", b"content");
     let link = |name: &[u8], target: &[u8]| entry(EntryType::Symlink, name, target, b"");
     let pax = |records: &[u8]| entry(EntryType::XHeader, b"pax", b"", records);
-    let archives: Vec<(&str, Vec<u8>)> = vec![
+    vec![
         ("honest", honest()),
         ("one-file", archive(&[file(b"new")])),
         ("up", archive(&[file(b"../outside/secret")])),
@@ -69,8 +70,11 @@ pub(crate) fn all() -> Vec<Seed> {
         ("sparse", archive(&[entry(EntryType::GNUSparse, b"s", b"", b"content")])),
         ("size-that-lies", [&file(b"x")[..520], &[]].concat()),
         ("a-dot", archive(&[entry(EntryType::Directory, b"./", b"", b""), file(b".")])),
-    ];
-    let mut seeds = Vec::new();
+    ]
+}
+
+pub(crate) fn all() -> Vec<Seed> {
+    let (archives, mut seeds) = (archives(), Vec::new());
     for (name, bytes) in &archives {
         for target in ["tree_upload", "tree_download"] {
             seeds.push(seed(target, name, [&[0], &bytes[..]].concat()));
