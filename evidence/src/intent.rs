@@ -71,6 +71,9 @@ pub enum Shape {
 }
 
 impl Shape {
+    /// Every shape.
+    pub const ALL: [Self; 1] = [Self::S1];
+
     /// The name in intents and manifests.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -82,7 +85,7 @@ impl Shape {
     /// Reads the name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        (name == "s1").then_some(Self::S1)
+        Self::ALL.into_iter().find(|shape| shape.as_str() == name)
     }
 }
 

@@ -48,6 +48,7 @@ pub const TARGETS: &[Target] = &[
     target("link_frames", formats::link_frames),
     target("mirror_store", guest_words::mirror_store),
     target("process_frames", formats::process_frames),
+    target("qgs", quotes::qgs),
     target("quote", quotes::quote),
     target("records", formats::records),
     target("session_policy", policies::session_policy),

@@ -1,9 +1,10 @@
-//! Quotes, the endorsements that go with them, and the firmware's event log.
+//! Quotes, the service that makes them, the endorsements that go with them, and the firmware's event log.
 
 use coffer_evidence::collateral::Collateral;
 use coffer_evidence::event_log::{EVENT_LOG_MAX, EVENTS_MAX, EventLog, EventPayload, PAYLOAD_MAX};
 use coffer_evidence::fields::Canonical as _;
 use coffer_evidence::ids::Digest384;
+use coffer_evidence::qgs::{Answer, MESSAGE_MAX, REPORT_BYTES, Request, length};
 use coffer_evidence::quote::{MAX_QUOTE_BYTES, Quote};
 use coffer_evidence::verify::{Moment, Padding, TrustAnchor, verify_quote};
 use sha2::{Digest as _, Sha384};
@@ -56,6 +57,28 @@ fn judge(collateral: &Collateral) {
             let signed = |c: &Collateral| (c.tcb_info.clone(), c.qe_identity.clone());
             assert_eq!(signed(collateral), signed(&genuine), "endorsements that nobody signed");
         }
+    }
+}
+
+/// What QEMU, `doctor` and the service say to each other. The first byte says to which request it is an answer.
+pub fn qgs(data: &[u8]) {
+    let Some((kind, wire)) = data.split_first() else { return };
+    let Some((prefix, message)) = wire.split_first_chunk::<4>() else { return };
+    if let Ok(length) = length(*prefix) {
+        assert!(length <= MESSAGE_MAX, "a message beyond the limit");
+    }
+    if let Ok(request) = Request::parse(message) {
+        assert!(message.len() <= MESSAGE_MAX);
+        let again = request.to_wire();
+        assert_eq!(Request::parse(&again[4..]).as_ref(), Ok(&request), "our own request");
+        assert_eq!(again.len() - 4, message.len(), "something hides in a request");
+    }
+    let to = if kind % 2 == 0 { Request::Quote(Box::new([0; REPORT_BYTES])) } else { Request::Platform };
+    if let Ok(answer) = Answer::parse(message, &to) {
+        assert!(message.len() <= MESSAGE_MAX);
+        let again = answer.to_wire(&to);
+        assert_eq!(length([again[0], again[1], again[2], again[3]]), Ok(again.len() - 4));
+        assert_eq!(Answer::parse(&again[4..], &to), Ok(answer), "our own answer");
     }
 }
 

@@ -14,6 +14,8 @@
 #[cfg(feature = "host")]
 pub mod collateral;
 #[cfg(feature = "host")]
+pub mod fault;
+#[cfg(feature = "host")]
 pub mod pki;
 pub mod protocol;
 #[cfg(feature = "host")]

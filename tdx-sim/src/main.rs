@@ -10,6 +10,7 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
 use coffer_measurement::{AcpiTables, Inputs, Registers, Shape, measure, rules};
 use coffer_tdx_sim::collateral::collateral;
+use coffer_tdx_sim::fault::{Fault, Plan};
 use coffer_tdx_sim::protocol::Register;
 use coffer_tdx_sim::td::{CreationInputs, SimulatedTd};
 use coffer_tdx_sim::{pki, qgs, serve};
@@ -46,6 +47,12 @@ enum Command {
         /// MROWNERCONFIG: 96 hex digits
         #[arg(long, value_parser = register)]
         mrownerconfig: Register,
+        /// For tests: quotes go wrong on purpose: busy, stall or short
+        #[arg(long)]
+        fault: Option<Fault>,
+        /// For tests: how many quotes are good before that
+        #[arg(long, default_value_t = 0, requires = "fault")]
+        fault_after: u32,
     },
     /// Print the registers that these files lead to, as JSON
     Measure {
@@ -141,13 +148,17 @@ fn main() -> std::process::ExitCode {
 
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Serve { socket, boot, mrconfigid, mrowner, mrownerconfig } => {
+        Command::Serve { socket, boot, mrconfigid, mrowner, mrownerconfig, fault, fault_after } => {
             let inputs = CreationInputs { mr_config_id: mrconfigid, mr_owner: mrowner, mr_owner_config: mrownerconfig };
             let td = SimulatedTd::new(&boot.measure()?, &inputs);
             let listener = UnixListener::bind(&socket).with_context(|| format!("listen on {}", socket.display()))?;
             eprintln!("coffer-tdx-sim: SIMULATED TDX: anyone can forge its evidence");
+            if let Some(fault) = fault {
+                eprintln!("coffer-tdx-sim: SIMULATED fault of quotes: {fault:?}, after {fault_after} good ones");
+            }
             print(b"coffer-tdx-sim: ready\n")?;
-            serve::serve(&listener, td).context("accept the guest's connection")
+            serve::serve(&listener, td, fault.map(|fault| Plan { fault, after: fault_after }))
+                .context("accept the guest's connection")
         }
         Command::Measure { boot } => {
             let registers = boot.measure()?;

@@ -5,7 +5,7 @@
 //!   1 registers: empty                     → 8 × 48 bytes: MRTD, MRCONFIGID, MROWNER, MROWNERCONFIG, RTMR0-3
 //!   2 extend:    u8 index 0-3, 48 bytes    → empty
 //!   3 quote:     64 bytes of report data   → the quote
-//! answer:  u8 version = 1 │ u8 status: 0 done, 1 refused │ u32 length, little-endian │ payload, empty when refused
+//! answer:  u8 version = 1 │ u8 status: 0 done, 1 refused, 2 busy │ u32 length, little-endian │ payload, empty unless done
 //! ```
 //! Each operation has one length. Anything else ends the connection: neither side resynchronises, and the simulator serves one
 //! connection in its life, as a TD has one life.
@@ -23,6 +23,7 @@ const EXTEND: u8 = 2;
 const QUOTE: u8 = 3;
 const DONE: u8 = 0;
 const REFUSED: u8 = 1;
+const BUSY: u8 = 2;
 
 /// A 48-byte register or digest.
 pub type Register = [u8; REGISTER_BYTES];
@@ -78,6 +79,9 @@ pub enum ProtocolError {
     /// The simulator refused.
     #[error("the simulator refused the request")]
     Refused,
+    /// The simulator has no time for it now.
+    #[error("the simulator is busy")]
+    Busy,
 }
 
 impl Request {
@@ -165,10 +169,18 @@ pub fn write_refusal(stream: &mut impl Write) -> Result<(), ProtocolError> {
     Ok(stream.write_all(&[VERSION, REFUSED, 0, 0, 0, 0])?)
 }
 
+/// Says that there is no time for a request now; it may be made again.
+///
+/// # Errors
+/// When the stream breaks.
+pub fn write_busy(stream: &mut impl Write) -> Result<(), ProtocolError> {
+    Ok(stream.write_all(&[VERSION, BUSY, 0, 0, 0, 0])?)
+}
+
 /// Receives the payload of an answer.
 ///
 /// # Errors
-/// [`ProtocolError::Refused`], or another for everything that is not exactly an answer.
+/// [`ProtocolError::Refused`], [`ProtocolError::Busy`], or another for everything that is not exactly an answer.
 pub fn read_answer(stream: &mut impl Read) -> Result<Vec<u8>, ProtocolError> {
     let mut header = [0; 6];
     stream.read_exact(&mut header)?;
@@ -186,7 +198,11 @@ pub fn read_answer(stream: &mut impl Read) -> Result<Vec<u8>, ProtocolError> {
             within("an empty refusal", 0..=0, length)?;
             Err(ProtocolError::Refused)
         }
-        other => Err(ProtocolError::Unexpected { expected: "a status 0 or 1", found: usize::from(other) }),
+        BUSY => {
+            within("no payload when busy", 0..=0, length)?;
+            Err(ProtocolError::Busy)
+        }
+        other => Err(ProtocolError::Unexpected { expected: "a status 0 to 2", found: usize::from(other) }),
     }
 }
 
@@ -292,6 +308,13 @@ mod tests {
         write_refusal(&mut refusal).expect("write");
         write_answer(&mut answer, &[]).expect("write");
         assert!(matches!(read_answer(&mut &refusal[..]), Err(ProtocolError::Refused)));
+        let mut busy = Vec::new();
+        write_busy(&mut busy).expect("write");
+        assert!(matches!(read_answer(&mut &busy[..]), Err(ProtocolError::Busy)));
+        for status in [1, 2] {
+            let with_payload = [1, status, 1, 0, 0, 0, 9];
+            assert!(matches!(read_answer(&mut &with_payload[..]), Err(ProtocolError::Unexpected { .. })));
+        }
         assert!(read_answer(&mut &answer[..]).expect("an answer").is_empty());
     }
 

@@ -13,7 +13,7 @@ use anyhow::{Context as _, bail};
 use coffer_evidence::config::{Config, HostPart, Launch, boot_disk, measured_config};
 use coffer_evidence::dsse::Envelope;
 use coffer_evidence::fields::Canonical as _;
-use coffer_evidence::ids::{Digest384, Identity, SessionId};
+use coffer_evidence::ids::{Digest256, Digest384, Identity, SessionId};
 use coffer_evidence::intent::{
     Authority, Durability, Intent, Limits, PooledAllowed, RecordRequired, Shape, sign_intent,
 };
@@ -236,8 +236,22 @@ impl Guest {
 fn configure(plan: &Plan) -> anyhow::Result<(Vec<u8>, Intent)> {
     let envelope = Envelope::parse(&std::fs::read(plan.image.join("image.dsse"))?).context("parse image.dsse")?;
     let manifest = ImageManifest::parse(envelope.unverified_payload()).context("parse the manifest")?;
+    let image = (ImageManifest::digest(envelope.unverified_payload()), manifest.svn);
+    config(image, plan.policy, plan.identities, plan.limits)
+}
+
+/// The config of a fresh session of an image, by its digest and version, and its intent.
+///
+/// # Errors
+/// When a name is none, or the system has no random bytes.
+pub fn config(
+    (image, minimum_svn): (Digest256, u64),
+    policy: &str,
+    identities: &[&str],
+    limits: Limits,
+) -> anyhow::Result<(Vec<u8>, Intent)> {
     let key = |seed: u8| SigningKey::from_bytes(&[seed; 32]);
-    let names = plan.identities.iter().map(|name| Identity::new(name).with_context(|| format!("the name {name}")));
+    let names = identities.iter().map(|name| Identity::new(name).with_context(|| format!("the name {name}")));
     let identities = names.map(|name| Ok((name?, PublicKey::of(&key(2))))).collect::<anyhow::Result<_>>()?;
     let intent = Intent {
         audience: "local".into(),
@@ -246,15 +260,15 @@ fn configure(plan: &Plan) -> anyhow::Result<(Vec<u8>, Intent)> {
         owner: PublicKey::of(&key(1)),
         tenant: "acme".into(),
         region: String::new(),
-        image: ImageManifest::digest(envelope.unverified_payload()),
-        policy: Digest384::of(plan.policy.as_bytes()),
+        image,
+        policy: Digest384::of(policy.as_bytes()),
         identities,
         authority: Authority::Delegated,
         durability: Durability::Relaxed,
         witnesses: Vec::new(),
-        limits: plan.limits,
+        limits,
         recipients: Vec::new(),
-        minimum_svn: manifest.svn,
+        minimum_svn,
         issued_at: now() - 10,
         not_after: now() + 600,
         shape: Shape::S1,

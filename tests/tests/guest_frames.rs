@@ -65,7 +65,7 @@ fn of_notary() -> Vec<Sample> {
     let sealed =
         NotaryToAgent::Sealed { seal_map: bytes("seal map"), quote: bytes("quote"), statement: bytes("statement") };
     let identities = NotaryToInit::Admitted { identities: vec![text("default")], gaps: Gaps::Fatal };
-    let permit = NotaryToInit::Permit { intent: 1, identity: text("default"), call: [0xca; 16], request: [0x5e; 32] };
+    let permit = NotaryToInit::Permit { intent: 1, identity: text("default"), request: [0x5e; 32] };
     let failed = NotaryToInit::Failed { stage: text("registers"), detail: text("mrowner differs") };
     vec![
         sample("log-intent", UP, &AgentToNotary::Intent(call())),

@@ -1,5 +1,6 @@
 //! A host that is not as it should be: programs that are missing or broken, a state directory that is read-only, full,
-//! somebody else's or in use, a store of another version, no KVM, no cgroups, image files that were swapped. Real `cofferd`
+//! somebody else's or in use, a store of another version, no KVM, no cgroups, image files that were swapped, a platform
+//! without quotes. Real `cofferd`
 //! processes, and where a row needs it real guests: each refusal says what was expected, what was found and what to do,
 //! and sessions that run are still brought to their end.
 
@@ -7,6 +8,8 @@
 mod launch;
 #[path = "surroundings/place.rs"]
 mod place;
+#[path = "surroundings/quotes.rs"]
+mod quotes;
 #[path = "surroundings/running.rs"]
 mod running;
 #[path = "surroundings/start.rs"]

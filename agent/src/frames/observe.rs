@@ -19,7 +19,7 @@ pub enum ToObserver {
         intent: u64,
         /// Uid of its identity.
         uid: u64,
-        /// Its cgroup: `<identity>/<call>`.
+        /// Its cgroup: `<uid>/<number>`.
         group: String,
     },
     /// The first process of a call: one that opens nothing is not seen otherwise.

@@ -20,8 +20,6 @@ pub enum ToInit {
         intent: u64,
         /// Name of the identity.
         identity: String,
-        /// Call id.
-        call: [u8; 16],
         /// SHA-256 of the canonical request.
         request: [u8; 32],
     },
@@ -116,8 +114,8 @@ impl Frame for ToInit {
             ToInit::Admitted { identities, gaps } => {
                 Builder::kind(1).texts(1, identities).unsigned(2, number(&GAPS, gaps))
             }
-            ToInit::Permit { intent, identity, call, request } => {
-                Builder::kind(2).unsigned(1, *intent).text(2, identity).bytes(3, call).bytes(4, request)
+            ToInit::Permit { intent, identity, request } => {
+                Builder::kind(2).unsigned(1, *intent).text(2, identity).bytes(3, request)
             }
             ToInit::Open { file } => Builder::kind(3).unsigned(1, number(&FILES, file)),
             ToInit::Scrub => Builder::kind(4),
@@ -131,12 +129,7 @@ impl Frame for ToInit {
                 identities: fields.texts(1)?,
                 gaps: member(&GAPS, fields.unsigned(2)?, "what gaps are")?,
             },
-            2 => ToInit::Permit {
-                intent: fields.unsigned(1)?,
-                identity: fields.text(2)?,
-                call: fields.array(3)?,
-                request: fields.array(4)?,
-            },
+            2 => ToInit::Permit { intent: fields.unsigned(1)?, identity: fields.text(2)?, request: fields.array(3)? },
             3 => ToInit::Open { file: member(&FILES, fields.unsigned(1)?, "a report file")? },
             4 => ToInit::Scrub,
             5 => ToInit::Failed { stage: fields.text(1)?, detail: fields.text(2)? },

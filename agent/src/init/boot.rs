@@ -10,6 +10,7 @@ use super::cgroup::Hierarchy;
 use super::disks::{self, Arrivals};
 use super::error::{BootError, Context as _};
 use super::spawn::{self, Born, Class, Command, Directory, Launch};
+use super::steps::Steps;
 use super::supervise::{Child, Supervisor};
 use super::{ccel, console, harden, modules, mounts, root};
 use crate::channel::{self, Channel};
@@ -29,11 +30,14 @@ const PROCESSORS: &str = "/sys/devices/system/cpu/present";
 
 /// Boots, and supervises until there is a reason to power off; answers that reason.
 pub(super) fn boot() -> Result<String, BootError> {
+    let mut steps = Steps::begin();
     mounts::device_files()?;
     console::say("init");
     mounts::kernel_file_systems()?;
     let arrivals = Arrivals::listen()?;
+    steps.done("file systems");
     modules::load()?;
+    steps.done("modules");
     mounts::configfs()?;
     let boot_disk = disks::find(&arrivals, fixed::DISK_BOOT)?;
     let boot_disk = disks::read_once(&boot_disk, boot_disk::BYTES_MAX)?;
@@ -42,6 +46,7 @@ pub(super) fn boot() -> Result<String, BootError> {
         .context(STAGE, || "see what image and machine this is".into())?;
     let ccel = ccel::read(Path::new(ccel::FILE))?;
     let hierarchy = Hierarchy::at("/sys/fs/cgroup");
+    steps.done("boot disk");
     // Side by side: both wait for the kernel more than they work. Nothing of a tenant runs before both are done.
     let (root, locked) = std::thread::scope(|scope| {
         let lock_down = scope.spawn(|| lock_down(&hierarchy));
@@ -51,11 +56,13 @@ pub(super) fn boot() -> Result<String, BootError> {
     locked.unwrap_or_else(|_| {
         Err(BootError::Unexpected { stage: STAGE, expected: "a lock-down".into(), found: "a panic".into() })
     })?;
+    steps.done("root and lock-down");
     root::switch()?;
     mounts::device_extras()?;
     root::writable_places()?;
     root::read_only()?;
     let reports = report_directory()?;
+    steps.done("new root");
 
     let (to_notary, notary_end) = link()?;
     let (to_agent, agent_end) = link()?;
@@ -88,6 +95,8 @@ pub(super) fn boot() -> Result<String, BootError> {
     let notary = Child { pid: started("notary", notary)?, link: to_notary };
     let agent = Child { pid: started("agent", agent)?, link: to_agent };
     let observer = Child { pid: started("observer", observer)?, link: to_observer };
+    steps.done("processes");
+    console::say(&steps.line());
     Supervisor::new(hierarchy, (upper, reports), notary, agent, observer, policy).run()
 }
 

@@ -13,7 +13,7 @@
 //! ```
 //! The cause is the first one that was decided; what happens afterwards does not change it.
 
-use super::cgroup::{self, CallGroup};
+use super::cgroup;
 use super::jail::Jail;
 use super::reap::Reaped;
 use super::spawn::{self, Class, Command, Launch, Stage, StartError, Verdict};
@@ -43,9 +43,7 @@ pub struct Times {
 pub struct Place {
     /// Uid and gid of its identity.
     pub uid: u32,
-    /// Its cgroup.
-    pub group: CallGroup,
-    /// Its namespaces.
+    /// Its cgroup and its namespaces.
     pub jail: Jail,
 }
 
@@ -75,7 +73,7 @@ pub struct Calls {
     running: BTreeMap<u64, Call>,
     reports: Vec<Report>,
     /// Removed once the ends are told: nobody waits for that.
-    over: Vec<(u32, CallGroup, Jail)>,
+    over: Vec<(u32, Jail)>,
     /// The observer did not take a word: it is gone, or so far behind that it might as well be.
     unheard: bool,
 }
@@ -84,7 +82,6 @@ pub struct Calls {
 struct Call {
     pid: i32,
     uid: u32,
-    group: CallGroup,
     jail: Jail,
     phase: Phase,
     cause: Option<Cause>,
@@ -120,7 +117,7 @@ impl Calls {
     /// link is one of the machine.
     pub fn start(&mut self, intent: u64, place: Place, command: Command, times: Times) -> Result<(), ChannelError> {
         // Nothing is executed before it is seen, the program itself included.
-        let (uid, group) = (u64::from(place.uid), place.group.name().to_owned());
+        let (uid, group) = (u64::from(place.uid), place.jail.group().name().to_owned());
         let begin = ToObserver::Begin { intent, uid, group };
         let queues = place.jail.queues();
         self.observer.send(&begin, &[queues.executing.as_fd(), queues.opened.as_fd()], Wait::Never)?;
@@ -156,7 +153,7 @@ impl Calls {
             Phase::Recording { exit, .. } => {
                 self.reports.push(Report::Recorded(intent, record, coverage));
                 self.reports.push(Report::Exited(intent, exit));
-                self.over.push((call.uid, call.group, call.jail));
+                self.over.push((call.uid, call.jail));
             }
             // It was not asked for this one.
             _ => drop(self.running.insert(intent, call)),
@@ -170,8 +167,8 @@ impl Calls {
     }
 
     fn try_start(&mut self, intent: u64, place: Place, command: Command, times: Times) -> Result<u64, StartError> {
-        let Place { uid, group, jail } = place;
-        let cgroup = Some(group.open().map_err(StartError::at(Stage::Cgroup))?);
+        let Place { uid, jail } = place;
+        let cgroup = Some(jail.group().open().map_err(StartError::at(Stage::Cgroup))?);
         let class = Class::Tool(jail.entry().map_err(StartError::at(Stage::Jail))?);
         let wires = match command.terminal {
             None => wires::pipes(),
@@ -185,7 +182,6 @@ impl Calls {
             Call {
                 pid: born.pid,
                 uid,
-                group,
                 jail,
                 phase: Phase::Starting(born.verdict),
                 cause: None,
@@ -288,7 +284,7 @@ impl Calls {
                 }
                 Phase::Terminating { kill_at } if now >= kill_at => {
                     call.phase = Phase::Killed;
-                    drop(call.group.kill());
+                    drop(call.jail.group().kill());
                 }
                 _ => {}
             }
@@ -311,9 +307,9 @@ impl Calls {
         std::mem::take(&mut self.reports)
     }
 
-    /// Removes the cgroups of calls whose end was told; answers whose calls they were, and their jails, to be taken apart.
+    /// The jails of calls whose end was told, to be taken apart, and whose calls they were.
     pub fn clear(&mut self) -> Vec<(u32, Jail)> {
-        self.over.drain(..).map(|(uid, _, jail)| (uid, jail)).collect()
+        std::mem::take(&mut self.over)
     }
 
     /// Reads the verdict of a start; the process has executed its program or is about to end.
@@ -349,10 +345,10 @@ impl Calls {
             _ => {}
         }
         if !matches!(call.phase, Phase::Emptying(_)) {
-            let events = call.group.events();
+            let events = call.jail.group().events();
             // Most calls leave nobody behind: nothing to kill, and nobody in there who could start another.
             if !events.as_ref().is_ok_and(|events| cgroup::populated(events).is_ok_and(|populated| !populated)) {
-                drop(call.group.kill());
+                drop(call.jail.group().kill());
             }
             if let Ok(events) = events {
                 call.phase = Phase::Emptying(events);
@@ -364,9 +360,9 @@ impl Calls {
         {
             return;
         }
-        let counted = call.group.counted();
+        let counted = call.jail.group().counted();
         let killed = reaped.signal == Some(libc::SIGKILL as u64);
-        let killed_for_memory = killed && call.group.oom_kills() > 0;
+        let killed_for_memory = killed && call.jail.group().oom_kills() > 0;
         let cause = match call.cause {
             Some(cause) => cause,
             None if killed_for_memory => Cause::OutOfMemory,
@@ -391,7 +387,7 @@ impl Call {
         match self.phase {
             Phase::Running => self.signal_end(now),
             // No program runs that could make something of a SIGTERM; and who is stopped there does not go on by itself.
-            Phase::Starting(_) => drop(self.group.kill()),
+            Phase::Starting(_) => drop(self.jail.group().kill()),
             _ => {}
         }
     }

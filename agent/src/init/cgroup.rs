@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   /coffer/{init,notary,agent,observer}
-//!   /calls/<identity>/<call>        made before the call, killed whole, read, removed after it
+//!   /calls/<uid>/<number>           one call: made ahead of it with its jail, killed whole, read, removed after it
 //! ```
 
 use super::error::{BootError, Context as _};
@@ -12,6 +12,7 @@ use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 const STAGE: &str = "cgroup";
 /// Memory that calls, and the files they leave in memory, may not take: it is for the kernel and the guest's own
@@ -65,25 +66,13 @@ impl Hierarchy {
         put(&path, "0").context(STAGE, || format!("write {}", path.display()))
     }
 
-    /// Makes the directory of one call. The names are an identity and a call id, both checked before they get here.
-    pub fn call(&self, identity: &str, call: &str) -> io::Result<CallGroup> {
-        let parent = self.root.join("calls").join(identity);
-        match fs::create_dir(&parent) {
-            Ok(()) => {
-                delegate(&parent).map_err(|error| io::Error::other(error.line()))?;
-                put_if_there(&parent.join("pids.max"), IDENTITY_PIDS_MAX)?;
-            }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
-        }
-        let path = parent.join(call);
-        fs::create_dir(&path)?;
-        // Out of memory ends the call whole, not a random process of it.
-        let group = CallGroup { path, name: format!("{identity}/{call}") };
-        for (file, value) in [("memory.oom.group", "1"), ("pids.max", CALL_PIDS_MAX)] {
-            put_if_there(&group.path.join(file), value)?;
-        }
-        Ok(group)
+    /// Makes the directory of the identity with this uid.
+    pub fn identity(&self, uid: u32) -> Result<Groups, BootError> {
+        let directory = self.root.join("calls").join(uid.to_string());
+        fs::create_dir(&directory).context(STAGE, || format!("make {}", directory.display()))?;
+        delegate(&directory)?;
+        write_if_there(&directory.join("pids.max"), IDENTITY_PIDS_MAX)?;
+        Ok(Groups { directory, uid, next: AtomicU64::new(0) })
     }
 
     /// Ends every process of every call. True when nobody is left.
@@ -94,6 +83,29 @@ impl Hierarchy {
     /// Whether any call has a process.
     pub fn calls_populated(&self) -> io::Result<bool> {
         populated(&fs::File::open(self.root.join("calls/cgroup.events"))?)
+    }
+}
+
+/// The cgroups of the calls of one identity.
+#[derive(Debug)]
+pub struct Groups {
+    directory: PathBuf,
+    uid: u32,
+    next: AtomicU64,
+}
+
+impl Groups {
+    /// Makes the directory of one call.
+    pub fn call(&self) -> io::Result<CallGroup> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let path = self.directory.join(number.to_string());
+        fs::create_dir(&path)?;
+        let group = CallGroup { path, name: format!("{}/{number}", self.uid) };
+        // Out of memory ends the call whole, not a random process of it.
+        for (file, value) in [("memory.oom.group", "1"), ("pids.max", CALL_PIDS_MAX)] {
+            put_if_there(&group.path.join(file), value)?;
+        }
+        Ok(group)
     }
 }
 
@@ -114,7 +126,7 @@ pub struct Counted {
 }
 
 impl CallGroup {
-    /// `<identity>/<call>`: the end of its path in the hierarchy.
+    /// `<uid>/<number>`: the end of its path in the hierarchy.
     pub fn name(&self) -> &str {
         &self.name
     }

@@ -22,6 +22,7 @@ pub mod reap;
 pub mod root;
 pub mod scrub;
 pub mod spawn;
+mod steps;
 pub mod supervise;
 pub mod verity;
 pub mod wires;

@@ -458,17 +458,14 @@ unsafe fn enter(base: &CStr, path: &CStr) -> Result<(), i32> {
     }
 }
 
-/// Installs the filters of a jail; needs `no_new_privs`.
+/// Installs the filter of a jail; needs `no_new_privs`.
 ///
 /// # Safety
 /// Only in a freshly made child.
 unsafe fn filter(entry: &Entry) -> Result<(), i32> {
     let (set, mode) = (word(libc::PR_SET_SECCOMP), libc::SECCOMP_MODE_FILTER as usize);
-    for filter in &entry.filters.0 {
-        // The same two words and two bytes as the library's type, whose pointer is to another type of the same layout.
-        let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut().cast() };
-        // SAFETY: the kernel copies the filter, which lives as long as the entry, and writes nothing.
-        unsafe { call(libc::SYS_prctl, [set, mode, &raw const program as usize, 0, 0])? };
-    }
-    Ok(())
+    let steps = &entry.filter.0;
+    let program = libc::sock_fprog { len: steps.len() as u16, filter: steps.as_ptr().cast_mut() };
+    // SAFETY: the kernel copies the filter, which lives as long as the entry, and writes nothing.
+    unsafe { call(libc::SYS_prctl, [set, mode, &raw const program as usize, 0, 0]).map(drop) }
 }

@@ -9,7 +9,7 @@
 //! ```
 
 use super::calls::{Calls, Place, Report};
-use super::cgroup::{CallGroup, Hierarchy};
+use super::cgroup::Hierarchy;
 use super::command::{self, Identities};
 use super::error::{BootError, Context as _};
 use super::jail::Jails;
@@ -17,14 +17,14 @@ use super::jail::room::Site;
 use super::jail::rules;
 use super::reap::{self, Who};
 use super::root::{self, Upper};
-use super::spawn::{Stage, StartError};
+use super::spawn::StartError;
 use super::{console, grants, scrub};
 use crate::channel::{Channel, ChannelError, Wait};
 use crate::fixed;
 use crate::frames::observe;
 use crate::frames::start::{self, Cause};
 use crate::frames::warrant::{self, Gaps};
-use coffer_evidence::ids::{CallId, Digest256};
+use coffer_evidence::ids::Digest256;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -73,8 +73,6 @@ pub(super) struct Supervisor {
 struct Permit {
     identity: String,
     request: Digest256,
-    /// Made while the agent still learns that the call is logged: it is on the way of every start.
-    group: Result<CallGroup, StartError>,
 }
 
 /// What one turn of the loop decided.
@@ -272,8 +270,8 @@ impl Supervisor {
             }
         }
         for (uid, jail) in self.calls.clear() {
-            // The next call of this identity finds its jail made.
             if let Some(jails) = &mut self.jails {
+                // Unless it was used meanwhile.
                 jails.prepare(uid);
                 jails.take_apart(jail);
             }
@@ -308,15 +306,13 @@ impl Supervisor {
                     self.show_places(&mut jails).map_err(|error| ("observer".to_owned(), error.to_string()))?;
                     self.jails = Some(jails);
                 }
-                warrant::ToInit::Permit { intent, identity, call, request } => {
+                warrant::ToInit::Permit { intent, identity, request } => {
                     let known = self.identities.uid(&identity).is_some();
                     let free = self.permits.len() < PERMITS_MAX && !self.permits.contains_key(&intent);
                     if !known || !free {
                         return Err(refuse(format!("a permit for intent {intent} that cannot be one")));
                     }
-                    let group = self.hierarchy.call(&identity, &CallId::new(call).to_string());
-                    let group = group.map_err(StartError::at(Stage::Cgroup));
-                    self.permits.insert(intent, Permit { identity, request: Digest256::new(request), group });
+                    self.permits.insert(intent, Permit { identity, request: Digest256::new(request) });
                 }
                 warrant::ToInit::Open { file } => self.open(file).map_err(|error| refuse(error.to_string()))?,
                 warrant::ToInit::Scrub => self.scrub().map_err(refuse)?,
@@ -336,7 +332,7 @@ impl Supervisor {
         let uids = identities.iter().filter_map(|name| self.identities.uid(name));
         let site =
             Site { workspace: fixed::WORKSPACE.into(), tmp_bytes: root::memory_bytes()? / 8, landlock: rules::GUEST };
-        Jails::new(&site, &uids.zip(grants).collect::<Vec<_>>())
+        Jails::new(&site, &self.hierarchy, &uids.zip(grants).collect::<Vec<_>>())
     }
 
     /// Shows the observer where tools can write, before the first of them runs.
@@ -445,13 +441,16 @@ impl Supervisor {
                 return Ok(());
             }
         };
-        let jail = jails.take(uid).map_err(|error| StartError { stage: Stage::Jail, errno: error.errno() });
-        match permit.group.and_then(|group| Ok(Place { uid, group, jail: jail? })) {
-            Ok(place) => {
-                let started = self.calls.start(intent, place, command, times);
+        match jails.take(uid) {
+            Ok(jail) => {
+                let started = self.calls.start(intent, Place { uid, jail }, command, times);
                 started.map_err(|error| ("observer".to_owned(), error.to_string()))?;
+                // The next call of this identity finds its jail made, while this one runs.
+                jails.prepare(uid);
             }
-            Err(error) => self.calls.refuse(intent, error),
+            Err(error) => {
+                self.calls.refuse(intent, StartError { stage: error.stage(), errno: error.errno() });
+            }
         }
         Ok(())
     }

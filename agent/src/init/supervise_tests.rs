@@ -36,7 +36,7 @@ fn asked(permits: &[&[u8]], starts: &[&[u8]]) -> (String, String) {
     let (mut init, others) = supervisor(place.path());
     for request in permits {
         let request = *Digest256::of(request).as_bytes();
-        let permit = warrant::ToInit::Permit { intent: 7, identity: "default".into(), call: [4; 16], request };
+        let permit = warrant::ToInit::Permit { intent: 7, identity: "default".into(), request };
         others.notary.send(&permit, &[], Wait::Block).unwrap();
     }
     for request in starts {
@@ -68,7 +68,7 @@ fn a_permit_serves_one_start_and_is_given_once() {
     let place = tempfile::tempdir().unwrap();
     let (mut init, others) = supervisor(place.path());
     let request = *Digest256::of(b"request").as_bytes();
-    let permit = warrant::ToInit::Permit { intent: 7, identity: "default".into(), call: [4; 16], request };
+    let permit = warrant::ToInit::Permit { intent: 7, identity: "default".into(), request };
     others.notary.send(&permit, &[], Wait::Block).unwrap();
     init.drain_notary().unwrap();
     assert!(init.start(7, b"request").unwrap_err().1.contains("the workspace is gone"));
@@ -78,7 +78,7 @@ fn a_permit_serves_one_start_and_is_given_once() {
         others.notary.send(&permit, &[], Wait::Block).unwrap();
     }
     assert!(init.drain_notary().unwrap_err().1.contains("a permit for intent 7 that cannot be one"));
-    let stranger = warrant::ToInit::Permit { intent: 8, identity: "stranger".into(), call: [4; 16], request };
+    let stranger = warrant::ToInit::Permit { intent: 8, identity: "stranger".into(), request };
     others.notary.send(&stranger, &[], Wait::Block).unwrap();
     assert!(init.drain_notary().unwrap_err().1.contains("a permit for intent 8 that cannot be one"));
 }

@@ -1,7 +1,8 @@
 //! The notary's life: from the boot disk to the seal. Every error ends it.
 
 use super::admission::{self, Admitted};
-use super::keys::{self, Keys};
+use super::heard::{HeardError, Init};
+use super::keys::{self, Keys, PrivateKey};
 use super::quotes::QuoteSource;
 use super::recorder::Recorder;
 use super::records::Records;
@@ -20,9 +21,7 @@ use coffer_evidence::intent::RecordRequired;
 use coffer_evidence::leaf::{self, LimitKind, Method, Opened, Public, Reporter, ScrubStep, StepResult};
 use coffer_evidence::open::OpenMap;
 use coffer_evidence::seal::{ClosedBy, Reason};
-use coffer_evidence::sign::PublicKey;
 use coffer_evidence::writer::{AppendError, LeafDraft, LogWriter};
-use ed25519_dalek::SigningKey;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::BTreeMap;
 use std::error::Error as _;
@@ -68,6 +67,12 @@ impl From<ChannelError> for NotaryError {
     }
 }
 
+impl From<HeardError> for NotaryError {
+    fn from(error: HeardError) -> Self {
+        Self::chain("links", &error)
+    }
+}
+
 /// A moment: monotonic nanoseconds since boot, and the wall clock's hint in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment {
@@ -89,8 +94,7 @@ pub fn now() -> Moment {
     }
 }
 
-/// The links of the notary.
-type Init = Channel<warrant::ToInit, warrant::ToNotary>;
+/// The link to the agent.
 type Agent = Channel<log::ToAgent, log::ToNotary>;
 
 /// Lives until the agent closes its socket after the seal. Everything else is an error.
@@ -109,7 +113,7 @@ pub fn live<R: Registers, Q: QuoteSource>(
         RecordRequired::Yes => warrant::Gaps::Fatal,
         RecordRequired::No => warrant::Gaps::Logged,
     };
-    init.send(&warrant::ToInit::Admitted { identities, gaps }, &[], Wait::Block)?;
+    init.send(&warrant::ToInit::Admitted { identities, gaps })?;
     let (config, policy) = (admitted.config_bytes.clone(), admitted.policy.clone());
     agent.send(&log::ToAgent::Admitted { config, policy }, &[], Wait::Block)?;
 
@@ -133,7 +137,7 @@ struct Notary<'a, R, Q, C> {
     bound: Bound,
     clock: C,
     /// Gone once the log is sealed.
-    key: Option<SigningKey>,
+    key: Option<PrivateKey>,
     /// Calls without an outcome, by the index of their intent.
     running: BTreeMap<u64, (Identity, CallId, Method)>,
     records: Records,
@@ -156,9 +160,9 @@ fn open<'a, R: Registers, Q: QuoteSource, C: Fn() -> Moment>(
         launch: admitted.config.host.launch,
         session: admitted.intent.session,
         config_digest: admitted.config_digest,
-        log_key: PublicKey::of(&key),
+        log_key: key.public(),
         tls_spki,
-        git_key: PublicKey::of(&git),
+        git_key: git.public(),
         agent_svn: fixed::AGENT_SVN,
         random: keys::random()?,
         bind_nonce: None,
@@ -223,7 +227,7 @@ impl<R: Registers, Q: QuoteSource, C: Fn() -> Moment> Notary<'_, R, Q, C> {
 
     fn checkpoint(&mut self) -> Result<(), NotaryError> {
         let key = self.key.as_ref().ok_or_else(|| NotaryError::new("log", "it is sealed"))?;
-        for frame in self.recorder.checkpoint(key)? {
+        for frame in key.sign(|key| self.recorder.checkpoint(key))? {
             self.tell(&log::ToAgent::Record { frame })?;
         }
         Ok(())
@@ -307,9 +311,9 @@ impl<R: Registers, Q: QuoteSource, C: Fn() -> Moment> Notary<'_, R, Q, C> {
         };
         self.commits.expect(index, request);
         let (name, request) = (identity.to_string(), *digest.as_bytes());
-        let permit = warrant::ToInit::Permit { intent: index, identity: name, call: *id.as_bytes(), request };
+        let permit = warrant::ToInit::Permit { intent: index, identity: name, request };
         // Init knows before the agent does: the start that follows finds its permit.
-        self.init.send(&permit, &[], Wait::Block)?;
+        self.init.send(&permit)?;
         self.running.insert(index, (identity, id, method));
         Ok(log::ToAgent::Appended { index })
     }
@@ -385,11 +389,13 @@ impl<R: Registers, Q: QuoteSource, C: Fn() -> Moment> Notary<'_, R, Q, C> {
     }
 
     /// Has init scrub, and takes what it found.
-    fn scrub(&self) -> Result<Vec<(ScrubStep, StepResult)>, NotaryError> {
-        self.init.send(&warrant::ToInit::Scrub, &[], Wait::Block)?;
-        let (warrant::ToNotary::Scrubbed { steps }, _) = self.init.receive(Wait::Block)? else {
+    fn scrub(&mut self) -> Result<Vec<(ScrubStep, StepResult)>, NotaryError> {
+        self.init.send(&warrant::ToInit::Scrub)?;
+        let (warrant::ToNotary::Scrubbed { steps }, _) = self.init.answer()? else {
             return Err(NotaryError::new("scrub", "init answered something else"));
         };
+        // Nothing runs any more: an end that is told now is no call's.
+        self.records.hear(self.init, |_| false)?;
         steps
             .into_iter()
             .map(|[step, result]| ScrubStep::from_number(step).zip(StepResult::from_number(result)))

@@ -11,6 +11,7 @@
 //! Anything unexpected, a foreign extend of RTMR3 above all, ends the process, and init powers off: unsealed.
 
 pub mod admission;
+pub mod heard;
 pub mod keys;
 pub mod live;
 pub mod quotes;
@@ -19,8 +20,9 @@ mod records;
 pub mod registers;
 pub mod sealing;
 pub mod signing;
+mod traces;
 
-use crate::channel::{Channel, Wait};
+use crate::channel::Channel;
 use crate::fixed;
 use crate::frames::warrant;
 use crate::machine::Machine;
@@ -42,17 +44,17 @@ pub fn run(machine: &[OsString]) -> ExitCode {
         eprintln!("coffer-agent: expected the descriptors of init; this role is started by init only");
         return ExitCode::from(64);
     };
-    let init = Channel::new(init);
+    let init = heard::Init::new(Channel::new(init));
     let registers = MeasurementFiles { fixed: fixed.map(File::from), rtmr3: File::from(rtmr3) };
     let agent = Channel::new(agent);
     let result = start(machine, File::from(disk)).and_then(|(machine, disk)| {
-        live::live(&init, &agent, registers, quotes::Reports(&init), (&disk, &machine), live::now)
+        live::live(&init, &agent, registers, quotes::Reports::new(&init), (&disk, &machine), live::now)
     });
     let Err(error) = result else { return ExitCode::SUCCESS };
     eprintln!("coffer-agent: notary: {error}");
     let failed = warrant::ToInit::Failed { stage: error.stage.to_owned(), detail: error.detail };
     // Init sees the end of this process in any case.
-    drop(init.send(&failed, &[], Wait::Block));
+    drop(init.send(&failed));
     ExitCode::FAILURE
 }
 

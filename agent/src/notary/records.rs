@@ -1,10 +1,10 @@
 //! What calls did with files, on its way into their outcomes. It comes from init, never from the agent, which has no say in it: the
 //! agent tells how a call ended, and whether it ran at all must fit what init said.
 
+use super::heard::Init;
 use super::live::NotaryError;
-use crate::channel::{Channel, ChannelError, Wait};
 use crate::frames::observe::{Coverage, RECORD_MAX};
-use crate::frames::warrant::{ToInit, ToNotary};
+use crate::frames::warrant::ToNotary;
 use crate::sealed;
 use coffer_evidence::file_record::EncodedRecord;
 use coffer_evidence::leaf::CauseClass;
@@ -24,28 +24,23 @@ enum Said {
 
 impl Records {
     /// Takes what init has said so far. It says it before the agent hears that the call has ended.
-    pub(super) fn hear(
-        &mut self,
-        init: &Channel<ToInit, ToNotary>,
-        runs: impl Fn(u64) -> bool,
-    ) -> Result<(), NotaryError> {
-        loop {
-            let (intent, said) = match init.receive(Wait::Never) {
-                Ok((ToNotary::Recorded { intent, coverage }, mut descriptors)) => {
+    pub(super) fn hear(&mut self, init: &Init, runs: impl Fn(u64) -> bool) -> Result<(), NotaryError> {
+        while let Some(word) = init.said()? {
+            let (intent, said) = match word {
+                (ToNotary::Recorded { intent, coverage }, mut descriptors) => {
                     let file = descriptors.pop().filter(|_| descriptors.is_empty());
                     let file = file.ok_or_else(|| NotaryError::new("record", "expected one descriptor with it"))?;
                     (intent, Said::Ran(file, coverage))
                 }
-                Ok((ToNotary::NotStarted { intent }, _)) => (intent, Said::NotStarted),
-                Ok(_) => return Err(NotaryError::new("record", "init said something else")),
-                Err(ChannelError::WouldBlock) => return Ok(()),
-                Err(error) => return Err(error.into()),
+                (ToNotary::NotStarted { intent }, _) => (intent, Said::NotStarted),
+                _ => return Err(NotaryError::new("record", "init said something else")),
             };
             // Without init's word no outcome is taken, so a call that has one cannot end again.
             if !runs(intent) || self.0.insert(intent, said).is_some() {
                 return Err(NotaryError::new("record", "init told the end of a call that does not run"));
             }
         }
+        Ok(())
     }
 
     /// The record of a call, for an outcome of this cause; `None` when no program ran.
@@ -84,12 +79,19 @@ impl Records {
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::channel;
+    use crate::channel::{self, Channel, Wait};
+    use crate::frames::warrant::ToInit;
     use coffer_evidence::file_record::FileRecord;
     use std::os::fd::AsFd as _;
 
+    /// Init's end, and the notary's.
+    fn link() -> (Channel<ToNotary, ToInit>, Init) {
+        let (init, notary) = channel::pair().unwrap();
+        (init, Init::new(notary))
+    }
+
     fn told(intents: &[u64], runs: impl Fn(u64) -> bool) -> Result<Records, NotaryError> {
-        let (init, notary) = channel::pair::<ToNotary, ToInit>().unwrap();
+        let (init, notary) = link();
         for intent in intents {
             let file = sealed::seal(EncodedRecord::of(&FileRecord::default()).as_bytes()).unwrap();
             let message = ToNotary::Recorded { intent: *intent, coverage: Coverage::Partial };
@@ -116,7 +118,7 @@ mod tests {
     fn that_nothing_ran_is_taken_of_init_alone() {
         let mut records = Records::default();
         assert!(records.take(5, CauseClass::FailedToStart).is_err(), "it may be running");
-        let (init, notary) = channel::pair::<ToNotary, ToInit>().unwrap();
+        let (init, notary) = link();
         init.send(&ToNotary::NotStarted { intent: 5 }, &[], Wait::Never).unwrap();
         records.hear(&notary, |_| true).unwrap();
         assert_eq!(records.take(5, CauseClass::FailedToStart), Ok(None));
@@ -129,7 +131,7 @@ mod tests {
     fn a_record_of_a_call_that_does_not_run_is_an_error() {
         assert!(told(&[3], |intent| intent != 3).is_err());
         assert!(told(&[3, 3], |_| true).is_err());
-        let (init, notary) = channel::pair::<ToNotary, ToInit>().unwrap();
+        let (init, notary) = link();
         init.send(&ToNotary::Recorded { intent: 1, coverage: Coverage::Whole }, &[], Wait::Never).unwrap();
         assert!(Records::default().hear(&notary, |_| true).is_err(), "without its file");
         init.send(&ToNotary::Opened, &[], Wait::Never).unwrap();

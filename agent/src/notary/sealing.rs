@@ -1,6 +1,7 @@
 //! Quotes that may be used, and the end of the log in the order of EVIDENCE §2.
 
 use super::admission::Admitted;
+use super::keys::PrivateKey;
 use super::live::NotaryError;
 use super::quotes::QuoteSource;
 use super::recorder::Recorder;
@@ -12,7 +13,6 @@ use coffer_evidence::quote::Quote;
 use coffer_evidence::rtmr::Rtmr;
 use coffer_evidence::seal::{ClosedBy, Reason, SealMap};
 use coffer_evidence::statement::{Subjects, sign_statement};
-use ed25519_dalek::SigningKey;
 
 /// What the whole session is bound to.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ pub fn quote(
 pub fn seal<R: Registers>(
     recorder: &Recorder<R>,
     bound: &Bound,
-    key: SigningKey,
+    key: PrivateKey,
     source: &mut impl QuoteSource,
     (reason, closed_by): (Reason, ClosedBy),
 ) -> Result<SealedLog, NotaryError> {
@@ -95,7 +95,7 @@ pub fn seal<R: Registers>(
         open_map: Digest256::of(&bound.open_map.to_bytes()),
         leaves: Digest256::new(recorder.leaves_digest()),
     };
-    let statement = sign_statement(&key, &mut seal_map, &subjects).to_bytes();
+    let statement = key.sign(|key| sign_statement(key, &mut seal_map, &subjects).to_bytes());
     // Dropping it overwrites it.
     drop(key);
     let quote = quote(source, &seal_map.report_data(), &recorder.registers, writer.expected_rtmr3())?;

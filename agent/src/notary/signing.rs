@@ -2,18 +2,18 @@
 //! once, and only if the commit says what the request says: message, author and committer are the caller's, tree and parents are
 //! what its repository holds.
 
+use super::keys::PrivateKey;
 use super::live::NotaryError;
 use crate::frames::log::Refusal;
 use coffer_evidence::call::Request;
 use coffer_evidence::git::{Commit, GitOrder, ObjectId, Person};
-use ed25519_dalek::SigningKey;
 use std::collections::BTreeMap;
 
 /// The key and the calls that it is for.
 #[derive(Debug)]
 pub struct Commits {
     /// Gone once the session is being sealed.
-    key: Option<SigningKey>,
+    key: Option<PrivateKey>,
     /// By the index of their intent.
     expected: BTreeMap<u64, Expected>,
 }
@@ -29,7 +29,7 @@ struct Expected {
 
 impl Commits {
     /// No calls yet.
-    pub fn new(key: SigningKey) -> Self {
+    pub fn new(key: PrivateKey) -> Self {
         Self { key: Some(key), expected: BTreeMap::new() }
     }
 
@@ -55,7 +55,7 @@ impl Commits {
         if !says || expected.signed.is_some() {
             return Ok(Err(Refusal::Unacceptable));
         }
-        let signed = commit.sign(key);
+        let signed = key.sign(|key| commit.sign(key));
         expected.signed = Some(signed.id());
         Ok(Ok(signed.signature().to_armor()))
     }
@@ -93,8 +93,8 @@ mod tests {
     }
 
     fn commits() -> (Commits, PublicKey) {
-        let key = SigningKey::from_bytes(&[7; 32]);
-        let public = PublicKey::of(&key);
+        let key = PrivateKey::known(&[7; 32]);
+        let public = key.public();
         let mut commits = Commits::new(key);
         commits.expect(3, request(GitOrder::Commit { message: "hello".into(), author: author("Ada") }));
         commits.expect(4, request(GitOrder::Status));
@@ -120,7 +120,7 @@ mod tests {
         let good = commit(&author("Ada"), "hello\n");
         let other = |commit: Commit| commit.to_bytes();
         let stamp = Stamp { person: author("Eve"), seconds: 1, zone: 0 };
-        let key = SigningKey::from_bytes(&[8; 32]);
+        let key = PrivateKey::known(&[8; 32]);
         for bytes in [
             Vec::new(),
             b"not a commit".to_vec(),
@@ -128,7 +128,7 @@ mod tests {
             other(commit(&author("Eve"), "hello\n")),
             other(Commit { author: stamp.clone(), ..good.clone() }),
             other(Commit { committer: stamp, ..good.clone() }),
-            good.clone().sign(&key).to_bytes(),
+            key.sign(|key| good.clone().sign(key)).to_bytes(),
         ] {
             assert_eq!(commits.sign(3, &bytes), Ok(Err(Refusal::Unacceptable)), "{bytes:?}");
         }

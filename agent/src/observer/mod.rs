@@ -17,6 +17,7 @@ mod draft;
 mod event;
 mod held;
 mod kernel;
+mod processes;
 mod seen;
 mod telling;
 mod watched;

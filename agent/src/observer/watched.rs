@@ -5,6 +5,7 @@ use super::draft::Told;
 use super::event::{self, Event, Spot};
 use super::held::Held;
 use super::kernel::{self, Answer, Handle};
+use super::processes::{self, Processes};
 use super::seen::{ALL_BYTES, Key, Of, Seen};
 use super::telling::{Telling, path_of};
 use crate::frames::observe::{RECORD_MAX, ToObserver};
@@ -24,8 +25,6 @@ const EXECUTIONS: usize = 16;
 const NAMES_BYTES: usize = 64 * 1024;
 /// Times that a full queue takes to be read: 16,384 events, of which the largest have 1,100 bytes.
 const ROUNDS: usize = 512;
-/// Processes that are remembered; what others do to names is told of them while they are there to be asked.
-const PROCESSES_MAX: usize = 65_536;
 /// Programs of the image whose digests are kept.
 const PROGRAMS_MAX: usize = 4096;
 
@@ -47,8 +46,7 @@ pub(super) struct Watched {
     names: Option<OwnedFd>,
     calls: BTreeMap<u64, Call>,
     telling: BTreeMap<u64, Telling>,
-    /// Which call a process was last seen in.
-    processes: HashMap<i32, u64>,
+    processes: Processes,
     programs: HashMap<(u64, u64), Content>,
     held: Held,
     /// What events with names are read into.
@@ -134,7 +132,8 @@ impl Watched {
                 ensure!(self.calls.insert(intent, call).is_none(), "expected another call, found {intent} again");
             }
             (ToObserver::Process { intent, pid }, None, None) => {
-                self.remember(i32::try_from(pid).context("a process id")?, intent);
+                self.processes.age(Instant::now(), processes::made);
+                self.processes.remember(i32::try_from(pid).context("a process id")?, intent);
             }
             (ToObserver::Finish { intent }, None, None) => self.finish(intent)?,
             (ToObserver::Forget { intent }, None, None) => drop(self.end(intent)),
@@ -144,7 +143,7 @@ impl Watched {
     }
 
     fn end(&mut self, intent: u64) -> Option<Call> {
-        self.processes.retain(|_, of| *of != intent);
+        self.processes.end(intent);
         self.calls.remove(&intent)
     }
 
@@ -212,6 +211,7 @@ impl Watched {
     fn read_names(&mut self) -> anyhow::Result<bool> {
         let Some(names) = &self.names else { return Ok(false) };
         let Some(events) = read(names.as_fd(), &mut self.buffer.0)? else { return Ok(false) };
+        self.processes.age(Instant::now(), processes::made);
         for event in events {
             match event {
                 Event::Overflow => {
@@ -244,7 +244,7 @@ impl Watched {
             match event {
                 Event::Overflow => self.lose(intent, RecordLoss::Overflow),
                 Event::Name { what, pid, file_system, spot, target, .. } => {
-                    self.remember(pid, intent);
+                    self.processes.remember(pid, intent);
                     let Some(place) = self.place(file_system) else { continue };
                     let Some(key) = self.opened(intent, what, Where { place, spot, renamed: None, target }) else {
                         continue;
@@ -273,13 +273,6 @@ impl Watched {
         self.places.iter().position(|place| place.file_system == file_system)
     }
 
-    fn remember(&mut self, pid: i32, intent: u64) {
-        if self.processes.len() >= PROCESSES_MAX {
-            self.processes.clear();
-        }
-        self.processes.insert(pid, intent);
-    }
-
     fn lose(&mut self, intent: u64, loss: RecordLoss) {
         if let Some(call) = self.calls.get_mut(&intent) {
             call.seen.lose(loss);
@@ -295,7 +288,7 @@ impl Watched {
 
     /// A file is about to be executed.
     fn executing_file(&mut self, intent: u64, pid: i32, file: &OwnedFd) -> anyhow::Result<()> {
-        self.remember(pid, intent);
+        self.processes.remember(pid, intent);
         let stat = fstat(file)?;
         let place = self.places.iter().position(|place| place.device == stat.st_dev);
         let key = match place {
@@ -428,15 +421,15 @@ impl Watched {
 
     /// Whose process did something in a place.
     fn whose(&mut self, pid: i32, place: usize) -> Whose {
-        if let Some(intent) = self.processes.get(&pid) {
-            return Whose::Call(*intent);
+        if let Some(intent) = self.processes.call(pid) {
+            return Whose::Call(intent);
         }
         if let Ok(groups) = std::fs::read_to_string(format!("/proc/{pid}/cgroup")) {
             let is_in = |call: &Call| groups.lines().any(|line| line.ends_with(&format!("/calls/{}", call.group)));
             return match self.calls.iter().find(|(_, call)| is_in(call)) {
                 Some((intent, _)) => {
                     let intent = *intent;
-                    self.remember(pid, intent);
+                    self.processes.remember(pid, intent);
                     Whose::Call(intent)
                 }
                 None => Whose::Nobodys,

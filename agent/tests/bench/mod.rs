@@ -31,7 +31,6 @@ pub(crate) const UID: u32 = 10_000;
 
 pub(crate) struct Bench {
     pub(crate) root: PathBuf,
-    hierarchy: Hierarchy,
     pub(crate) workspace: tempfile::TempDir,
     pub(crate) calls: Calls,
     /// Calls whose record misses something, as the observer told while they ran.
@@ -72,11 +71,11 @@ impl Bench {
             Grant { path: "/usr".into(), access: Access::EXECUTE, reach: Reach::Beneath },
         ];
         let site = Site { workspace: workspace.path().into(), tmp_bytes: 1 << 20, landlock: landlock::ABI::V6 };
-        let mut jails = Jails::new(&site, &[(UID, grants)]).unwrap();
+        let mut jails = Jails::new(&site, &hierarchy, &[(UID, grants)]).unwrap();
         let (link, observer) = observe(&mut jails);
         let (calls, jails) = (Calls::new(link), Some(jails));
         let (lost, record, reports) = (Vec::new(), None, VecDeque::new());
-        Some(Self { root, hierarchy, workspace, calls, lost, record, reports, observer, jails, _alone: alone })
+        Some(Self { root, workspace, calls, lost, record, reports, observer, jails, _alone: alone })
     }
 
     /// The record of the call that ended last, and its bytes.
@@ -99,9 +98,9 @@ impl Bench {
     }
 
     pub(crate) fn begin(&mut self, command: Command, times: Times) {
-        let group = self.hierarchy.call("default", "call").unwrap();
         let jail = self.jails.as_mut().unwrap().take(UID).unwrap();
-        self.calls.start(1, Place { uid: UID, group, jail }, command, times).unwrap();
+        self.calls.start(1, Place { uid: UID, jail }, command, times).unwrap();
+        self.jails.as_mut().unwrap().prepare(UID);
     }
 
     /// Starts a script on a terminal; answers the master.
@@ -144,7 +143,9 @@ impl Bench {
                     continue;
                 }
                 Some(report) => {
-                    drop(self.calls.clear());
+                    for (_, jail) in self.calls.clear() {
+                        self.jails.as_ref().unwrap().take_apart(jail);
+                    }
                     return report;
                 }
                 None => {}
@@ -167,21 +168,19 @@ impl Bench {
     /// One turn of the loop of init.
     fn turn(&mut self) {
         self.calls.tick(Instant::now());
-        let lost = self.calls.hear().unwrap();
-        self.lost.extend(lost);
         for pid in self.calls.pids() {
             if let Some(reaped) = reap(Who::Pid(pid)) {
                 self.calls.reaped(reaped, Instant::now());
             }
         }
+        // Where init has a signal for all of its children.
+        let processes: Vec<OwnedFd> = self.calls.pids().into_iter().map(process).collect();
         let ready: Vec<u64> = {
             let interests = self.calls.interests();
             let mut fds: Vec<_> =
                 interests.iter().map(|(_, fd, flags)| rustix::event::PollFd::from_borrowed_fd(*fd, *flags)).collect();
-            fds.push(rustix::event::PollFd::from_borrowed_fd(
-                self.calls.observer().as_fd(),
-                rustix::event::PollFlags::IN,
-            ));
+            let others = processes.iter().map(OwnedFd::as_fd).chain([self.calls.observer().as_fd()]);
+            fds.extend(others.map(|fd| rustix::event::PollFd::from_borrowed_fd(fd, rustix::event::PollFlags::IN)));
             let slice = rustix::event::Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
             rustix::event::poll(&mut fds, Some(&slice)).unwrap();
             let news = fds.iter().zip(&interests).filter(|(fd, _)| !fd.revents().is_empty());
@@ -190,6 +189,8 @@ impl Bench {
         for intent in ready {
             self.calls.ready(intent);
         }
+        let lost = self.calls.hear().unwrap();
+        self.lost.extend(lost);
     }
 
     /// Starts, closes stdin, and answers the exit and what was put out.
@@ -206,6 +207,12 @@ impl Bench {
         let Report::Exited(1, exit) = report else { panic!("{report:?}") };
         (exit, reader.join().unwrap())
     }
+}
+
+/// A descriptor of a child that is not reaped: it polls once that has ended.
+fn process(pid: i32) -> OwnedFd {
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap()
 }
 
 /// Starts the observer, as init does, and shows it the places.
@@ -244,8 +251,9 @@ impl Drop for Bench {
         let (link, _) = channel::pair().unwrap();
         self.calls = Calls::new(link);
         let freed = self.jails.take().is_some_and(Jails::close);
+        let own = format!("calls/{UID}");
         for directory in
-            ["calls/default", "calls", "coffer/init", "coffer/notary", "coffer/agent", "coffer/observer", "coffer", ""]
+            [own.as_str(), "calls", "coffer/init", "coffer/notary", "coffer/agent", "coffer/observer", "coffer", ""]
         {
             drop(fs::remove_dir(self.root.join(directory)));
         }

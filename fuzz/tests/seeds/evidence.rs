@@ -14,6 +14,7 @@ use coffer_evidence::intent::Shape;
 use coffer_evidence::leaf::{CauseClass, Leaf, LeafKind, Rejection};
 use coffer_evidence::note::Checkpoint;
 use coffer_evidence::pool::{PoolConfig, PoolMap};
+use coffer_evidence::qgs::{self, Answer, Platform, REPORT_BYTES, Refusal};
 use coffer_evidence::sign::PublicKey;
 use coffer_fuzz::script::Writer;
 
@@ -35,7 +36,24 @@ pub(crate) fn all() -> Vec<Seed> {
     seeds.extend(texts(&sealed));
     seeds.extend(cbor(&sealed));
     seeds.extend(commits());
+    seeds.extend(quoting_service());
     seeds
+}
+
+/// Messages of the quoting service; the first byte chooses the request that they answer.
+fn quoting_service() -> Vec<Seed> {
+    let quote = qgs::Request::Quote(Box::new([0x5a; REPORT_BYTES]));
+    let platform = Platform { qe_svn: 8, pce_svn: 13, id: vec![1; 16], cpu_svn: vec![2; 16] };
+    let refused = || Answer::Refused(Refusal::UNEXPECTED);
+    let of = |kind: u8, wire: Vec<u8>| [vec![kind], wire].concat();
+    vec![
+        seed("qgs", "quote-wanted", of(0, quote.to_wire())),
+        seed("qgs", "platform-wanted", of(1, qgs::Request::Platform.to_wire())),
+        seed("qgs", "quote", of(0, Answer::Quote(vec![9; 700]).to_wire(&quote))),
+        seed("qgs", "platform", of(1, Answer::Platform(platform).to_wire(&qgs::Request::Platform))),
+        seed("qgs", "no-quote", of(0, refused().to_wire(&quote))),
+        seed("qgs", "no-platform", of(1, refused().to_wire(&qgs::Request::Platform))),
+    ]
 }
 
 fn bundles(sealed: &Parts, aborted: &Parts) -> Vec<Seed> {

@@ -138,7 +138,7 @@ fn processes() -> Vec<Seed> {
         tool::Report::Done { files: 1, bytes: 2, left_out: 3 }.encode(),
         grant::Granted { identity: "default".into(), paths: vec!["/workspace".into()], access: vec![[7]] }.encode(),
         warrant::ToInit::Admitted { identities: vec!["default".into()], gaps: warrant::Gaps::Fatal }.encode(),
-        warrant::ToInit::Permit { intent: 1, identity: "default".into(), call: [1; 16], request: [2; 32] }.encode(),
+        warrant::ToInit::Permit { intent: 1, identity: "default".into(), request: [2; 32] }.encode(),
         warrant::ToInit::Open { file: warrant::ReportFile::Outblob }.encode(),
         warrant::ToNotary::Scrubbed { steps: vec![[1, 0], [2, 1]] }.encode(),
         tool::Report::More { after: b"a/b".to_vec() }.encode(),

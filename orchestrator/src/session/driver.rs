@@ -207,8 +207,16 @@ impl Driver {
         let mirroring = perform::serve_mirror(record, mirror, [progress, self.shown.clone()], self.signals.clone());
         tasks.spawn(self.writers.track_future(mirroring));
         let (machine, signals) = (Arc::clone(&vm), self.signals.clone());
+        let (host, view) = (Arc::clone(&self.host), self.view.subscribe());
         tasks.spawn(async move {
             let exit = machine.ended().await;
+            let record = Arc::clone(&view.borrow());
+            // A guest that was Ready was given what was checked: its quote said so.
+            if record.instance.is_none()
+                && let Some(why) = perform::image_changed(host, &record).await
+            {
+                drop(signals.send(Event::ImageChanged(why).into()).await);
+            }
             drop(signals.send(Event::GuestGone(exit).into()).await);
         });
         Up { vm, dial, mirrored, tasks }

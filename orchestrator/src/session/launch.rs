@@ -13,7 +13,7 @@ use super::conversation::Conversation;
 use super::evidence;
 use super::machine::Event;
 use super::mirror::MirrorStore;
-use super::perform::{Host, chain, log_console, now};
+use super::perform::{Host, chain, image_changed, log_console, now};
 use super::record::SessionRecord;
 use super::signal::Signal;
 use super::types::Timestamp;
@@ -78,7 +78,14 @@ pub(crate) async fn launch(host: Arc<Host>, record: SessionRecord, given_up: Can
         Err(error) => {
             drop(started);
             log_console(&host.directory(&record));
-            Event::LaunchFailed(chain(&error)).into()
+            let mut why = chain(&error);
+            // A program that does not start with a file may have been given another than the one that was checked.
+            if let Some(changed) = image_changed(host, &record).await
+                && !why.contains(&changed)
+            {
+                why.push_str(&format!("; the image is not what was checked before the launch: {changed}"));
+            }
+            Event::LaunchFailed(why).into()
         }
     }
 }
@@ -130,6 +137,7 @@ async fn start(host: &Arc<Host>, record: &SessionRecord, started: &mut Started) 
     let machine = Machine {
         session: record.id,
         profile: record.profile,
+        shape: intent.shape,
         boot_disk: dir.join(BOOT_DISK),
         run: dir.run(),
         process_records: dir.path().to_path_buf(),

@@ -252,6 +252,7 @@ impl Machine {
                 return Vec::new();
             }
             Event::DeadlinePassed => return self.deadline_passed(now),
+            Event::ImageChanged(why) => return self.image_changed(&why),
             _ => {}
         }
         match self.state {

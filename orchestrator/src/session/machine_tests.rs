@@ -108,6 +108,7 @@ fn every_event() -> Vec<Event> {
         Event::Reconnected,
         Event::ReconnectFailed("c".into()),
         Event::HostFailed("h".into()),
+        Event::ImageChanged("i".into()),
     ]
 }
 
@@ -143,6 +144,32 @@ fn number_of_event_kinds(event: &Event) -> usize {
         Event::Reconnected => 26,
         Event::ReconnectFailed(_) => 27,
         Event::HostFailed(_) => 28,
+        Event::ImageChanged(_) => 29,
+    }
+}
+
+#[test]
+fn a_file_that_changed_is_named_once_whatever_the_guest_ended_with() {
+    let why = "vmlinuz: it was changed";
+    let ends = [
+        Event::GuestGone(GuestExit::Panicked),
+        Event::GuestFailed("registers".into()),
+        Event::OpeningRefused(format!("refused: {why}")),
+    ];
+    for end in ends {
+        for first in [true, false] {
+            let mut machine = machine();
+            feed(&mut machine, [Event::Begin, Event::Reserved, Event::Launched, Event::GuestOpened]);
+            let told = Event::ImageChanged(why.into());
+            let both = if first { [told.clone(), end.clone()] } else { [end.clone(), told.clone()] };
+            let effects = feed(&mut machine, both.into_iter().chain([told]));
+            assert!(effects[usize::from(!first)].is_empty(), "it decides nothing: {effects:?}");
+            let message = machine.message().expect("a message");
+            // The host's own refusal says it in its words.
+            let refused = matches!(end, Event::OpeningRefused(_));
+            assert_eq!(message.matches(why).count(), if refused && first { 2 } else { 1 }, "{message}");
+            assert!(refused || message.contains("not what was checked before the launch"), "{message}");
+        }
     }
 }
 
@@ -150,7 +177,7 @@ fn number_of_event_kinds(event: &Event) -> usize {
 fn the_whole_table_is_as_written_down() {
     let mut kinds: Vec<usize> = every_event().iter().map(number_of_event_kinds).collect();
     kinds.dedup();
-    assert_eq!(kinds, (0..29).collect::<Vec<_>>(), "every kind of event is in the table");
+    assert_eq!(kinds, (0..30).collect::<Vec<_>>(), "every kind of event is in the table");
 
     let mut table = String::new();
     for before in every_state() {

@@ -102,6 +102,18 @@ pub(crate) async fn reserve(host: Arc<Host>, record: SessionRecord) -> Signal {
     }
 }
 
+/// What is not as it was when the image was checked before the launch; it is hashed again only where it was touched.
+pub(crate) async fn image_changed(host: Arc<Host>, record: &SessionRecord) -> Option<String> {
+    let digest = record.image;
+    match blocking(move || host.images.check(digest)).await {
+        Ok(Ok(Some(_))) => None,
+        Ok(Ok(None)) => Some(format!("the image {digest} is gone from this host")),
+        Ok(Err(error)) => Some(chain(&error)),
+        // Nobody has looked.
+        Err(_) => None,
+    }
+}
+
 /// Connect to the agent of an adopted machine.
 pub(crate) async fn reconnect(dial: Arc<dyn Dial>, ended: impl Future<Output = ()> + Send) -> Signal {
     let connected = tokio::select! {

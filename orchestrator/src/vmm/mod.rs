@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use coffer_evidence::config::MeasuredConfig;
 use coffer_evidence::ids::SessionId;
+use coffer_evidence::intent::Shape;
 use coffer_evidence::manifest::Profile;
 use futures_util::future::BoxFuture;
 
@@ -20,6 +21,8 @@ use crate::session::types::GuestExit;
 pub(crate) struct Machine {
     pub(crate) session: SessionId,
     pub(crate) profile: Profile,
+    /// Processors and memory.
+    pub(crate) shape: Shape,
     /// The boot disk.
     pub(crate) boot_disk: PathBuf,
     /// Where sockets are made: all that the machine's processes may write to.

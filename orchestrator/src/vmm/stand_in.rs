@@ -9,8 +9,6 @@ use crate::link::{PORT_SIMULATOR, vhost_user};
 
 /// What it says when it has measured the files and listens.
 const READY: &str = "coffer-tdx-sim: ready";
-/// The only shape there is.
-const SHAPE: &str = "s1";
 
 /// The simulator's program.
 #[derive(Clone, Debug)]
@@ -40,7 +38,7 @@ impl StandIn {
             "--cmdline".to_owned(),
             in_image("cmdline")?,
             "--shape".to_owned(),
-            SHAPE.to_owned(),
+            machine.shape.as_str().to_owned(),
             "--mrconfigid".to_owned(),
             hex::encode(machine.measured.mr_config_id),
             "--mrowner".to_owned(),

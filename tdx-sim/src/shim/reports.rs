@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::files::{Habit, Kind, Node, ROOT, Tree};
-use crate::simulator::Td;
+use crate::simulator::{NoQuote, Td};
 
 /// Longest report data that configfs-tsm takes, and the only length that TDX takes, in bytes.
 const REPORT_DATA: usize = 64;
@@ -68,7 +68,10 @@ impl Report {
         }
         if self.read != self.written {
             let report_data = self.report_data.as_slice().try_into().map_err(|_| libc::EINVAL)?;
-            self.quote = td.quote(report_data).ok_or(libc::EIO)?;
+            self.quote = td.quote(report_data).map_err(|why| match why {
+                NoQuote::Busy => libc::EBUSY,
+                NoQuote::Gone => libc::EIO,
+            })?;
             self.read = self.written;
         }
         Ok(self.quote.clone())
@@ -195,6 +198,15 @@ mod tests {
         tree.write(report + INBLOB, 0, &[3; 64]).unwrap();
         td.0.lock().unwrap().gone = true;
         assert_eq!(tree.read(report + OUTBLOB), Err(libc::EIO));
+    }
+
+    #[test]
+    fn a_busy_simulator_gives_a_quote_later() {
+        let (td, mut tree, report) = report();
+        tree.write(report + INBLOB, 0, &[3; 64]).unwrap();
+        td.0.lock().unwrap().busy = 1;
+        assert_eq!(tree.read(report + OUTBLOB), Err(libc::EBUSY));
+        assert_eq!(tree.read(report + OUTBLOB).unwrap(), [3; 64]);
     }
 
     #[test]

@@ -11,8 +11,18 @@ use vsock::VsockStream;
 /// The host, and the simulator's port there.
 const HOST_CID: u32 = 2;
 const PORT: u32 = 1025;
-/// A simulator that is silent for this long is gone.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// A simulator that is silent for this long is gone. Longer than the agent waits for a quote: of one that never comes the agent
+/// says so, as it does on a real platform.
+const PATIENCE: Duration = Duration::from_secs(45);
+
+/// Why there is no quote.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum NoQuote {
+    /// The simulator has no time for it now.
+    Busy,
+    /// There is no simulator any more.
+    Gone,
+}
 
 /// What the file trees ask of a TD.
 pub(crate) trait Td: Send + Sync + 'static {
@@ -21,7 +31,7 @@ pub(crate) trait Td: Send + Sync + 'static {
     /// Extends RTMR `index`.
     fn extend(&self, index: u8, digest: &Register) -> Option<()>;
     /// A quote over the registers as they are now.
-    fn quote(&self, report_data: &[u8; 64]) -> Option<Vec<u8>>;
+    fn quote(&self, report_data: &[u8; 64]) -> Result<Vec<u8>, NoQuote>;
 }
 
 /// The connection, while it is good.
@@ -38,15 +48,17 @@ pub(crate) fn connect() -> std::io::Result<Simulator<VsockStream>> {
 
 impl<S: Read + Write> Simulator<S> {
     /// Asks, and gives up for ever at the first fault: nobody knows what the simulator did after it.
-    fn ask<T>(&self, request: Request, parse: impl FnOnce(Vec<u8>) -> Result<T, ProtocolError>) -> Option<T> {
+    fn ask<T>(&self, request: Request, parse: impl FnOnce(Vec<u8>) -> Result<T, ProtocolError>) -> Result<T, NoQuote> {
         let mut connection = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let stream = connection.as_mut()?;
+        let stream = connection.as_mut().ok_or(NoQuote::Gone)?;
         match request.write(stream).and_then(|()| read_answer(stream)).and_then(parse) {
-            Ok(answer) => Some(answer),
+            Ok(answer) => Ok(answer),
+            // That is an answer.
+            Err(ProtocolError::Busy) => Err(NoQuote::Busy),
             Err(error) => {
                 eprintln!("coffer-shim: SIMULATED TDX: {error}");
                 *connection = None;
-                None
+                Err(NoQuote::Gone)
             }
         }
     }
@@ -54,7 +66,7 @@ impl<S: Read + Write> Simulator<S> {
 
 impl<S: Read + Write + Send + 'static> Td for Simulator<S> {
     fn registers(&self) -> Option<Registers> {
-        self.ask(Request::Registers, |bytes| Registers::from_bytes(&bytes))
+        self.ask(Request::Registers, |bytes| Registers::from_bytes(&bytes)).ok()
     }
 
     fn extend(&self, index: u8, digest: &Register) -> Option<()> {
@@ -62,9 +74,10 @@ impl<S: Read + Write + Send + 'static> Td for Simulator<S> {
             0 => Ok(()),
             found => Err(ProtocolError::Unexpected { expected: "an empty answer", found }),
         })
+        .ok()
     }
 
-    fn quote(&self, report_data: &[u8; 64]) -> Option<Vec<u8>> {
+    fn quote(&self, report_data: &[u8; 64]) -> Result<Vec<u8>, NoQuote> {
         self.ask(Request::Quote { report_data: *report_data }, Ok)
     }
 }
@@ -73,7 +86,7 @@ impl<S: Read + Write + Send + 'static> Td for Simulator<S> {
 pub(crate) mod tests {
     use std::os::unix::net::UnixStream;
 
-    use coffer_tdx_sim::protocol::write_answer;
+    use coffer_tdx_sim::protocol::{write_answer, write_busy};
 
     use super::*;
 
@@ -85,6 +98,8 @@ pub(crate) mod tests {
     pub(crate) struct FakeState {
         pub(crate) extended: Vec<(u8, Register)>,
         pub(crate) quotes: usize,
+        /// How many quotes it has no time for.
+        pub(crate) busy: usize,
         pub(crate) gone: bool,
     }
 
@@ -104,10 +119,17 @@ pub(crate) mod tests {
             (!state.gone).then_some(())
         }
 
-        fn quote(&self, report_data: &[u8; 64]) -> Option<Vec<u8>> {
+        fn quote(&self, report_data: &[u8; 64]) -> Result<Vec<u8>, NoQuote> {
             let mut state = self.0.lock().unwrap();
             state.quotes += 1;
-            (!state.gone).then(|| report_data.to_vec())
+            match (state.gone, state.busy.checked_sub(1)) {
+                (true, _) => Err(NoQuote::Gone),
+                (false, None) => Ok(report_data.to_vec()),
+                (false, Some(left)) => {
+                    state.busy = left;
+                    Err(NoQuote::Busy)
+                }
+            }
         }
     }
 
@@ -130,6 +152,16 @@ pub(crate) mod tests {
         let simulator = Simulator(Mutex::new(Some(near)));
         drop(far);
         assert_eq!(simulator.extend(3, &[0; 48]), None);
-        assert_eq!(simulator.quote(&[0; 64]), None);
+        assert_eq!(simulator.quote(&[0; 64]), Err(NoQuote::Gone));
+    }
+
+    #[test]
+    fn a_busy_simulator_is_asked_again() {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let simulator = Simulator(Mutex::new(Some(near)));
+        write_busy(&mut far).unwrap();
+        write_answer(&mut far, b"quote").unwrap();
+        assert_eq!(simulator.quote(&[0; 64]), Err(NoQuote::Busy));
+        assert_eq!(simulator.quote(&[0; 64]), Ok(b"quote".to_vec()));
     }
 }

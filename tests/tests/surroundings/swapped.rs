@@ -55,7 +55,7 @@ fn zstd_window(bytes: &[u8]) -> usize {
 /// What becomes of the other file once the machine has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum After {
-    /// It stays: the host, which looks again before it believes the quote, finds it.
+    /// It stays: the host, which looks again before it believes the quote and when the guest ends without one, finds it.
     Stays,
     /// The genuine one is put back: only the guest and its quote can tell.
     PutBack,
@@ -64,14 +64,22 @@ enum After {
 const REFUSED: &str = "attestation_failed";
 
 /// File, byte, what then, the reason of the session's end, and the words that it is explained with.
-const ROWS: [(&str, Choice, After, &str, &[&str]); 6] = [
+const ROWS: [(&str, Choice, After, &str, &[&str]); 7] = [
     ("vmlinuz", pe_time, After::Stays, REFUSED, &["vmlinuz to have the SHA-256", "it was changed or damaged"]),
     ("firmware.fd", padding, After::PutBack, REFUSED, &["MRTD"]),
     ("vmlinuz", pe_time, After::PutBack, REFUSED, &["RTMR1"]),
     ("cmdline", |bytes| bytes.len() - 1, After::PutBack, REFUSED, &["RTMR2"]),
     ("initrd.img", zstd_window, After::PutBack, REFUSED, &["RTMR2"]),
+    // Its kernel panics over it, and the host, which looks again when a guest ends before it is Ready, finds which file it is.
+    (
+        "root.erofs",
+        |_| 100,
+        After::Stays,
+        "guest_panicked",
+        &["not what was checked before the launch", "root.erofs to have the SHA-256", "as a panicking kernel does"],
+    ),
     // Before the superblock: nobody reads it, but its block is read, and dm-verity, which looks at all of it, ends the kernel. The
-    // file is not named: nobody but the kernel has seen it, and its console is quiet.
+    // file is not named: it is genuine again when the host looks, and the kernel's console is quiet.
     ("root.erofs", |_| 100, After::PutBack, "guest_panicked", &["as a panicking kernel does"]),
 ];
 

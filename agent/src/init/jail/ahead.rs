@@ -1,19 +1,19 @@
-//! Two threads, one that makes jails ahead of the calls that use them, one that takes apart those that were used: each takes the kernel
+//! A thread that makes jails ahead of the calls that use them, and some that take apart those that were used: each takes the kernel
 //! milliseconds, and init has calls to start and to end meanwhile. They know nothing of calls.
 //!
 //! ```text
 //!  init ── make uid ──> one ── jail, or why not ──> init
-//!       ── used jail ─> other    (dropped there; here, when too many wait)
+//!       ── used jail ─> any of the others    (dropped there; here, when too many wait)
 //! ```
 
-use super::filter::Filters;
+use super::filter::Filter;
 use super::room::Room;
 use super::warden::{self, Warden};
 use super::{Jail, JailError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd as _;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 /// The rooms of all identities, by uid.
@@ -21,6 +21,9 @@ pub(super) type Rooms = BTreeMap<u32, Room>;
 
 /// Jails that wait to be taken apart: a wave of calls that end together.
 const USED: usize = 64;
+/// Who takes them apart. The kernel lets each of them wait, up to 30 ms, for the end of all readers of what a queue or a mount was
+/// known by; those waits may overlap, and one after the other they would be fewer calls a second than a client can ask for.
+const TAKERS: usize = 4;
 
 /// What the first answers: for whom, and the jail.
 type Made = (u32, Result<Jail, JailError>);
@@ -33,26 +36,30 @@ pub(super) struct Ahead {
     used: SyncSender<Jail>,
     /// Uids whose jail is being made.
     ordered: BTreeSet<u32>,
-    threads: [JoinHandle<()>; 2],
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Ahead {
     /// Starts the threads. They end when this is ended.
-    pub(super) fn new(rooms: Arc<Rooms>, filters: Arc<Filters>) -> std::io::Result<Self> {
+    pub(super) fn new(rooms: Arc<Rooms>, filter: Arc<Filter>) -> std::io::Result<Self> {
         let (orders, to_do) = channel();
         let (done, made) = channel();
         let (used, to_take_apart) = sync_channel::<Jail>(USED);
         let making = move || {
             for uid in to_do {
-                let jail = rooms.get(&uid).ok_or(JailError::NoRoom).and_then(|room| make(room, &filters));
+                let jail = rooms.get(&uid).ok_or(JailError::NoRoom).and_then(|room| make(room, &filter));
                 // Whoever does not listen any more is ending.
                 let _ = done.send((uid, jail));
             }
         };
-        let taking_apart = move || to_take_apart.into_iter().for_each(drop);
-        let making = std::thread::Builder::new().name("jails".to_owned()).spawn(making)?;
-        let taking_apart = std::thread::Builder::new().name("used jails".to_owned()).spawn(taking_apart)?;
-        Ok(Self { orders, made, used, ordered: BTreeSet::new(), threads: [making, taking_apart] })
+        let mut threads = vec![std::thread::Builder::new().name("jails".to_owned()).spawn(making)?];
+        let to_take_apart = Arc::new(Mutex::new(to_take_apart));
+        for _ in 0..TAKERS {
+            let to_take_apart = to_take_apart.clone();
+            let taking_apart = move || while next(&to_take_apart).map(drop).is_some() {};
+            threads.push(std::thread::Builder::new().name("used jails".to_owned()).spawn(taking_apart)?);
+        }
+        Ok(Self { orders, made, used, ordered: BTreeSet::new(), threads })
     }
 
     /// Has a jail made, unless one is on its way.
@@ -97,10 +104,16 @@ impl Ahead {
     }
 }
 
+/// The next used jail; `None` when there will be none. Whoever waits for one holds the lock, and nobody else needs it then.
+fn next(used: &Mutex<Receiver<Jail>>) -> Option<Jail> {
+    // Nothing panics while it holds the lock.
+    used.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
+}
+
 /// Makes a jail in a room.
-pub(super) fn make(room: &Room, filters: &Arc<Filters>) -> Result<Jail, JailError> {
+pub(super) fn make(room: &Room, filter: &Arc<Filter>) -> Result<Jail, JailError> {
     let warden = Warden::new(room.mounts.as_fd(), room.network.as_fd()).map_err(JailError::Warden)?;
     let process = warden.pidfd().try_clone_to_owned().map_err(JailError::Warden)?;
     // One without its jail is killed, and holds the room until it is gone.
-    Jail::new(warden, room, filters).inspect_err(|_| warden::wait(process.as_fd()))
+    Jail::new(warden, room, filter).inspect_err(|_| warden::wait(process.as_fd()))
 }

@@ -3,7 +3,8 @@
 //! ```text
 //!   identity ── room:  mount tree, network                  made once, before the first tool runs
 //!      └ call ── jail: processes, IPC, mount tree, /proc     a warden holds them; used once, gone with the call
-//!           └ tool: joins the jail ─ uid ─ no capabilities ─ directory ─ Landlock ─ filters ─ executes its program
+//!           │          cgroup
+//!           └ tool: joins the jail ─ uid ─ no capabilities ─ directory ─ Landlock ─ filter ─ executes its program
 //! ```
 //! A jail is made ahead of the call that uses it, by a thread of its own: nobody waits for it then.
 
@@ -15,10 +16,12 @@ pub mod room;
 pub mod rules;
 pub mod warden;
 
+use super::cgroup::{CallGroup, Hierarchy};
 use super::error::{BootError, Context as _};
 use super::reap::{Who, reap_waiting};
+use super::spawn::Stage;
 use ahead::{Ahead, Rooms};
-use filter::Filters;
+use filter::Filter;
 use mapped::Owners;
 pub use notice::Queues;
 use room::{Room, Site};
@@ -99,6 +102,9 @@ pub enum JailError {
     /// The identity has no room.
     #[error("no room was made for the identity")]
     NoRoom,
+    /// The cgroup.
+    #[error("the cgroup of the call could not be made")]
+    Cgroup(#[source] io::Error),
     /// The namespaces.
     #[error("the namespaces of the call could not be made")]
     Warden(#[source] io::Error),
@@ -117,27 +123,41 @@ pub enum JailError {
 }
 
 impl JailError {
+    /// What was being done, as a start that failed tells it.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        match self {
+            Self::Cgroup(_) => Stage::Cgroup,
+            Self::NoRoom | Self::Warden(_) | Self::Proc(_) | Self::Terminals(_) | Self::Notice(_) | Self::Rules(_) => {
+                Stage::Jail
+            }
+        }
+    }
+
     /// The system's answer, as a start that failed tells it.
     #[must_use]
     pub fn errno(&self) -> i32 {
         match self {
             Self::NoRoom => libc::ENOENT,
-            Self::Warden(error) | Self::Proc(error) | Self::Terminals(error) | Self::Notice(error) => {
-                error.raw_os_error().unwrap_or(libc::EIO)
-            }
+            Self::Cgroup(error)
+            | Self::Warden(error)
+            | Self::Proc(error)
+            | Self::Terminals(error)
+            | Self::Notice(error) => error.raw_os_error().unwrap_or(libc::EIO),
             Self::Rules(rules::RulesError::Open { source, .. }) => source.raw_os_error().unwrap_or(libc::EIO),
             Self::Rules(rules::RulesError::Landlock(_)) => libc::EOPNOTSUPP,
         }
     }
 }
 
-/// The namespaces of one call. Everything in them ends when it is dropped.
+/// The namespaces and the cgroup of one call. Everything in them ends when it is dropped.
 #[derive(Debug)]
 pub struct Jail {
     warden: Warden,
+    group: CallGroup,
     processes: OwnedFd,
     ruleset: OwnedFd,
-    filters: Arc<Filters>,
+    filter: Arc<Filter>,
     terminals: OwnedFd,
     queues: Queues,
 }
@@ -150,11 +170,11 @@ pub struct Entry {
     /// Its processes: what the tool is born into.
     pub(super) processes: OwnedFd,
     pub(super) ruleset: OwnedFd,
-    pub(super) filters: Arc<Filters>,
+    pub(super) filter: Arc<Filter>,
 }
 
 impl Jail {
-    fn new(warden: Warden, room: &Room, filters: &Arc<Filters>) -> Result<Self, JailError> {
+    fn new(warden: Warden, room: &Room, filter: &Arc<Filter>) -> Result<Self, JailError> {
         let open = |name: &str, flags: OFlags| {
             let path = format!("/proc/{}/{name}", warden.pid());
             rustix::fs::open(&path, flags | OFlags::CLOEXEC, Mode::empty())
@@ -165,7 +185,13 @@ impl Jail {
         let terminals = room.terminals.try_clone().map_err(JailError::Terminals)?;
         let root = PathBuf::from(format!("/proc/{}/root", warden.pid()));
         let queues = notice::of_call(&root, &room.watched).map_err(JailError::Notice)?;
-        Ok(Self { warden, processes, ruleset, filters: filters.clone(), terminals, queues })
+        let group = room.groups.call().map_err(JailError::Cgroup)?;
+        Ok(Self { warden, group, processes, ruleset, filter: filter.clone(), terminals, queues })
+    }
+
+    /// Its cgroup.
+    pub fn group(&self) -> &CallGroup {
+        &self.group
     }
 
     /// The queues of what its processes do with files. Whoever executes anything waits until somebody answers.
@@ -182,7 +208,7 @@ impl Jail {
     pub fn entry(&self) -> io::Result<Entry> {
         let warden = self.warden.pidfd().try_clone_to_owned()?;
         let (processes, ruleset) = (self.processes.try_clone()?, self.ruleset.try_clone()?);
-        Ok(Entry { warden, processes, ruleset, filters: self.filters.clone() })
+        Ok(Entry { warden, processes, ruleset, filter: self.filter.clone() })
     }
 }
 
@@ -194,7 +220,7 @@ pub struct Jails {
     rooms: Arc<Rooms>,
     spare: BTreeMap<u32, Jail>,
     ahead: Ahead,
-    filters: Arc<Filters>,
+    filter: Arc<Filter>,
     places: Vec<Place>,
     names: OwnedFd,
 }
@@ -210,12 +236,8 @@ pub struct Place {
 
 impl Jails {
     /// Makes a room for each uid. No tool runs yet.
-    pub fn new(site: &Site, identities: &[(u32, Vec<Grant>)]) -> Result<Self, BootError> {
-        let filters = Filters::compile().map_err(|error| BootError::Unexpected {
-            stage: STAGE,
-            expected: "filters for system calls".into(),
-            found: error.to_string(),
-        })?;
+    pub fn new(site: &Site, hierarchy: &Hierarchy, identities: &[(u32, Vec<Grant>)]) -> Result<Self, BootError> {
+        let filter = Filter::compile();
         let first = crate::fixed::UID_IDENTITY;
         for (_, grants) in identities {
             make_places(&site.workspace, first, grants)?;
@@ -227,7 +249,8 @@ impl Jails {
         let mut places = vec![Place { uid: None, root: workspace }];
         for (uid, grants) in identities {
             let owners = (*uid != first).then(|| owners(first, *uid)).transpose()?;
-            let (room, own) = Room::new(site, owners.as_ref(), grants)?;
+            let groups = hierarchy.identity(*uid)?;
+            let (room, own) = Room::new(site, groups, owners.as_ref(), grants)?;
             places.extend(own.into_iter().map(|root| Place { uid: Some(*uid), root }));
             rooms.insert(*uid, room);
         }
@@ -236,10 +259,10 @@ impl Jails {
         for place in &places {
             notice::add(&names, place.root.as_fd()).context(STAGE, watch)?;
         }
-        let (rooms, filters) = (Arc::new(rooms), Arc::new(filters));
-        let ahead = Ahead::new(rooms.clone(), filters.clone()).context(STAGE, || "start a thread".into())?;
+        let (rooms, filter) = (Arc::new(rooms), Arc::new(filter));
+        let ahead = Ahead::new(rooms.clone(), filter.clone()).context(STAGE, || "start a thread".into())?;
         let (wardens, spare) = (BTreeSet::new(), BTreeMap::new());
-        Ok(Self { wardens, rooms, spare, ahead, filters, places, names: names.into() })
+        Ok(Self { wardens, rooms, spare, ahead, filter, places, names: names.into() })
     }
 
     /// Gives away what the observer needs: the places that tools can write to, and the queue of what happens to names in them.
@@ -259,7 +282,7 @@ impl Jails {
             return Ok(jail);
         }
         let room = self.rooms.get(&uid).ok_or(JailError::NoRoom)?;
-        let jail = ahead::make(room, &self.filters)?;
+        let jail = ahead::make(room, &self.filter)?;
         self.wardens.insert(jail.warden.pid());
         Ok(jail)
     }

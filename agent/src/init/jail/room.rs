@@ -15,6 +15,7 @@ use super::notice::Watched;
 use super::rules::{self, Rules};
 use super::{Access, Grant, Reach};
 use crate::fixed;
+use crate::init::cgroup::Groups;
 use crate::init::error::{BootError, Context as _};
 use crate::init::grants::GRANTS_MAX;
 use crate::init::harden;
@@ -68,6 +69,8 @@ pub struct Room {
     pub(super) terminals: OwnedFd,
     /// What of it the observer is to see used.
     pub(super) watched: Watched,
+    /// Where its calls are counted and bounded.
+    pub(super) groups: Groups,
 }
 
 /// What is only open in a room: the roots of its own file systems.
@@ -75,15 +78,25 @@ type Own = Vec<OwnedFd>;
 
 impl Room {
     /// Makes the room of the identity with this uid. `owners` is its view of the workspace, when it is not the first.
-    pub fn new(site: &Site, owners: Option<&Owners>, grants: &[Grant]) -> Result<(Self, Own), BootError> {
-        let made = std::thread::scope(|scope| scope.spawn(|| Self::inside(site, owners, grants)).join());
+    pub fn new(
+        site: &Site,
+        groups: Groups,
+        owners: Option<&Owners>,
+        grants: &[Grant],
+    ) -> Result<(Self, Own), BootError> {
+        let made = std::thread::scope(|scope| scope.spawn(|| Self::inside(site, groups, owners, grants)).join());
         made.unwrap_or_else(|_| {
             Err(BootError::Unexpected { stage: STAGE, expected: "a room".into(), found: "a panic".into() })
         })
     }
 
     /// Runs in a thread of its own.
-    fn inside(site: &Site, owners: Option<&Owners>, grants: &[Grant]) -> Result<(Self, Own), BootError> {
+    fn inside(
+        site: &Site,
+        groups: Groups,
+        owners: Option<&Owners>,
+        grants: &[Grant],
+    ) -> Result<(Self, Own), BootError> {
         let own = || open(Path::new("/proc/self/exe"), OFlags::PATH);
         let exe = own().context(STAGE, || "open our own program".into())?;
         nix::sched::unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)
@@ -118,12 +131,12 @@ impl Room {
         let parts = parts.context(STAGE, || "open the places of grants".into())?;
         let places = ["/", fixed::TMP, SHARED].map(PathBuf::from).into();
         let watched = Watched { places, workspace: site.workspace.clone(), parts };
-        Ok((Self { mounts, network, rules, terminals, watched }, own))
+        Ok((Self { mounts, network, rules, terminals, watched, groups }, own))
     }
 
     /// Unmounts what tools could write to, from inside; true when nobody kept any of it busy. Every call is over by then.
     pub fn close(self) -> bool {
-        let Self { mounts, network, rules, terminals, watched: Watched { workspace, parts, .. } } = self;
+        let Self { mounts, network, rules, terminals, watched: Watched { workspace, parts, .. }, .. } = self;
         // An open file keeps its mount.
         drop((rules, network, terminals, parts));
         let unmounting = || {

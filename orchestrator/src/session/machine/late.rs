@@ -100,6 +100,15 @@ impl Machine {
         }
     }
 
+    /// It decides nothing: a guest that is given other files ends by itself. But whoever reads why it ended should read this.
+    pub(super) fn image_changed(&mut self, why: &str) -> Vec<Effect> {
+        let said = self.message.as_ref().is_some_and(|message| message.contains(why));
+        if self.state != State::Closed && !said {
+            self.add_message(&format!("the image is not what was checked before the launch: {why}"));
+        }
+        Vec::new()
+    }
+
     /// The guest is gone after its last word: what was kept of it is enough, or not.
     pub(super) fn store_alone(&mut self, now: Timestamp) -> Vec<Effect> {
         self.enter(State::Sealing(Sealing::StoringAlone), now, self.timings.seal);

@@ -44,6 +44,8 @@ pub(crate) enum Event {
     LinkLost,
     /// The control channel is back.
     LinkRestored,
+    /// A guest ended that never was Ready, and a file of its image is not what was checked before the launch.
+    ImageChanged(String),
     /// The machine is gone.
     GuestGone(GuestExit),
     /// A prefix bundle is stored.

@@ -6,6 +6,8 @@ pub(crate) mod console;
 pub(crate) mod kit;
 pub(crate) mod kvm;
 pub(crate) mod qmp;
+#[cfg(test)]
+mod taken_tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

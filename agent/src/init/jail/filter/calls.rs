@@ -1,78 +1,4 @@
-//! What a tool may ask of the kernel: a closed list of system calls, and in a few of them a closed list of arguments.
-//!
-//! Three filters, compiled once, installed in this order; where several refuse, the last one's errno is told.
-//! ```text
-//!   listed?          no ─> ENOSYS         programs fall back to what they did on older kernels
-//!   socket family?   no ─> EAFNOSUPPORT   as if the kernel had no such family: no vsock, no packet, no AF_ALG
-//!   never a tool's?     ─> EPERM          mounts, namespaces, keys, bpf, io_uring, clocks, modules ...
-//! ```
-//! Another calling convention (32 bit) ends the process: its numbers mean other calls.
-
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
-};
-use std::collections::BTreeMap;
-
-/// Number of filters.
-pub(in super::super) const FILTERS: usize = 3;
-
-/// The compiled filters, in the order of their installation.
-#[derive(Debug)]
-pub struct Filters(pub(in super::super) [BpfProgram; FILTERS]);
-
-/// Rules by the number of their call; no rule: any arguments.
-type Rules = BTreeMap<i64, Vec<SeccompRule>>;
-
-impl Filters {
-    /// Compiles them.
-    pub fn compile() -> Result<Self, seccompiler::Error> {
-        let program = |rules, mismatch, matched| -> Result<BpfProgram, seccompiler::Error> {
-            Ok(SeccompFilter::new(rules, mismatch, matched, TargetArch::x86_64)?.try_into()?)
-        };
-        let listed = LISTED.iter().map(|number| (*number, Vec::new())).collect();
-        let errno = |errno: i32| SeccompAction::Errno(errno.unsigned_abs());
-        Ok(Self([
-            program(listed, errno(libc::ENOSYS), SeccompAction::Allow)?,
-            program(families()?, SeccompAction::Allow, errno(libc::EAFNOSUPPORT))?,
-            program(never()?, SeccompAction::Allow, errno(libc::EPERM))?,
-        ]))
-    }
-}
-
-fn condition(argument: u8, operation: SeccompCmpOp, value: u64) -> Result<SeccompCondition, seccompiler::Error> {
-    Ok(SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operation, value)?)
-}
-
-/// Socket families that a tool has.
-const FAMILIES: [i32; 4] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
-/// What it may ask over netlink: its own network's addresses, and its own sockets.
-const NETLINK: [i32; 2] = [libc::NETLINK_ROUTE, libc::NETLINK_SOCK_DIAG];
-
-/// `socket` with a family that is not in the list.
-fn families() -> Result<Rules, seccompiler::Error> {
-    let others = FAMILIES.iter().map(|family| condition(0, SeccompCmpOp::Ne, family.unsigned_abs().into()));
-    let rule = SeccompRule::new(others.collect::<Result<_, _>>()?)?;
-    Ok([(libc::SYS_socket, vec![rule.clone()]), (libc::SYS_socketpair, vec![rule])].into())
-}
-
-/// Flags of `clone` that make namespaces.
-const NAMESPACES: [i32; 7] = [
-    libc::CLONE_NEWNS,
-    libc::CLONE_NEWCGROUP,
-    libc::CLONE_NEWUTS,
-    libc::CLONE_NEWIPC,
-    libc::CLONE_NEWUSER,
-    libc::CLONE_NEWPID,
-    libc::CLONE_NEWNET,
-];
-/// `MFD_EXEC` of `linux/memfd.h`: a file in memory that can be executed.
-const MFD_EXEC: u64 = 0x10;
-/// `F_SETDELEG` of `linux/fcntl.h`: a lease by another name.
-const F_SETDELEG: u64 = 1040;
-/// `TIOCLINUX` of the console.
-const TIOCLINUX: u64 = 0x541c;
-/// Execution domains that change nothing, or only what `uname` says; the last one asks for the present one.
-const PERSONALITIES: [u64; 5] = [0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
+//! Which system calls there are for a tool, and which never: numbers alone. Their arguments are in `rules.rs`.
 
 // Numbers of `asm/unistd_64.h` that the libc crate does not name.
 const IO_PGETEVENTS: i64 = 333;
@@ -81,35 +7,9 @@ const FUTEX_WAKE: i64 = 454;
 const FUTEX_WAIT: i64 = 455;
 const FUTEX_REQUEUE: i64 = 456;
 
-/// What no tool may do, whatever its arguments, and the arguments that no tool may use.
-fn never() -> Result<Rules, seccompiler::Error> {
-    let one = |argument, operation, value| {
-        SeccompRule::new(vec![condition(argument, operation, value)?]).map_err(seccompiler::Error::from)
-    };
-    let bit = |argument, bit: u64| one(argument, SeccompCmpOp::MaskedEq(bit), bit);
-    let mut rules: Rules = NEVER.iter().map(|number| (*number, Vec::new())).collect();
-    let namespaces = NAMESPACES.iter().map(|flag| bit(0, u64::from(flag.cast_unsigned())));
-    rules.insert(libc::SYS_clone, namespaces.collect::<Result<_, _>>()?);
-    rules.insert(libc::SYS_memfd_create, vec![bit(1, MFD_EXEC)?]);
-    // Who may only read a file could hold up its writers with a lease; the observer's must be its own.
-    let leases = [libc::F_SETLEASE.unsigned_abs().into(), F_SETDELEG].map(|command| one(1, SeccompCmpOp::Eq, command));
-    rules.insert(libc::SYS_fcntl, leases.into_iter().collect::<Result<_, _>>()?);
-    // Typing into another's terminal.
-    let typing = [libc::TIOCSTI, TIOCLINUX].map(|request| one(1, SeccompCmpOp::Eq, request));
-    rules.insert(libc::SYS_ioctl, typing.into_iter().collect::<Result<_, _>>()?);
-    let mut netlink = vec![condition(0, SeccompCmpOp::Eq, libc::AF_NETLINK.unsigned_abs().into())?];
-    for protocol in NETLINK {
-        netlink.push(condition(2, SeccompCmpOp::Ne, protocol.unsigned_abs().into())?);
-    }
-    rules.insert(libc::SYS_socket, vec![SeccompRule::new(netlink)?]);
-    let others = PERSONALITIES.iter().map(|kept| condition(0, SeccompCmpOp::Ne, *kept));
-    rules.insert(libc::SYS_personality, vec![SeccompRule::new(others.collect::<Result<_, _>>()?)?]);
-    Ok(rules)
-}
-
 /// Known calls that are for those who run the machine. A tool lacks the capability for most of them; the rest is kernel that it
 /// does not need.
-const NEVER: &[i64] = &[
+pub(super) const NEVER: &[i64] = &[
     libc::SYS_acct,
     libc::SYS_add_key,
     libc::SYS_adjtimex,
@@ -169,7 +69,7 @@ const NEVER: &[i64] = &[
 
 /// What a tool may do, whatever its arguments. `clone3` is not among them: its flags are out of a filter's sight, and the C
 /// library falls back to `clone`.
-const LISTED: &[i64] = &[
+pub(super) const LISTED: &[i64] = &[
     IO_PGETEVENTS,
     MAP_SHADOW_STACK,
     FUTEX_WAKE,
