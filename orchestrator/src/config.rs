@@ -7,6 +7,8 @@ use coffer_evidence::ids::Digest256;
 use coffer_evidence::sign::PublicKey;
 use serde::Deserialize;
 
+use crate::endorsements::{EXPECTED_URL, ServiceUrl};
+
 /// Where the file is looked for when none is named.
 pub(crate) const DEFAULT_FILE: &str = "/etc/coffer/cofferd.toml";
 /// The most sessions that a host may be set to.
@@ -66,6 +68,10 @@ pub(crate) struct Vmm {
     pub(crate) quote_socket: PathBuf,
     /// Collateral for this host's quotes, tdx profile: JSON with the fields of QuoteCollateralV3.
     pub(crate) collateral: Option<PathBuf>,
+    /// The service that hands it out, instead: a caching service (PCCS), or Intel's.
+    pub(crate) pccs_url: Option<String>,
+    /// The certificate of that service, or of its authority, as PEM: no other is taken. Default: whom this host trusts.
+    pub(crate) pccs_ca: Option<PathBuf>,
 }
 
 impl Default for Vmm {
@@ -80,6 +86,8 @@ impl Default for Vmm {
             uid_count: 4_096,
             quote_socket: PathBuf::from("/var/run/tdx-qgs/qgs.socket"),
             collateral: None,
+            pccs_url: None,
+            pccs_ca: None,
         }
     }
 }
@@ -233,6 +241,7 @@ impl Config {
             ("vmm.vsock_device", self.vmm.vsock_device.as_deref()),
             ("vmm.quote_socket", Some(self.vmm.quote_socket.as_path())),
             ("vmm.collateral", self.vmm.collateral.as_deref()),
+            ("vmm.pccs_ca", self.vmm.pccs_ca.as_deref()),
             ("simulator.command", self.simulator.command.as_deref()),
         ] {
             if let Some(path) = path.filter(|p| !p.is_absolute()) {
@@ -243,9 +252,30 @@ impl Config {
             let expected = "a filter such as \"info\" or \"cofferd=debug\"";
             return value("telemetry.filter", expected, self.telemetry.filter.clone());
         }
+        let service = self.collateral_service()?;
+        if let (Some(_), Some(file)) = (&service, &self.vmm.collateral) {
+            return value(
+                "vmm.collateral",
+                "one source of collateral, found vmm.pccs_url, too",
+                file.display().to_string(),
+            );
+        }
+        if let Some(file) = self.vmm.pccs_ca.as_deref().filter(|_| !service.is_some_and(|url| url.is_https())) {
+            return value("vmm.pccs_ca", "an https address in vmm.pccs_url beside it", file.display().to_string());
+        }
         self.default_image()?;
         self.publishers()?;
         Ok(())
+    }
+
+    /// The service that hands out collateral.
+    pub(crate) fn collateral_service(&self) -> Result<Option<ServiceUrl>, ConfigError> {
+        let Some(text) = &self.vmm.pccs_url else { return Ok(None) };
+        ServiceUrl::parse(text).map(Some).ok_or_else(|| ConfigError::Value {
+            key: "vmm.pccs_url",
+            expected: EXPECTED_URL,
+            found: text.clone(),
+        })
     }
 
     /// The image that clients get when they name none.
@@ -294,7 +324,8 @@ mod tests {
             uid_first = 300000
             uid_count = 10
             quote_socket = "/q"
-            collateral = "/c.json"
+            pccs_url = "https://localhost:8081/sgx/certification/v4/"
+            pccs_ca = "/pccs.pem"
             [limits]
             sessions = 3
             boot_s = 30
@@ -324,8 +355,22 @@ mod tests {
         let Image { directory, default, publishers } = image;
         assert!(socket.is_some() && directory.is_some() && default.is_some() && simulator.command.is_some());
         assert!(publishers.is_empty());
-        let Vmm { qemu, kit, accelerator, link, vsock_device, uid_first, uid_count, quote_socket, collateral } = vmm;
-        assert!(qemu.is_some() && kit.is_some() && vsock_device.is_some() && collateral.is_some());
+        let Vmm {
+            qemu,
+            kit,
+            accelerator,
+            link,
+            vsock_device,
+            uid_first,
+            uid_count,
+            quote_socket,
+            collateral,
+            pccs_url,
+            pccs_ca,
+        } = vmm;
+        assert!(qemu.is_some() && kit.is_some() && vsock_device.is_some() && pccs_url.is_some() && pccs_ca.is_some());
+        // The page shows it and says that it stands instead of the address.
+        assert!(collateral.is_none() && example.contains("# collateral = "));
         assert_eq!((accelerator, link), (defaults.vmm.accelerator, defaults.vmm.link));
         assert_eq!((uid_first, uid_count), (defaults.vmm.uid_first, defaults.vmm.uid_count));
         assert_eq!(quote_socket, defaults.vmm.quote_socket);
@@ -356,6 +401,11 @@ mod tests {
             "[vmm]\nuid_first = 4294967295",
             "[vmm]\nqemu = \"qemu\"",
             "[vmm]\naccelerator = \"hvf\"",
+            "[vmm]\npccs_url = \"http://pccs.example/\"",
+            "[vmm]\npccs_url = \"https://localhost:8081/\"\npccs_ca = \"pccs.pem\"",
+            "[vmm]\npccs_url = \"https://localhost:8081/\"\ncollateral = \"/c.json\"",
+            "[vmm]\npccs_url = \"http://localhost:8081/\"\npccs_ca = \"/pccs.pem\"",
+            "[vmm]\ncollateral = \"/c.json\"\npccs_ca = \"/pccs.pem\"",
             "[image]\ndefault = \"latest\"",
             "[image]\npublishers = [\"00\"]",
             "[telemetry]\nfilter = \"cofferd=loud\"",

@@ -1,5 +1,16 @@
-//! Where the collateral for a host's quotes comes from: for simulated ones the simulator makes it, for real ones the
-//! operator's file holds it. Fetching it from Intel is a job for a tool beside this one: `cofferd` has no way out.
+//! Where the collateral for a host's quotes comes from: for simulated ones the simulator makes it; for real ones a service hands
+//! it out (`service`), or the operator's file holds it where there is no way to one.
+
+mod address;
+mod answers;
+mod https;
+#[cfg(test)]
+mod played;
+mod roots;
+mod service;
+#[cfg(test)]
+mod service_tests;
+mod shelf;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -12,6 +23,12 @@ use futures_util::future::BoxFuture;
 use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
 
+pub(crate) use address::{EXPECTED as EXPECTED_URL, ServiceUrl};
+pub(crate) use roots::Roots;
+use service::ServiceError;
+pub(crate) use service::{CollateralService, Limits};
+pub(crate) use shelf::Shelf;
+
 /// The JSON form holds binary fields as hex.
 const JSON_MAX: u64 = 2 * COLLATERAL_MAX as u64;
 /// How long the simulator may take.
@@ -20,7 +37,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// Why there is no collateral.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EndorsementsError {
-    #[error("expected collateral for this host's quotes in a file, found none: set vmm.collateral")]
+    #[error("expected a source of collateral for this host's quotes, found none: set vmm.pccs_url, or vmm.collateral")]
     NotConfigured,
     #[error("expected to read collateral from {}", path.display())]
     Read {
@@ -32,12 +49,14 @@ pub(crate) enum EndorsementsError {
     Program { program: PathBuf, exit: String },
     #[error(transparent)]
     Form(#[from] CollateralError),
+    #[error(transparent)]
+    Service(#[from] ServiceError),
 }
 
 /// Gives collateral that is current.
 pub(crate) trait Source: Send + Sync {
-    /// The set that is current now.
-    fn current(&self) -> BoxFuture<'_, Result<Collateral, EndorsementsError>>;
+    /// The set that is current now, for a quote that nobody has verified yet.
+    fn current<'a>(&'a self, quote: &'a [u8]) -> BoxFuture<'a, Result<Collateral, EndorsementsError>>;
 }
 
 /// For each kind of image its source, where this host has one.
@@ -48,13 +67,13 @@ pub(crate) struct Endorsements {
 }
 
 impl Endorsements {
-    /// The set that is current now.
-    pub(crate) async fn current(&self, profile: Profile) -> Result<Collateral, EndorsementsError> {
+    /// The set that is current now, for a quote of a machine of this profile.
+    pub(crate) async fn current(&self, profile: Profile, quote: &[u8]) -> Result<Collateral, EndorsementsError> {
         let source = match profile {
             Profile::Simulated => &self.simulated,
             Profile::Tdx => &self.tdx,
         };
-        source.as_ref().ok_or(EndorsementsError::NotConfigured)?.current().await
+        source.as_ref().ok_or(EndorsementsError::NotConfigured)?.current(quote).await
     }
 }
 
@@ -63,7 +82,7 @@ impl Endorsements {
 pub(crate) struct CollateralFile(pub(crate) PathBuf);
 
 impl Source for CollateralFile {
-    fn current(&self) -> BoxFuture<'_, Result<Collateral, EndorsementsError>> {
+    fn current<'a>(&'a self, _: &'a [u8]) -> BoxFuture<'a, Result<Collateral, EndorsementsError>> {
         Box::pin(async {
             let failed = |source| EndorsementsError::Read { path: self.0.clone(), source };
             let file = tokio::fs::File::open(&self.0).await.map_err(failed)?;
@@ -82,7 +101,7 @@ impl Source for CollateralFile {
 pub(crate) struct SimulatorProgram(pub(crate) PathBuf);
 
 impl Source for SimulatorProgram {
-    fn current(&self) -> BoxFuture<'_, Result<Collateral, EndorsementsError>> {
+    fn current<'a>(&'a self, _: &'a [u8]) -> BoxFuture<'a, Result<Collateral, EndorsementsError>> {
         Box::pin(async { Ok(Collateral::from_json(&printed(&self.0).await?)?) })
     }
 }
@@ -123,18 +142,18 @@ mod tests {
     #[tokio::test]
     async fn collateral_that_is_not_there_is_named() {
         let none = Endorsements::default();
-        assert!(matches!(none.current(Profile::Tdx).await, Err(EndorsementsError::NotConfigured)));
+        assert!(matches!(none.current(Profile::Tdx, b"").await, Err(EndorsementsError::NotConfigured)));
         let missing = Endorsements {
             simulated: Some(Arc::new(SimulatorProgram("/no/such".into()))),
             tdx: Some(Arc::new(CollateralFile("/no/such".into()))),
         };
-        assert!(matches!(missing.current(Profile::Tdx).await, Err(EndorsementsError::Read { .. })));
-        assert!(matches!(missing.current(Profile::Simulated).await, Err(EndorsementsError::Program { .. })));
+        assert!(matches!(missing.current(Profile::Tdx, b"").await, Err(EndorsementsError::Read { .. })));
+        assert!(matches!(missing.current(Profile::Simulated, b"").await, Err(EndorsementsError::Program { .. })));
         let silent = SimulatorProgram("/bin/true".into());
-        assert!(matches!(silent.current().await, Err(EndorsementsError::Form(_))));
+        assert!(matches!(silent.current(b"").await, Err(EndorsementsError::Form(_))));
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("collateral.json");
         std::fs::File::create(&path).and_then(|file| file.set_len(JSON_MAX + 1)).expect("a large file");
-        assert!(matches!(CollateralFile(path).current().await, Err(EndorsementsError::Read { .. })));
+        assert!(matches!(CollateralFile(path).current(b"").await, Err(EndorsementsError::Read { .. })));
     }
 }

@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use coffer_evidence::ids::Digest256;
 use coffer_evidence::manifest::Profile;
 use coffer_evidence::seal::Reason;
+use coffer_evidence::verify::TrustAnchor;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +18,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::api;
 use crate::config::{Accelerator, Config, LinkKind, Telemetry, TelemetryFormat};
-use crate::endorsements::{CollateralFile, Endorsements, SimulatorProgram, Source};
+use crate::endorsements::{
+    CollateralFile, CollateralService, Endorsements, Limits, Roots, Shelf, SimulatorProgram, Source,
+};
 use crate::host::cgroup::CgroupRoot;
 use crate::host::key::Origin;
 use crate::host::{api_socket, key, process, state_dir};
@@ -25,7 +28,7 @@ use crate::image::Catalogue;
 use crate::link::Link;
 use crate::link::kernel::{self, KernelLink};
 use crate::link::vhost_user::{self, VhostUserLink};
-use crate::session::perform::{ASSEMBLING_MAX, Host, chain};
+use crate::session::perform::{ASSEMBLING_MAX, Host, chain, now};
 use crate::session::registry::{Registry, Rules};
 use crate::session::types::Ending;
 use crate::store::embedded::EmbeddedStore;
@@ -107,7 +110,7 @@ async fn serve(config: Config, state: Option<PathBuf>, socket: Option<PathBuf>) 
         link: choose_link(config.vmm.link, &launcher, device),
         endorsements: Endorsements {
             simulated: simulator.map(|program| Arc::new(SimulatorProgram(program)) as Arc<dyn Source>),
-            tdx: config.vmm.collateral.clone().map(|file| Arc::new(CollateralFile(file)) as Arc<dyn Source>),
+            tdx: endorsed_by(&config, state.collateral())?,
         },
         images: Catalogue::new(images, config.publishers()?),
         cgroups: prepare_cgroups(),
@@ -163,6 +166,23 @@ async fn serve(config: Config, state: Option<PathBuf>, socket: Option<PathBuf>) 
         root.remove_if_empty();
     }
     Ok(())
+}
+
+/// Where collateral for real quotes comes from, if the operator says.
+fn endorsed_by(config: &Config, kept: PathBuf) -> anyhow::Result<Option<Arc<dyn Source>>> {
+    if let Some(file) = config.vmm.collateral.clone() {
+        return Ok(Some(Arc::new(CollateralFile(file))));
+    }
+    let Some(url) = config.collateral_service()? else { return Ok(None) };
+    let roots = config.vmm.pccs_ca.clone().map_or(Roots::Host, Roots::Pinned);
+    if url.is_https()
+        && let Err(error) = roots.load()
+    {
+        tracing::warn!(error = chain(&error), "no collateral can be fetched");
+    }
+    let clock = || now().seconds();
+    let (shelf, limits) = (Shelf::at(kept), Limits::default());
+    Ok(Some(Arc::new(CollateralService::new(url, roots, shelf, TrustAnchor::Intel, limits, clock))))
 }
 
 /// A host without an image takes no session: better said now than at the first one. Reads manifests, hashes what is new.

@@ -25,6 +25,9 @@ pub(crate) struct DoctorArgs {
     /// The socket of the quote generation service that cofferd uses, or will
     #[arg(long, value_name = "SOCKET", default_value = quoting::SOCKET)]
     quote_socket: std::path::PathBuf,
+    /// The caching service that cofferd asks, as vmm.pccs_url [default: pccs_url of Intel's own configuration]
+    #[arg(long, value_name = "URL")]
+    pccs_url: Option<String>,
 }
 
 /// What came of one look.
@@ -113,7 +116,7 @@ struct Diagnosis<'a> {
 pub(crate) async fn doctor(context: &Context, args: &DoctorArgs) -> anyhow::Result<Status> {
     let mut checks = kvm::checks();
     checks.extend(programs::checks());
-    checks.extend(quoting::checks(&args.quote_socket));
+    checks.extend(quoting::checks(&args.quote_socket, args.pccs_url.as_deref()));
     checks.extend(kit::checks());
     checks.extend(cgroup::checks());
     checks.push(images::uids());

@@ -15,6 +15,9 @@ use super::{Check, Need};
 pub(super) const SOCKET: &str = "/var/run/tdx-qgs/qgs.socket";
 /// Where the service's library reads which caching service to ask.
 const LIBRARY: &str = "/etc/sgx_default_qcnl.conf";
+const CACHING: &str = "caching service";
+const CACHING_FIX: &str =
+    "start Intel's PCCS, or name another one: pccs_url in /etc/sgx_default_qcnl.conf, vmm.pccs_url for cofferd";
 /// For each step of a conversation.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Addresses of a name that are tried.
@@ -22,7 +25,10 @@ const ADDRESSES: usize = 4;
 /// Bytes of that file that are read.
 const FILE_MAX: u64 = 64 * 1024;
 
-pub(super) fn checks(socket: &Path) -> Vec<Check> {
+pub(super) fn checks(socket: &Path, pccs: Option<&str>) -> Vec<Check> {
+    if let Some(url) = pccs {
+        return vec![service(socket), listening(url)];
+    }
     let mut library = String::new();
     let read = std::fs::File::open(LIBRARY).and_then(|file| file.take(FILE_MAX).read_to_string(&mut library));
     vec![service(socket), caching(read.is_ok().then_some(library.as_str()))]
@@ -65,20 +71,23 @@ fn ask(socket: &Path) -> io::Result<Answer> {
 /// Whether somebody listens where the library looks for collateral. What it hands out is proven by its signatures, so nothing is
 /// asked of it here.
 fn caching(library: Option<&str>) -> Check {
-    const NAME: &str = "caching service";
-    const FIX: &str = "start Intel's PCCS, or name another one as pccs_url in /etc/sgx_default_qcnl.conf";
     let Some(library) = library else {
-        return Check::missing(NAME, Need::Better, format!("no {LIBRARY} that can be read"), FIX);
+        return Check::missing(CACHING, Need::Better, format!("no {LIBRARY} that can be read"), CACHING_FIX);
     };
     let Some(url) = pccs_url(library) else {
-        return Check::failed(NAME, Need::Better, format!("no pccs_url in {LIBRARY}"), FIX);
+        return Check::failed(CACHING, Need::Better, format!("no pccs_url in {LIBRARY}"), CACHING_FIX);
     };
+    listening(url)
+}
+
+/// Whether somebody listens at the address of a caching service, in the one form that Intel's configuration and `vmm.pccs_url` have.
+fn listening(url: &str) -> Check {
     let Some(place) = authority(url) else {
-        return Check::failed(NAME, Need::Better, format!("{url:?} is no https address"), FIX);
+        return Check::failed(CACHING, Need::Better, format!("{url:?} is no https address"), CACHING_FIX);
     };
     match reach(&place) {
-        Ok(()) => Check::ok(NAME, Need::Better, format!("{place} takes connections")),
-        Err(error) => Check::failed(NAME, Need::Better, format!("{place}: {error}"), FIX),
+        Ok(()) => Check::ok(CACHING, Need::Better, format!("{place} takes connections")),
+        Err(error) => Check::failed(CACHING, Need::Better, format!("{place}: {error}"), CACHING_FIX),
     }
 }
 
@@ -178,7 +187,13 @@ mod tests {
         // Of the name's addresses, ::1 often the first, only this one listens.
         let named = there.replace("127.0.0.1", "localhost");
         assert_eq!(caching(Some(&named)).result, Found::Ok);
+        // cofferd's own setting has the same form.
+        let own = pccs_url(&there).map(str::to_owned).unwrap();
+        let asked = |url: &str| checks(Path::new("/no/such"), Some(url)).remove(1);
+        assert_eq!((asked(&own).name, asked(&own).result), (CACHING, Found::Ok));
+        assert_eq!(asked("pccs.example").result, Found::Failed);
         drop(listener);
+        assert_eq!(asked(&own).result, Found::Failed);
         assert_eq!(caching(Some(&there)).result, Found::Failed);
         assert_eq!(caching(None).result, Found::Missing);
     }

@@ -69,6 +69,12 @@ fn take_certificate(text: &str) -> Result<(Vec<u8>, &str), QuoteError> {
     Ok((der, rest))
 }
 
+/// A certificate in the one form that chains have, here and in collateral.
+#[must_use]
+pub fn pem(der: &[u8]) -> String {
+    format!("{BEGIN}{}{END}", pem_body(der))
+}
+
 fn pem_body(der: &[u8]) -> String {
     let encoded = STANDARD.encode(der);
     let mut body = String::with_capacity(encoded.len().saturating_add(encoded.len() / LINE).saturating_add(1));
@@ -85,10 +91,6 @@ fn pem_body(der: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn pem(der: &[u8]) -> String {
-        format!("{BEGIN}{}{END}", pem_body(der))
-    }
 
     fn chain() -> String {
         [pem(&[1; 100]), pem(&[2; 96]), pem(&[3; 48])].concat()

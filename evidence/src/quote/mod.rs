@@ -14,9 +14,9 @@ mod reader;
 
 pub use attributes::{AttributeFault, TdAttributes};
 pub use body::{BodyForm, TdReport, TdReport15, TdReport15Extended};
-pub use chain::PckChain;
 #[cfg(feature = "verifier")]
 pub(crate) use chain::parse_certificates;
+pub use chain::{PckChain, pem};
 
 use reader::Reader;
 

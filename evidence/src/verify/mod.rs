@@ -31,6 +31,7 @@ mod record_rules;
 mod registers;
 mod report;
 mod seal_rules;
+mod stated_platform;
 #[cfg(test)]
 mod under_intels_root;
 mod words;
@@ -42,6 +43,7 @@ pub use platform_policy::{Allowed, Answer, PlatformConfiguration, PlatformPolicy
 pub use policy::{AppraisalPolicy, Expectations, KnownPlatform, MAX_POLICY_BYTES, PolicyError};
 pub use registers::{ExpectedRegister, RegisterName};
 pub use report::{Accepted, Check, CheckResult, Concerns, Report, ReportedImage, Rule, SCHEMA, Verdict, printable};
+pub use stated_platform::{PckAuthority, StatedPlatform};
 
 use appraisal::Appraised;
 use call_rules::Calls;

@@ -114,6 +114,11 @@ impl StateDir {
         self.root.join("images")
     }
 
+    /// `collateral`, which is made when there is something to keep in it
+    pub(crate) fn collateral(&self) -> PathBuf {
+        self.root.join("collateral")
+    }
+
     /// `sessions`
     pub(crate) fn sessions(&self) -> PathBuf {
         self.root.join("sessions")

@@ -2,7 +2,7 @@
 //! session and performs; `registry` finds them.
 
 #[cfg(test)]
-mod acted;
+pub(crate) mod acted;
 pub(crate) mod admission;
 pub(crate) mod calls;
 pub(crate) mod control;

@@ -212,7 +212,7 @@ async fn verified_instance(
     record: &SessionRecord,
     opening: Opening,
 ) -> Result<coffer_evidence::ids::InstanceId, String> {
-    let collateral = host.endorsements.current(record.profile).await.map_err(|error| chain(&error))?;
+    let collateral = host.endorsements.current(record.profile, &opening.quote).await.map_err(|error| chain(&error))?;
     let (host, record) = (Arc::clone(host), record.clone());
     let verifying = blocking(move || {
         let image = host.images.check(record.image).map_err(|error| chain(&error))?;
@@ -262,7 +262,7 @@ pub(crate) async fn preserve_sealed(
                 map.size, map.events
             ))
         })?;
-        let collateral = host.endorsements.current(record.profile).await.map_err(|error| chain(&error))?;
+        let collateral = host.endorsements.current(record.profile, &seal.quote).await.map_err(|error| chain(&error))?;
         let id = record.id;
         let sealed = move |record: &_, dir: &_, at| evidence::sealed(record, dir, seal, &collateral, at);
         let (bundle, ending) = assembled(&host, record, sealed).await?;

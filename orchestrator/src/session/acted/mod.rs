@@ -4,7 +4,7 @@
 pub(crate) mod guest;
 #[path = "../../../../evidence/tests/rules/platform.rs"]
 #[allow(dead_code, reason = "its own tests use more of it")]
-mod platform;
+pub(crate) mod platform;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -146,7 +146,7 @@ impl ActedSource {
 }
 
 impl Source for ActedSource {
-    fn current(&self) -> BoxFuture<'_, Result<Collateral, EndorsementsError>> {
+    fn current<'a>(&'a self, _: &'a [u8]) -> BoxFuture<'a, Result<Collateral, EndorsementsError>> {
         Box::pin(async { Ok(self.0.clone()) })
     }
 }
