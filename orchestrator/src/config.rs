@@ -256,7 +256,7 @@ impl Config {
         if let (Some(_), Some(file)) = (&service, &self.vmm.collateral) {
             return value(
                 "vmm.collateral",
-                "one source of collateral, found vmm.pccs_url, too",
+                "one source of collateral, not vmm.pccs_url beside it",
                 file.display().to_string(),
             );
         }
