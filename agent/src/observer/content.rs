@@ -63,16 +63,20 @@ pub(super) fn take(file: impl AsFd, stat: &Stat, most: u64, budget: &mut Budget)
     }
 }
 
-/// Up to `most` bytes of it: it may be larger by now than it was. Most files are small, and so is what they are read into.
+/// Up to `most` bytes of it: it may be larger by now than it was. Most files are small, and so is what they are read into: a byte more
+/// than there should be, so that a read that ends where the file did is the only one.
 fn digest(file: BorrowedFd<'_>, size: u64, most: u64) -> Option<(u64, Digest256)> {
     let (mut hash, mut at) = (Sha256::new(), 0_u64);
-    let mut buffer = vec![0; usize::try_from(size).unwrap_or(BUFFER).clamp(1, BUFFER)];
+    let mut buffer = vec![0; usize::try_from(size).unwrap_or(BUFFER).saturating_add(1).min(BUFFER)];
     loop {
         match rustix::io::pread(file, &mut buffer[..], at) {
             Ok(0) => return Some((at, Digest256::new(hash.finalize().into()))),
             Ok(count) => {
                 hash.update(&buffer[..count]);
                 at += count as u64;
+                if at == size && count < buffer.len() {
+                    return Some((at, Digest256::new(hash.finalize().into())));
+                }
             }
             Err(rustix::io::Errno::INTR) => {}
             Err(_) => return None,

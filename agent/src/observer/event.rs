@@ -30,9 +30,30 @@ pub(super) struct Spot {
     pub(super) name: Vec<u8>,
 }
 
+/// The same, as an event has it.
+#[derive(Debug)]
+pub(super) struct Named<'a> {
+    /// The directory.
+    pub(super) directory: Handle,
+    /// The name in it.
+    pub(super) name: &'a [u8],
+}
+
+impl Named<'_> {
+    /// Bytes of both.
+    pub(super) fn len(&self) -> usize {
+        self.directory.len() + self.name.len()
+    }
+
+    /// To be kept.
+    pub(super) fn keep(self) -> Spot {
+        Spot { directory: self.directory, name: self.name.to_vec() }
+    }
+}
+
 /// What happened.
 #[derive(Debug)]
-pub(super) enum Event {
+pub(super) enum Event<'a> {
     /// Events were dropped.
     Overflow,
     /// A file is about to be executed, and comes open.
@@ -51,9 +72,9 @@ pub(super) enum Event {
         /// Which file system.
         file_system: u64,
         /// The name, or the one before.
-        spot: Option<Spot>,
+        spot: Option<Named<'a>>,
         /// The new name of what was renamed.
-        renamed: Option<Spot>,
+        renamed: Option<Named<'a>>,
         /// What has or had the name.
         target: Option<Handle>,
     },
@@ -68,27 +89,29 @@ fn number<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..)?.first_chunk::<N>().copied()
 }
 
-/// Takes a buffer apart. Every descriptor in it is taken over, also of a buffer that turns out to be none.
-pub(super) fn events(mut bytes: &[u8]) -> Result<Vec<Event>, NotEvents> {
-    let mut events = Vec::new();
-    while !bytes.is_empty() {
-        let short = NotEvents("a part of an event");
-        let length = number::<4>(bytes, 0).map(|length| u32::from_ne_bytes(length) as usize);
-        let Some((event, rest)) =
-            length.filter(|length| *length >= METADATA).and_then(|length| bytes.split_at_checked(length))
-        else {
-            return Err(short);
-        };
-        bytes = rest;
-        events.push(event_of(event).ok_or(short)?);
-        if event.get(4) != Some(&VERSION) {
-            return Err(NotEvents("another version"));
-        }
-    }
-    Ok(events)
+/// Takes a buffer apart. After one that is none, descriptors that were in it are lost: so must the process be.
+pub(super) fn events(mut bytes: &[u8]) -> impl Iterator<Item = Result<Event<'_>, NotEvents>> {
+    std::iter::from_fn(move || {
+        let first = next(bytes)?;
+        bytes = first.as_ref().map_or(&[][..], |(_, rest)| *rest);
+        Some(first.map(|(event, _)| event))
+    })
 }
 
-fn event_of(event: &[u8]) -> Option<Event> {
+/// The first event, and what follows it.
+fn next(bytes: &[u8]) -> Option<Result<(Event<'_>, &[u8]), NotEvents>> {
+    const SHORT: NotEvents = NotEvents("a part of an event");
+    if bytes.is_empty() {
+        return None;
+    }
+    let length = number::<4>(bytes, 0).map(|length| u32::from_ne_bytes(length) as usize);
+    let parts = length.filter(|length| *length >= METADATA).and_then(|length| bytes.split_at_checked(length));
+    let Some((bytes, rest)) = parts else { return Some(Err(SHORT)) };
+    let event = event_of(bytes).ok_or(SHORT);
+    Some(if bytes.get(4) == Some(&VERSION) { event.map(|event| (event, rest)) } else { Err(NotEvents("another version")) })
+}
+
+fn event_of(event: &[u8]) -> Option<Event<'_>> {
     let information = u16::from_ne_bytes(number(event, 6)?) as usize;
     let what = u64::from_ne_bytes(number(event, 8)?);
     let (file, pid) = (i32::from_ne_bytes(number(event, 16)?), i32::from_ne_bytes(number(event, 20)?));
@@ -109,35 +132,30 @@ fn event_of(event: &[u8]) -> Option<Event> {
         let at = Place::parse(record)?;
         file_system = at.file_system;
         match kind {
-            libc::FAN_EVENT_INFO_TYPE_FID => target = Some(at.handle),
-            libc::FAN_EVENT_INFO_TYPE_DFID_NAME | libc::FAN_EVENT_INFO_TYPE_OLD_DFID_NAME => {
-                spot = Some(Spot { directory: at.handle, name: at.name });
-            }
-            libc::FAN_EVENT_INFO_TYPE_NEW_DFID_NAME => {
-                renamed = Some(Spot { directory: at.handle, name: at.name });
-            }
+            libc::FAN_EVENT_INFO_TYPE_FID => target = Some(at.named.directory),
+            libc::FAN_EVENT_INFO_TYPE_DFID_NAME | libc::FAN_EVENT_INFO_TYPE_OLD_DFID_NAME => spot = Some(at.named),
+            libc::FAN_EVENT_INFO_TYPE_NEW_DFID_NAME => renamed = Some(at.named),
             _ => {}
         }
     }
     Some(Event::Name { what, pid, file_system, spot, renamed, target })
 }
 
-/// A `fanotify_event_info_fid`.
-struct Place {
+/// A `fanotify_event_info_fid`: a file, or a directory and a name in it.
+struct Place<'a> {
     file_system: u64,
-    handle: Handle,
-    name: Vec<u8>,
+    named: Named<'a>,
 }
 
-impl Place {
-    fn parse(record: &[u8]) -> Option<Self> {
+impl<'a> Place<'a> {
+    fn parse(record: &'a [u8]) -> Option<Self> {
         let file_system = u64::from_ne_bytes(number(record, 4)?);
         let length = u32::from_ne_bytes(number(record, 12)?) as usize;
         let kind = i32::from_ne_bytes(number(record, 16)?);
         let (handle, name) = record.get(20..)?.split_at_checked(length)?;
         // What follows the NUL fills up.
-        let name = name.split(|byte| *byte == 0).next().unwrap_or_default().to_vec();
-        Some(Self { file_system, handle: Handle::new(kind, handle)?, name })
+        let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+        Some(Self { file_system, named: Named { directory: Handle::new(kind, handle)?, name } })
     }
 }
 
@@ -185,27 +203,30 @@ mod tests {
             record(libc::FAN_EVENT_INFO_TYPE_FID, b"file", b""),
         ];
         let both = [event(RENAMED, 5, &records), event(libc::FAN_Q_OVERFLOW, 0, &[])].concat();
-        let found = events(&both).unwrap();
-        let Event::Name { what, pid, file_system, spot, renamed, target } = &found[0] else { panic!("{found:?}") };
-        assert_eq!((*what, *pid, *file_system), (RENAMED, 5, 7));
-        assert_eq!(*spot, Some(Spot { directory: handle(b"dir1"), name: b"old".to_vec() }));
-        assert_eq!(*renamed, Some(Spot { directory: handle(b"dir2"), name: b"new name".to_vec() }));
-        assert_eq!(*target, Some(handle(b"file")));
-        assert!(matches!(found[1], Event::Overflow));
+        let mut found: Vec<Event<'_>> = events(&both).collect::<Result<_, _>>().unwrap();
+        assert!(matches!(found.pop(), Some(Event::Overflow)));
+        let Some(Event::Name { what, pid, file_system, spot: before, renamed, target }) = found.pop() else { panic!("{found:?}") };
+        assert_eq!((what, pid, file_system), (RENAMED, 5, 7));
+        let spot = |name: Option<Named<'_>>| name.map(Named::keep);
+        assert_eq!(spot(before), Some(Spot { directory: handle(b"dir1"), name: b"old".to_vec() }));
+        assert_eq!(spot(renamed), Some(Spot { directory: handle(b"dir2"), name: b"new name".to_vec() }));
+        assert_eq!(target, Some(handle(b"file")));
+        assert!(found.is_empty());
     }
 
     #[test]
     fn what_is_no_event_is_refused() {
         let good = event(CREATED, 5, &[record(libc::FAN_EVENT_INFO_TYPE_DFID_NAME, b"dir1", b"a\0")]);
-        assert!(events(&good).is_ok());
+        let all_are = |bytes: &[u8]| events(bytes).all(|event| event.is_ok());
+        assert!(all_are(&good));
         for short in 1..good.len() {
-            assert!(events(&good[..short]).is_err(), "{short}");
+            assert!(!all_are(&good[..short]), "{short}");
         }
         let mut other = good.clone();
         other[4] = 2;
-        assert!(events(&other).is_err());
+        assert!(!all_are(&other));
         let long = event(CREATED, 5, &[record(libc::FAN_EVENT_INFO_TYPE_DFID_NAME, &[0; 129], b"a\0")]);
-        assert!(events(&long).is_err());
+        assert!(!all_are(&long));
     }
 
     proptest! {
@@ -218,7 +239,7 @@ mod tests {
             if bytes.len() >= 4 {
                 bytes[..4].copy_from_slice(&length.to_ne_bytes());
             }
-            let _ = events(&bytes);
+            assert!(events(&bytes).count() <= bytes.len());
         }
     }
 }

@@ -13,7 +13,38 @@ const HANDLE_MAX: usize = 128;
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Handle {
     kind: i32,
-    bytes: Box<[u8]>,
+    bytes: Bytes,
+}
+
+/// Handles are short, and there are tens of thousands of them: most are kept in place.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Bytes {
+    /// What is beyond the length is zero.
+    Short(u8, [u8; SHORT]),
+    Long(Box<[u8]>),
+}
+
+/// Bytes of the longest handle that is kept in place: tmpfs has 12, ext4 8.
+const SHORT: usize = 22;
+
+impl Bytes {
+    fn new(bytes: &[u8]) -> Self {
+        let mut short = [0; SHORT];
+        match (short.get_mut(..bytes.len()), u8::try_from(bytes.len())) {
+            (Some(place), Ok(length)) => {
+                place.copy_from_slice(bytes);
+                Self::Short(length, short)
+            }
+            _ => Self::Long(bytes.into()),
+        }
+    }
+
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Short(length, bytes) => bytes.get(..usize::from(*length)).unwrap_or_default(),
+            Self::Long(bytes) => bytes,
+        }
+    }
 }
 
 /// `struct file_handle`, with room for every handle.
@@ -27,7 +58,7 @@ struct Raw {
 impl Handle {
     /// From an event: `None` for one that is too long to be the kernel's.
     pub(super) fn new(kind: i32, bytes: &[u8]) -> Option<Self> {
-        (bytes.len() <= HANDLE_MAX).then(|| Self { kind, bytes: bytes.into() })
+        (bytes.len() <= HANDLE_MAX).then(|| Self { kind, bytes: Bytes::new(bytes) })
     }
 
     /// That of an open file.
@@ -48,16 +79,16 @@ impl Handle {
             return Err(io::Error::last_os_error());
         }
         let bytes = raw.bytes.get(..raw.length as usize).unwrap_or_default();
-        Ok(Self { kind: raw.kind, bytes: bytes.into() })
+        Ok(Self { kind: raw.kind, bytes: Bytes::new(bytes) })
     }
 
     /// Opens the file in the file system of this directory. It needs the right to pass over all permissions.
     pub(super) fn open(&self, place: BorrowedFd<'_>, flags: OFlags) -> io::Result<OwnedFd> {
         let mut raw = Raw { length: 0, kind: self.kind, bytes: [0; HANDLE_MAX] };
-        for (to, from) in raw.bytes.iter_mut().zip(&self.bytes) {
+        for (to, from) in raw.bytes.iter_mut().zip(self.bytes.as_slice()) {
             *to = *from;
         }
-        raw.length = self.bytes.len() as libc::c_uint;
+        raw.length = self.len() as libc::c_uint;
         let flags = (flags | OFlags::CLOEXEC).bits().cast_signed();
         // SAFETY: as above; the kernel only reads it.
         let opened = unsafe { libc::open_by_handle_at(place.as_raw_fd(), (&raw mut raw).cast(), flags) };
@@ -70,7 +101,7 @@ impl Handle {
 
     /// Bytes that it takes.
     pub(super) fn len(&self) -> usize {
-        self.bytes.len()
+        self.bytes.as_slice().len()
     }
 }
 

@@ -31,7 +31,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
-use watched::Watched;
+use watched::{Found, Watched};
 
 /// How often leases are looked at while there are any.
 const LEASE_TICK: Duration = Duration::from_millis(20);
@@ -80,7 +80,8 @@ fn observe(init: &Init) -> anyhow::Result<()> {
         for intent in ready.executing {
             watched.answer(intent)?;
         }
-        if ready.others && !watched.read_others()? {
+        // While somebody works there is always another event: it is left to gather, too.
+        if ready.others && watched.read_others()? < Found::More {
             next = Instant::now() + GATHER;
         }
         for intent in watched.newly_lost() {

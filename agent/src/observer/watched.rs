@@ -2,7 +2,7 @@
 
 use super::content::{self, Look};
 use super::draft::Told;
-use super::event::{self, Event, Spot};
+use super::event::{self, Event, Named};
 use super::held::Held;
 use super::kernel::{self, Answer, Handle};
 use super::processes::{self, Processes};
@@ -23,6 +23,8 @@ const PLACES_MAX: usize = 1 + 2 * crate::fixed::IDENTITIES_MAX;
 const EXECUTIONS: usize = 16;
 /// Bytes of events with names that are read at once.
 const NAMES_BYTES: usize = 64 * 1024;
+/// Bytes of the largest event: two names of 255 bytes, three handles of 128, and what is around them.
+const EVENT_BYTES: usize = 1_100;
 /// Times that a full queue takes to be read: 16,384 events, of which the largest have 1,100 bytes.
 const ROUNDS: usize = 512;
 /// Programs of the image whose digests are kept.
@@ -49,18 +51,19 @@ pub(super) struct Watched {
     processes: Processes,
     programs: HashMap<(u64, u64), Content>,
     held: Held,
-    /// What events with names are read into.
-    buffer: Buffer,
+    /// What events with names are read into; lent out while they are gone through.
+    buffer: Vec<u8>,
 }
 
-/// Bytes that the kernel writes anew each time.
-#[derive(Debug)]
-struct Buffer(Vec<u8>);
-
-impl Default for Buffer {
-    fn default() -> Self {
-        Self(vec![0; NAMES_BYTES])
-    }
+/// What reading a queue once has found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Found {
+    /// No event.
+    Nothing,
+    /// All that there was.
+    Events,
+    /// As many events as are read at once: there may be more.
+    More,
 }
 
 #[derive(Debug)]
@@ -81,10 +84,10 @@ impl Call {
 }
 
 /// Where an event with names happened.
-struct Where {
+struct Where<'a> {
     place: usize,
-    spot: Option<Spot>,
-    renamed: Option<Spot>,
+    spot: Option<Named<'a>>,
+    renamed: Option<Named<'a>>,
     target: Option<Handle>,
 }
 
@@ -151,12 +154,8 @@ impl Watched {
     fn finish(&mut self, intent: u64) -> anyhow::Result<()> {
         while self.answer(intent)? {}
         // Others go on making names: what this call did is among those that are there now.
-        for _ in 0..ROUNDS {
-            if !self.read_names()? {
-                break;
-            }
-        }
-        while self.read_opened(intent)? {}
+        self.read_all_names()?;
+        while self.read_opened(intent)? > Found::Nothing {}
         let Some(mut call) = self.end(intent) else { bail!("expected a call that runs, found {intent}") };
         if cfg!(feature = "unwatched") {
             call.seen.lose(RecordLoss::Unobserved);
@@ -183,37 +182,50 @@ impl Watched {
         self.held.tick(now);
     }
 
-    /// Reads what happened to names, and what was opened; true when there may be more.
-    pub(super) fn read_others(&mut self) -> anyhow::Result<bool> {
-        let mut more = self.read_names()?;
+    /// Reads what happened to names, and what was opened.
+    pub(super) fn read_others(&mut self) -> anyhow::Result<Found> {
+        let mut found = self.read_names()?;
         for intent in self.calls.keys().copied().collect::<Vec<_>>() {
-            more |= self.read_opened(intent)?;
+            found = found.max(self.read_opened(intent)?);
         }
-        Ok(more)
+        Ok(found)
     }
 
     /// Answers some of what a call's processes are about to execute; true when there was something.
     pub(super) fn answer(&mut self, intent: u64) -> anyhow::Result<bool> {
         let Some(call) = self.calls.get(&intent) else { return Ok(false) };
         let mut buffer = [0; 24 * EXECUTIONS];
-        let Some(events) = read(call.executing.as_fd(), &mut buffer)? else { return Ok(false) };
-        for event in events {
-            match event {
+        let count = read(call.executing.as_fd(), &mut buffer)?;
+        for event in event::events(buffer.get(..count).unwrap_or_default()) {
+            match event? {
                 Event::Overflow => self.lose(intent, RecordLoss::Overflow),
                 Event::File { pid, file } => self.executing_file(intent, pid, &file)?,
                 Event::Name { .. } => bail!("expected a file in a call's queue, found a name"),
             }
         }
-        Ok(true)
+        Ok(count > 0)
     }
 
-    /// Reads some of what happened to names; true when there was something.
-    fn read_names(&mut self) -> anyhow::Result<bool> {
-        let Some(names) = &self.names else { return Ok(false) };
-        let Some(events) = read(names.as_fd(), &mut self.buffer.0)? else { return Ok(false) };
-        self.processes.age(Instant::now(), processes::made);
-        for event in events {
-            match event {
+    /// Reads what has happened to names up to now.
+    fn read_all_names(&mut self) -> anyhow::Result<()> {
+        for _ in 0..ROUNDS {
+            if self.read_names()? < Found::More {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads some of what happened to names.
+    fn read_names(&mut self) -> anyhow::Result<Found> {
+        let Some(names) = &self.names else { return Ok(Found::Nothing) };
+        let mut buffer = lend(&mut self.buffer);
+        let (bytes, found) = read_some(names.as_fd(), &mut buffer)?;
+        if found > Found::Nothing {
+            self.processes.age(Instant::now(), processes::made);
+        }
+        for event in event::events(bytes) {
+            match event? {
                 Event::Overflow => {
                     for intent in self.calls.keys().copied().collect::<Vec<_>>() {
                         self.lose(intent, RecordLoss::Overflow);
@@ -232,16 +244,18 @@ impl Watched {
                 Event::File { .. } => bail!("expected names in their queue, found a file"),
             }
         }
-        Ok(true)
+        self.buffer = buffer;
+        Ok(found)
     }
 
-    /// Reads some of what a call opened and closed; true when there was something.
-    fn read_opened(&mut self, intent: u64) -> anyhow::Result<bool> {
-        let Some(call) = self.calls.get(&intent) else { return Ok(false) };
-        let Some(events) = read(call.opened.as_fd(), &mut self.buffer.0)? else { return Ok(false) };
+    /// Reads some of what a call opened and closed.
+    fn read_opened(&mut self, intent: u64) -> anyhow::Result<Found> {
+        let Some(call) = self.calls.get(&intent) else { return Ok(Found::Nothing) };
+        let mut buffer = lend(&mut self.buffer);
+        let (bytes, found) = read_some(call.opened.as_fd(), &mut buffer)?;
         let (mut opened, mut written) = (Vec::new(), Vec::new());
-        for event in events {
-            match event {
+        for event in event::events(bytes) {
+            match event? {
                 Event::Overflow => self.lose(intent, RecordLoss::Overflow),
                 Event::Name { what, pid, file_system, spot, target, .. } => {
                     self.processes.remember(pid, intent);
@@ -259,14 +273,18 @@ impl Watched {
                 Event::File { .. } => bail!("expected names in a call's queue, found a file"),
             }
         }
+        self.buffer = buffer;
+        if found == Found::Nothing {
+            return Ok(found);
+        }
         // What was opened as something new has a name that was made: that is known only now.
-        self.read_names()?;
+        self.read_all_names()?;
         opened.iter().for_each(|key| self.look_into(intent, key));
         // Closed several times, looked at once.
         written.sort_unstable();
         written.dedup();
         written.iter().for_each(|key| self.closed(intent, key));
-        Ok(true)
+        Ok(found)
     }
 
     fn place(&self, file_system: u64) -> Option<usize> {
@@ -349,7 +367,7 @@ impl Watched {
     }
 
     /// A file was opened, or closed after it was open for writing; answers which.
-    fn opened(&mut self, intent: u64, what: u64, at: Where) -> Option<Key> {
+    fn opened(&mut self, intent: u64, what: u64, at: Where<'_>) -> Option<Key> {
         let free = self.free();
         let call = self.calls.get_mut(&intent)?;
         let (Some(target), Some(spot)) = (at.target, at.spot) else {
@@ -360,8 +378,8 @@ impl Watched {
         let now = call.now_ms();
         let row = call.seen.row(&key, uses(what), now, free)?;
         if row.spot.is_none() {
-            call.seen.take(spot.name.len() + spot.directory.len(), free)?;
-            call.seen.known(&key)?.spot = Some(spot);
+            call.seen.take(spot.len(), free)?;
+            call.seen.known(&key)?.spot = Some(spot.keep());
         }
         Some(key)
     }
@@ -403,18 +421,17 @@ impl Watched {
     }
 
     /// A name was made, removed, or became another.
-    fn name(&mut self, intent: u64, what: u64, at: Where) {
+    fn name(&mut self, intent: u64, what: u64, at: Where<'_>) {
         let free = self.free();
         let Some(call) = self.calls.get_mut(&intent) else { return };
         let (Some(target), Some(spot)) = (at.target, at.spot) else { return call.seen.lose(RecordLoss::Unnamed) };
         let key = Key::Placed(at.place, target);
         let now = call.now_ms();
-        let cost = [Some(&spot), at.renamed.as_ref()];
-        let cost = cost.into_iter().flatten().map(|spot| spot.name.len() + spot.directory.len()).sum();
+        let cost = spot.len() + at.renamed.as_ref().map_or(0, Named::len);
         if call.seen.row(&key, uses(what), now, free).is_none() || call.seen.take(cost, free).is_none() {
             return;
         }
-        if !call.seen.named(&key, what, spot, at.renamed) {
+        if !call.seen.named(&key, what, spot.keep(), at.renamed.map(Named::keep)) {
             call.seen.lose(RecordLoss::Files);
         }
     }
@@ -475,11 +492,29 @@ fn open(place: &Place, handle: &Handle) -> Option<(OwnedFd, Stat)> {
     FileType::from_raw_mode(stat.st_mode).is_file().then_some((file, stat))
 }
 
-/// Some events of a queue; `None` when there are none.
-fn read(queue: BorrowedFd<'_>, buffer: &mut [u8]) -> anyhow::Result<Option<Vec<Event>>> {
-    match rustix::io::read(queue, &mut *buffer) {
-        Ok(0) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(None),
-        Ok(count) => Ok(Some(event::events(buffer.get(..count).unwrap_or_default())?)),
+/// The buffer, as large as it is to be; it is to be given back.
+fn lend(buffer: &mut Vec<u8>) -> Vec<u8> {
+    let mut lent = std::mem::take(buffer);
+    lent.resize(NAMES_BYTES, 0);
+    lent
+}
+
+/// Some events with names of a queue.
+fn read_some<'a>(queue: BorrowedFd<'_>, buffer: &'a mut [u8]) -> anyhow::Result<(&'a [u8], Found)> {
+    let count = read(queue, buffer)?;
+    let found = match count {
+        0 => Found::Nothing,
+        _ if count + EVENT_BYTES > buffer.len() => Found::More,
+        _ => Found::Events,
+    };
+    Ok((buffer.get(..count).unwrap_or_default(), found))
+}
+
+/// Bytes of some events of a queue; 0 when there are none.
+fn read(queue: BorrowedFd<'_>, buffer: &mut [u8]) -> anyhow::Result<usize> {
+    match rustix::io::read(queue, buffer) {
+        Ok(count) => Ok(count),
+        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(0),
         Err(errno) => Err(errno).context("read the kernel's events"),
     }
 }
