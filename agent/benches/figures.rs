@@ -36,11 +36,13 @@ fn clone() {
     let mut bench = bench!();
     assert_eq!(bench.run(MAKE, LONG).0.code, Some(0));
     let mut times = Vec::new();
-    for _ in 0..5 {
+    for _ in 0..15 {
         assert_eq!(bench.run("rm -rf dst", LONG).0.code, Some(0));
         let begun = Instant::now();
         assert_eq!(bench.run("git clone -q src dst", LONG).0.code, Some(0));
         times.push(begun.elapsed());
+        let rows = bench.record().0.files().count();
+        assert_eq!(rows > 10_000, cfg!(not(feature = "unwatched")), "{rows} rows");
     }
     println!("figure: clone {}", median(times).as_micros());
 }

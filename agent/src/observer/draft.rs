@@ -7,12 +7,12 @@ use coffer_evidence::fields::Canonical as _;
 use coffer_evidence::file_record::{
     CONTENTS_MAX, Content, DIRECTORY_MAX, Directory, FileRecord, FileUse, NAME_MAX, RecordLoss, Uses,
 };
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 
 /// Rows by directory, in the order in which they came.
 #[derive(Debug, Default)]
 pub(super) struct Draft {
-    directories: BTreeMap<Vec<u8>, Vec<Drafted>>,
+    directories: HashMap<Vec<u8>, Vec<Drafted>>,
     /// Bytes that its names take.
     bytes: usize,
     /// What could not be told.
@@ -53,9 +53,19 @@ pub(super) struct Told {
 
 impl Draft {
     /// Adds a row under the path that it has now; one without a use is none.
-    pub(super) fn add(
+    pub(super) fn add(&mut self, path: &[u8], row: (Box<Row>, End), left: Option<Content>, from: Option<Vec<u8>>) {
+        match path.iter().rposition(|byte| *byte == b'/').and_then(|slash| path.split_at_checked(slash)) {
+            Some((directory, [_, name @ ..])) => self.add_in(directory, name.to_vec(), row, left, from),
+            Some((_, [])) | None if row.0.uses == Uses::default() => {}
+            Some((_, [])) | None => self.lost.push(RecordLoss::Unnamed),
+        }
+    }
+
+    /// The same, by directory and name.
+    pub(super) fn add_in(
         &mut self,
-        path: &[u8],
+        directory: &[u8],
+        name: Vec<u8>,
         (row, end): (Box<Row>, End),
         left: Option<Content>,
         from: Option<Vec<u8>>,
@@ -63,20 +73,22 @@ impl Draft {
         if row.uses == Uses::default() {
             return;
         }
-        let Some((directory, name)) = split(path) else { return self.lost.push(RecordLoss::Unnamed) };
-        let mut from = from.filter(|from| from != path);
+        if !(1..=NAME_MAX).contains(&name.len()) || directory.len() > DIRECTORY_MAX {
+            return self.lost.push(RecordLoss::Unnamed);
+        }
+        let mut from = from.filter(|from| !is_path(from, directory, &name));
         if from.as_ref().is_some_and(|from| from.len() > FROM_MAX) {
             self.lost.push(RecordLoss::Unnamed);
             from = None;
         }
-        let is_new = !self.directories.contains_key(directory);
-        let cost = name.len() + from.as_ref().map_or(0, Vec::len) + if is_new { directory.len() } else { 0 };
+        let files = self.directories.get_mut(directory);
+        let cost = name.len() + from.as_ref().map_or(0, Vec::len) + if files.is_none() { directory.len() } else { 0 };
         if self.bytes + cost > DRAFT_BYTES {
             return self.lost.push(RecordLoss::Size);
         }
         self.bytes += cost;
-        let drafted = Drafted { name: name.to_vec(), row, end, left, from };
-        match self.directories.get_mut(directory) {
+        let drafted = Drafted { name, row, end, left, from };
+        match files {
             Some(files) => files.push(drafted),
             None => drop(self.directories.insert(directory.to_vec(), vec![drafted])),
         }
@@ -86,7 +98,9 @@ impl Draft {
     pub(super) fn finish(self, mut seen: Seen, most: usize) -> Told {
         self.lost.into_iter().for_each(|loss| seen.lose(loss));
         let mut directories = Vec::with_capacity(self.directories.len());
-        for (path, files) in self.directories {
+        let mut drafted: Vec<_> = self.directories.into_iter().collect();
+        drafted.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        for (path, files) in drafted {
             let (files, cut) = joined(files);
             cut.into_iter().for_each(|loss| seen.lose(loss));
             directories.push(Directory { path, files });
@@ -118,11 +132,9 @@ impl Draft {
     }
 }
 
-/// Directory and name of a path that a record can hold.
-fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
-    let slash = path.iter().rposition(|byte| *byte == b'/')?;
-    let (directory, name) = (path.get(..slash)?, path.get(slash + 1..)?);
-    ((1..=NAME_MAX).contains(&name.len()) && directory.len() <= DIRECTORY_MAX).then_some((directory, name))
+/// Whether this path is that of a name in a directory.
+fn is_path(path: &[u8], directory: &[u8], name: &[u8]) -> bool {
+    path.strip_prefix(directory).and_then(|rest| rest.strip_prefix(b"/")) == Some(name)
 }
 
 /// At least the items of its encoding.

@@ -108,7 +108,11 @@ fn next(bytes: &[u8]) -> Option<Result<(Event<'_>, &[u8]), NotEvents>> {
     let parts = length.filter(|length| *length >= METADATA).and_then(|length| bytes.split_at_checked(length));
     let Some((bytes, rest)) = parts else { return Some(Err(SHORT)) };
     let event = event_of(bytes).ok_or(SHORT);
-    Some(if bytes.get(4) == Some(&VERSION) { event.map(|event| (event, rest)) } else { Err(NotEvents("another version")) })
+    Some(if bytes.get(4) == Some(&VERSION) {
+        event.map(|event| (event, rest))
+    } else {
+        Err(NotEvents("another version"))
+    })
 }
 
 fn event_of(event: &[u8]) -> Option<Event<'_>> {
@@ -205,7 +209,9 @@ mod tests {
         let both = [event(RENAMED, 5, &records), event(libc::FAN_Q_OVERFLOW, 0, &[])].concat();
         let mut found: Vec<Event<'_>> = events(&both).collect::<Result<_, _>>().unwrap();
         assert!(matches!(found.pop(), Some(Event::Overflow)));
-        let Some(Event::Name { what, pid, file_system, spot: before, renamed, target }) = found.pop() else { panic!("{found:?}") };
+        let Some(Event::Name { what, pid, file_system, spot: before, renamed, target }) = found.pop() else {
+            panic!("{found:?}")
+        };
         assert_eq!((what, pid, file_system), (RENAMED, 5, 7));
         let spot = |name: Option<Named<'_>>| name.map(Named::keep);
         assert_eq!(spot(before), Some(Spot { directory: handle(b"dir1"), name: b"old".to_vec() }));

@@ -264,14 +264,9 @@ impl Seen {
         }
     }
 
-    /// Every file that was seen.
-    pub(super) fn keys(&self) -> Vec<Key> {
-        self.rows.keys().cloned().collect()
-    }
-
-    /// Takes a row out, to become part of the record.
-    pub(super) fn remove(&mut self, key: &Key) -> Option<Box<Row>> {
-        self.rows.remove(key)
+    /// Takes the rows out, to become the record.
+    pub(super) fn take_rows(&mut self) -> Vec<(Key, Box<Row>)> {
+        self.rows.drain().collect()
     }
 }
 
@@ -302,6 +297,6 @@ mod tests {
         for number in 0..=CONTENTS_MAX as u64 {
             seen.content(&key(0), Of::Executed, content(&number.to_le_bytes()));
         }
-        assert_eq!(seen.remove(&key(0)).unwrap().executed.len(), CONTENTS_MAX);
+        assert_eq!(seen.known(&key(0)).unwrap().executed.len(), CONTENTS_MAX);
     }
 }

@@ -10,6 +10,7 @@ use coffer_evidence::file_record::{Content, DIRECTORY_MAX, RecordLoss, Uses};
 use rustix::fs::{FileType, OFlags, Stat, fstat};
 use std::collections::HashMap;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::rc::Rc;
 
 /// Files that are looked at in one turn.
 const FILES: usize = 64;
@@ -25,9 +26,9 @@ const PATHS_BYTES: usize = 2 << 20;
 pub(super) struct Telling {
     seen: Seen,
     /// Files that are not looked at yet.
-    keys: Vec<Key>,
+    rows: Vec<(Key, Box<Row>)>,
     /// Where directories are, or that it is not known.
-    directories: HashMap<(usize, Handle), Option<Vec<u8>>>,
+    directories: HashMap<(usize, Handle), Option<Rc<[u8]>>>,
     /// Bytes of those paths.
     known: usize,
     /// Where those that were removed by the call had been: directories that hold other rows.
@@ -38,11 +39,10 @@ pub(super) struct Telling {
 
 impl Telling {
     pub(super) fn new(mut seen: Seen) -> Self {
-        let keys = seen.keys();
+        let rows = seen.take_rows();
         let mut removed = HashMap::new();
-        for key in &keys {
+        for (key, row) in &rows {
             if let Key::Placed(place, handle) = key
-                && let Some(row) = seen.known(key)
                 && row.uses.has(Uses::DIRECTORY)
                 && let Some(spot) = row.spot.clone()
             {
@@ -50,7 +50,7 @@ impl Telling {
             }
         }
         let (directories, draft, budget) = (HashMap::new(), Draft::default(), Budget::new(content::CALL_MAX));
-        Self { seen, keys, directories, known: 0, removed, draft, budget }
+        Self { seen, rows, directories, known: 0, removed, draft, budget }
     }
 
     /// Bytes that its rows take.
@@ -62,8 +62,7 @@ impl Telling {
     pub(super) fn go_on(&mut self, places: &[Place]) -> anyhow::Result<bool> {
         let mut read = 0;
         for _ in 0..FILES {
-            let Some(key) = self.keys.pop() else { return Ok(true) };
-            let Some(row) = self.seen.remove(&key) else { continue };
+            let Some((key, row)) = self.rows.pop() else { return Ok(true) };
             match &key {
                 Key::Fixed(..) => match row.path.clone() {
                     Some(path) => self.draft.add(&path, (row, End::Stays), None, None),
@@ -75,7 +74,7 @@ impl Telling {
                 break;
             }
         }
-        Ok(self.keys.is_empty())
+        Ok(self.rows.is_empty())
     }
 
     /// The record.
@@ -91,10 +90,11 @@ impl Telling {
             None => None,
         };
         if self.is_settled(&row)
-            && let Some(path) = row.spot.take().and_then(|spot| self.beneath(place, at, &spot, DEPTH))
+            && let Some(spot) = row.spot.take()
+            && let Some(directory) = self.directory(place, at, &spot.directory, DEPTH)
         {
             let left = row.left;
-            self.draft.add(&path, (row, End::Stays), left, before);
+            self.draft.add_in(&directory, spot.name, (row, End::Stays), left, before);
             return Ok(0);
         }
         let former = before.or_else(|| row.path.clone());
@@ -181,10 +181,10 @@ impl Telling {
     /// The path of a name in a directory, which may be gone.
     fn beneath(&mut self, place: &Place, at: usize, spot: &Spot, depth: usize) -> Option<Vec<u8>> {
         let directory = self.directory(place, at, &spot.directory, depth)?;
-        Some([directory.as_slice(), b"/", &spot.name].concat())
+        Some([&*directory, b"/", &spot.name].concat())
     }
 
-    fn directory(&mut self, place: &Place, at: usize, handle: &Handle, depth: usize) -> Option<Vec<u8>> {
+    fn directory(&mut self, place: &Place, at: usize, handle: &Handle, depth: usize) -> Option<Rc<[u8]>> {
         let key = (at, handle.clone());
         if let Some(known) = self.directories.get(&key) {
             return known.clone();
@@ -199,7 +199,8 @@ impl Telling {
             (None, Some(spot)) if depth > 0 => self.beneath(place, at, &spot, depth - 1),
             (None, _) => None,
         };
-        self.known += path.as_ref().map_or(0, Vec::len);
+        let path: Option<Rc<[u8]>> = path.map(Rc::from);
+        self.known += path.as_ref().map_or(0, |path| path.len());
         if self.known > PATHS_BYTES {
             // It is found again.
             self.directories.clear();

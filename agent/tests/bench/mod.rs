@@ -35,8 +35,8 @@ pub(crate) struct Bench {
     pub(crate) calls: Calls,
     /// Calls whose record misses something, as the observer told while they ran.
     pub(crate) lost: Vec<u64>,
-    /// What the last call that ended did with files, and the bytes that say so.
-    record: Option<(usize, FileRecord)>,
+    /// What the last call that ended did with files, as it was told: it is read when a test asks.
+    record: Option<(OwnedFd, Coverage)>,
     reports: VecDeque<Report>,
     observer: Child,
     jails: Option<Jails>,
@@ -80,9 +80,12 @@ impl Bench {
 
     /// The record of the call that ended last, and its bytes.
     #[allow(dead_code, reason = "not every test is about the record")]
-    pub(crate) fn record(&self) -> (&FileRecord, usize) {
-        let (bytes, record) = self.record.as_ref().expect("a call that ended");
-        (record, *bytes)
+    pub(crate) fn record(&self) -> (FileRecord, usize) {
+        let (told, coverage) = self.record.as_ref().expect("a call that ended");
+        let bytes = sealed::read(told, RECORD_MAX).unwrap();
+        let record = FileRecord::parse(&bytes).unwrap();
+        assert_eq!(*coverage == Coverage::Whole, record.lost.is_empty());
+        (record, bytes.len())
     }
 
     pub(crate) fn command(&self, argv: &[&str], directory: &str) -> Command {
@@ -136,10 +139,7 @@ impl Bench {
             self.reports.extend(self.calls.reports());
             match self.reports.pop_front() {
                 Some(Report::Recorded(_, record, coverage)) => {
-                    let bytes = sealed::read(record, RECORD_MAX).unwrap();
-                    let record = FileRecord::parse(&bytes).unwrap();
-                    assert_eq!(coverage == Coverage::Whole, record.lost.is_empty());
-                    self.record = Some((bytes.len(), record));
+                    self.record = Some((record, coverage));
                     continue;
                 }
                 Some(report) => {
