@@ -1,6 +1,7 @@
 //! Which call a process was last seen in, by its number. Numbers come again: what is known is forgotten before the kernel, which
 //! counts up, can have come round.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,8 @@ const FORKS_MAX: u64 = 1 << 21;
 #[derive(Debug, Default)]
 pub(super) struct Processes {
     calls: HashMap<i32, u64>,
+    /// The entry that was asked for last: most events come from the same process as the one before.
+    last: Cell<Option<(i32, u64)>>,
     /// When it was asked last, and how many processes there had been when the oldest entry may have been made.
     asked: Option<(Instant, u64)>,
 }
@@ -23,6 +26,10 @@ pub(super) struct Processes {
 impl Processes {
     /// A process was seen in a call.
     pub(super) fn remember(&mut self, pid: i32, intent: u64) {
+        if self.last.get() == Some((pid, intent)) {
+            return;
+        }
+        self.forget_last();
         if self.calls.len() >= PROCESSES_MAX {
             self.calls.clear();
         }
@@ -31,11 +38,22 @@ impl Processes {
 
     /// The call that it was seen in.
     pub(super) fn call(&self, pid: i32) -> Option<u64> {
-        self.calls.get(&pid).copied()
+        if let Some((_, intent)) = self.last.get().filter(|(last, _)| *last == pid) {
+            return Some(intent);
+        }
+        let intent = self.calls.get(&pid).copied()?;
+        self.last.set(Some((pid, intent)));
+        Some(intent)
+    }
+
+    /// Before any entry changes.
+    fn forget_last(&mut self) {
+        self.last.set(None);
     }
 
     /// A call has ended.
     pub(super) fn end(&mut self, intent: u64) {
+        self.forget_last();
         self.calls.retain(|_, of| *of != intent);
     }
 
@@ -46,11 +64,13 @@ impl Processes {
             Some((_, first)) => match made() {
                 Some(made) if made.saturating_sub(first) < FORKS_MAX => self.asked = Some((now, first)),
                 made => {
+                    self.forget_last();
                     self.calls.clear();
                     self.asked = made.map(|made| (now, made));
                 }
             },
             None => {
+                self.forget_last();
                 self.calls.clear();
                 self.asked = made().map(|made| (now, made));
             }
@@ -85,6 +105,19 @@ mod tests {
         // Who cannot be asked may have come round.
         known.age(at(4), || None);
         assert_eq!(known.call(7), None);
+    }
+
+    #[test]
+    fn a_number_that_is_used_again_is_the_last_calls_whoever_asked_before() {
+        let mut known = Processes::default();
+        known.remember(7, 3);
+        assert_eq!((known.call(7), known.call(8)), (Some(3), None));
+        known.remember(7, 4);
+        assert_eq!((known.call(7), known.call(7)), (Some(4), Some(4)));
+        known.end(4);
+        assert_eq!(known.call(7), None);
+        known.remember(7, 4);
+        assert_eq!(known.call(7), Some(4));
     }
 
     #[test]

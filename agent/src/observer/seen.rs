@@ -4,6 +4,7 @@ use super::content::{Budget, CALL_MAX, Look, SOON_CALL_MAX};
 use super::event::{self, Spot};
 use super::kernel::Handle;
 use coffer_evidence::file_record::{CONTENTS_MAX, Content, RecordLoss, Uses};
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
 /// Bytes that the rows of one call may take: some ten thousand files with usual names.
@@ -202,7 +203,7 @@ impl Seen {
 
     /// Something is missing from now on.
     pub(super) fn lose(&mut self, loss: RecordLoss) {
-        self.lost.insert(loss.number(), loss);
+        lose(&mut self.lost, loss);
     }
 
     /// Why something is missing.
@@ -217,17 +218,23 @@ impl Seen {
 
     /// The row of a file, made when there is none and there are `free` bytes for it.
     pub(super) fn row(&mut self, key: &Key, uses: Uses, now_ms: u64, free: usize) -> Option<&mut Row> {
-        if !self.rows.contains_key(key) {
-            let handle = match key {
-                Key::Fixed(..) => 0,
-                Key::Placed(_, handle) => handle.len(),
-            };
-            self.take(ROW_BYTES + handle, free)?;
-            self.names += 1;
-            let row = Row { first_ms: now_ms, placed: self.names, ..Row::default() };
-            self.rows.insert(key.clone(), Box::new(row));
-        }
-        let row = self.rows.get_mut(key)?;
+        let row = match self.rows.entry(key.clone()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                let handle = match key {
+                    Key::Fixed(..) => 0,
+                    Key::Placed(_, handle) => handle.len(),
+                };
+                let bytes = ROW_BYTES + handle;
+                if !has_room(self.bytes, bytes, free) {
+                    lose(&mut self.lost, RecordLoss::Files);
+                    return None;
+                }
+                self.bytes += bytes;
+                self.names += 1;
+                new.insert(Box::new(Row { first_ms: now_ms, placed: self.names, ..Row::default() }))
+            }
+        };
         row.uses = row.uses.and(uses);
         Some(row)
     }
@@ -239,7 +246,7 @@ impl Seen {
 
     /// Counts bytes that a row is to take on.
     pub(super) fn take(&mut self, bytes: usize, free: usize) -> Option<()> {
-        if bytes > free || self.bytes + bytes > CALL_BYTES {
+        if !has_room(self.bytes, bytes, free) {
             self.lose(RecordLoss::Files);
             return None;
         }
@@ -268,6 +275,15 @@ impl Seen {
     pub(super) fn take_rows(&mut self) -> Vec<(Key, Box<Row>)> {
         self.rows.drain().collect()
     }
+}
+
+fn lose(lost: &mut BTreeMap<u64, RecordLoss>, loss: RecordLoss) {
+    lost.insert(loss.number(), loss);
+}
+
+/// Whether a call whose rows take so many bytes may take more, of which so many are free.
+fn has_room(taken: usize, more: usize, free: usize) -> bool {
+    more <= free && taken + more <= CALL_BYTES
 }
 
 #[cfg(test)]

@@ -12,8 +12,9 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::rc::Rc;
 
-/// Files that are looked at in one turn.
-const FILES: usize = 64;
+/// What may be done in one turn: so many rows are taken up that need no look at their file, or so many times fewer that do.
+const ROWS: usize = 512;
+const LOOK: usize = 8;
 /// Bytes that are read in one turn, the last file in whole.
 const BYTES: u64 = 4 << 20;
 /// Removed directories in one another that a path is put together of.
@@ -60,9 +61,10 @@ impl Telling {
 
     /// Looks at some files; true when none is left.
     pub(super) fn go_on(&mut self, places: &[Place]) -> anyhow::Result<bool> {
-        let mut read = 0;
-        for _ in 0..FILES {
+        let (mut read, mut done) = (0, 0);
+        while done < ROWS {
             let Some((key, row)) = self.rows.pop() else { return Ok(true) };
+            done += if self.is_settled(&row) { 1 } else { LOOK };
             match &key {
                 Key::Fixed(..) => match row.path.clone() {
                     Some(path) => self.draft.add(&path, (row, End::Stays), None, None),
