@@ -18,6 +18,7 @@ mod event;
 mod held;
 mod kernel;
 mod processes;
+mod queue;
 mod seen;
 mod telling;
 mod watched;
@@ -27,11 +28,12 @@ use crate::fixed;
 use crate::frames::observe::{ToInit, ToObserver};
 use crate::sealed;
 use anyhow::Context as _;
+use queue::Found;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
-use watched::{Found, Watched};
+use watched::Watched;
 
 /// How often leases are looked at while there are any.
 const LEASE_TICK: Duration = Duration::from_millis(20);

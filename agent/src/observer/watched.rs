@@ -6,6 +6,7 @@ use super::event::{self, Event, Named};
 use super::held::Held;
 use super::kernel::{self, Answer, Handle};
 use super::processes::{self, Processes};
+use super::queue::{self, Found};
 use super::seen::{ALL_BYTES, Key, Of, Seen};
 use super::telling::{Telling, path_of};
 use crate::frames::observe::{RECORD_MAX, ToObserver};
@@ -21,10 +22,6 @@ use std::time::Instant;
 const PLACES_MAX: usize = 1 + 2 * crate::fixed::IDENTITIES_MAX;
 /// Executions of one call that are answered in one turn, so that no call waits for another's.
 const EXECUTIONS: usize = 16;
-/// Bytes of events with names that are read at once.
-const NAMES_BYTES: usize = 64 * 1024;
-/// Bytes of the largest event: two names of 255 bytes, three handles of 128, and what is around them.
-const EVENT_BYTES: usize = 1_100;
 /// Times that a full queue takes to be read: 16,384 events, of which the largest have 1,100 bytes.
 const ROUNDS: usize = 512;
 /// Programs of the image whose digests are kept.
@@ -53,17 +50,6 @@ pub(super) struct Watched {
     held: Held,
     /// What events with names are read into; lent out while they are gone through.
     buffer: Vec<u8>,
-}
-
-/// What reading a queue once has found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Found {
-    /// No event.
-    Nothing,
-    /// All that there was.
-    Events,
-    /// As many events as are read at once: there may be more.
-    More,
 }
 
 #[derive(Debug)]
@@ -195,7 +181,7 @@ impl Watched {
     pub(super) fn answer(&mut self, intent: u64) -> anyhow::Result<bool> {
         let Some(call) = self.calls.get(&intent) else { return Ok(false) };
         let mut buffer = [0; 24 * EXECUTIONS];
-        let count = read(call.executing.as_fd(), &mut buffer)?;
+        let count = queue::read(call.executing.as_fd(), &mut buffer)?;
         for event in event::events(buffer.get(..count).unwrap_or_default()) {
             match event? {
                 Event::Overflow => self.lose(intent, RecordLoss::Overflow),
@@ -219,8 +205,8 @@ impl Watched {
     /// Reads some of what happened to names.
     fn read_names(&mut self) -> anyhow::Result<Found> {
         let Some(names) = &self.names else { return Ok(Found::Nothing) };
-        let mut buffer = lend(&mut self.buffer);
-        let (bytes, found) = read_some(names.as_fd(), &mut buffer)?;
+        let mut buffer = queue::lend(&mut self.buffer);
+        let (bytes, found) = queue::read_names(names.as_fd(), &mut buffer)?;
         if found > Found::Nothing {
             self.processes.age(Instant::now(), processes::made);
         }
@@ -251,8 +237,8 @@ impl Watched {
     /// Reads some of what a call opened and closed.
     fn read_opened(&mut self, intent: u64) -> anyhow::Result<Found> {
         let Some(call) = self.calls.get(&intent) else { return Ok(Found::Nothing) };
-        let mut buffer = lend(&mut self.buffer);
-        let (bytes, found) = read_some(call.opened.as_fd(), &mut buffer)?;
+        let mut buffer = queue::lend(&mut self.buffer);
+        let (bytes, found) = queue::read_names(call.opened.as_fd(), &mut buffer)?;
         let (mut opened, mut written) = (Vec::new(), Vec::new());
         for event in event::events(bytes) {
             match event? {
@@ -490,31 +476,4 @@ fn open(place: &Place, handle: &Handle) -> Option<(OwnedFd, Stat)> {
     let file = handle.open(place.root.as_fd(), OFlags::RDONLY | OFlags::NONBLOCK).ok()?;
     let stat = fstat(&file).ok()?;
     FileType::from_raw_mode(stat.st_mode).is_file().then_some((file, stat))
-}
-
-/// The buffer, as large as it is to be; it is to be given back.
-fn lend(buffer: &mut Vec<u8>) -> Vec<u8> {
-    let mut lent = std::mem::take(buffer);
-    lent.resize(NAMES_BYTES, 0);
-    lent
-}
-
-/// Some events with names of a queue.
-fn read_some<'a>(queue: BorrowedFd<'_>, buffer: &'a mut [u8]) -> anyhow::Result<(&'a [u8], Found)> {
-    let count = read(queue, buffer)?;
-    let found = match count {
-        0 => Found::Nothing,
-        _ if count + EVENT_BYTES > buffer.len() => Found::More,
-        _ => Found::Events,
-    };
-    Ok((buffer.get(..count).unwrap_or_default(), found))
-}
-
-/// Bytes of some events of a queue; 0 when there are none.
-fn read(queue: BorrowedFd<'_>, buffer: &mut [u8]) -> anyhow::Result<usize> {
-    match rustix::io::read(queue, buffer) {
-        Ok(count) => Ok(count),
-        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(0),
-        Err(errno) => Err(errno).context("read the kernel's events"),
-    }
 }
