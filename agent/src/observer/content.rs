@@ -70,11 +70,10 @@ fn digest(file: BorrowedFd<'_>, size: u64, most: u64) -> Option<(u64, Digest256)
     let mut buffer = vec![0; usize::try_from(size).unwrap_or(BUFFER).saturating_add(1).min(BUFFER)];
     loop {
         match rustix::io::pread(file, &mut buffer[..], at) {
-            Ok(0) => return Some((at, Digest256::new(hash.finalize().into()))),
             Ok(count) => {
                 hash.update(&buffer[..count]);
                 at += count as u64;
-                if at == size && count < buffer.len() {
+                if count == 0 || (at == size && count < buffer.len()) {
                     return Some((at, Digest256::new(hash.finalize().into())));
                 }
             }

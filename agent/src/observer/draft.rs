@@ -54,11 +54,10 @@ pub(super) struct Told {
 impl Draft {
     /// Adds a row under the path that it has now; one without a use is none.
     pub(super) fn add(&mut self, path: &[u8], row: (Box<Row>, End), left: Option<Content>, from: Option<Vec<u8>>) {
-        match path.iter().rposition(|byte| *byte == b'/').and_then(|slash| path.split_at_checked(slash)) {
-            Some((directory, [_, name @ ..])) => self.add_in(directory, name.to_vec(), row, left, from),
-            Some((_, [])) | None if row.0.uses == Uses::default() => {}
-            Some((_, [])) | None => self.lost.push(RecordLoss::Unnamed),
-        }
+        let slash = path.iter().rposition(|byte| *byte == b'/').unwrap_or(path.len());
+        let (directory, rest) = path.split_at(slash);
+        // Without a slash there is no name, and that is none.
+        self.add_in(directory, rest.get(1..).unwrap_or_default().to_vec(), row, left, from);
     }
 
     /// The same, by directory and name.

@@ -1,7 +1,6 @@
 //! Which call a process was last seen in, by its number. Numbers come again: what is known is forgotten before the kernel, which
 //! counts up, can have come round.
 
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -17,8 +16,6 @@ const FORKS_MAX: u64 = 1 << 21;
 #[derive(Debug, Default)]
 pub(super) struct Processes {
     calls: HashMap<i32, u64>,
-    /// The entry that was asked for last: most events come from the same process as the one before.
-    last: Cell<Option<(i32, u64)>>,
     /// When it was asked last, and how many processes there had been when the oldest entry may have been made.
     asked: Option<(Instant, u64)>,
 }
@@ -26,10 +23,6 @@ pub(super) struct Processes {
 impl Processes {
     /// A process was seen in a call.
     pub(super) fn remember(&mut self, pid: i32, intent: u64) {
-        if self.last.get() == Some((pid, intent)) {
-            return;
-        }
-        self.forget_last();
         if self.calls.len() >= PROCESSES_MAX {
             self.calls.clear();
         }
@@ -38,22 +31,11 @@ impl Processes {
 
     /// The call that it was seen in.
     pub(super) fn call(&self, pid: i32) -> Option<u64> {
-        if let Some((_, intent)) = self.last.get().filter(|(last, _)| *last == pid) {
-            return Some(intent);
-        }
-        let intent = self.calls.get(&pid).copied()?;
-        self.last.set(Some((pid, intent)));
-        Some(intent)
-    }
-
-    /// Before any entry changes.
-    fn forget_last(&mut self) {
-        self.last.set(None);
+        self.calls.get(&pid).copied()
     }
 
     /// A call has ended.
     pub(super) fn end(&mut self, intent: u64) {
-        self.forget_last();
         self.calls.retain(|_, of| *of != intent);
     }
 
@@ -64,13 +46,11 @@ impl Processes {
             Some((_, first)) => match made() {
                 Some(made) if made.saturating_sub(first) < FORKS_MAX => self.asked = Some((now, first)),
                 made => {
-                    self.forget_last();
                     self.calls.clear();
                     self.asked = made.map(|made| (now, made));
                 }
             },
             None => {
-                self.forget_last();
                 self.calls.clear();
                 self.asked = made().map(|made| (now, made));
             }

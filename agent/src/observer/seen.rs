@@ -128,13 +128,34 @@ pub(super) enum Of {
 #[derive(Debug)]
 pub(super) struct Seen {
     rows: HashMap<Key, Box<Row>>,
-    bytes: usize,
-    lost: BTreeMap<u64, RecordLoss>,
+    room: Room,
     /// How many names were given.
     names: u64,
     moves: Moves,
     budget: Budget,
     soon: Budget,
+}
+
+/// What the rows take, and what is missing because something ended.
+#[derive(Debug, Default)]
+struct Room {
+    bytes: usize,
+    lost: BTreeMap<u64, RecordLoss>,
+}
+
+impl Room {
+    fn take(&mut self, bytes: usize, free: usize) -> Option<()> {
+        if bytes > free || self.bytes + bytes > CALL_BYTES {
+            self.lose(RecordLoss::Files);
+            return None;
+        }
+        self.bytes += bytes;
+        Some(())
+    }
+
+    fn lose(&mut self, loss: RecordLoss) {
+        self.lost.insert(loss.number(), loss);
+    }
 }
 
 /// Whether a directory of the call's files may have another path than when it was looked at.
@@ -149,8 +170,7 @@ impl Default for Seen {
     fn default() -> Self {
         Self {
             rows: HashMap::new(),
-            bytes: 0,
-            lost: BTreeMap::new(),
+            room: Room::default(),
             names: 0,
             moves: Moves::None,
             budget: Budget::new(CALL_MAX),
@@ -162,7 +182,7 @@ impl Default for Seen {
 impl Seen {
     /// Bytes that the rows take.
     pub(super) fn bytes(&self) -> usize {
-        self.bytes
+        self.room.bytes
     }
 
     /// What may still be read while the call runs.
@@ -203,17 +223,17 @@ impl Seen {
 
     /// Something is missing from now on.
     pub(super) fn lose(&mut self, loss: RecordLoss) {
-        lose(&mut self.lost, loss);
+        self.room.lose(loss);
     }
 
     /// Why something is missing.
     pub(super) fn lost(&self) -> Vec<RecordLoss> {
-        self.lost.values().copied().collect()
+        self.room.lost.values().copied().collect()
     }
 
     /// Whether something is missing.
     pub(super) fn has_lost(&self) -> bool {
-        !self.lost.is_empty()
+        !self.room.lost.is_empty()
     }
 
     /// The row of a file, made when there is none and there are `free` bytes for it.
@@ -225,12 +245,7 @@ impl Seen {
                     Key::Fixed(..) => 0,
                     Key::Placed(_, handle) => handle.len(),
                 };
-                let bytes = ROW_BYTES + handle;
-                if !has_room(self.bytes, bytes, free) {
-                    lose(&mut self.lost, RecordLoss::Files);
-                    return None;
-                }
-                self.bytes += bytes;
+                self.room.take(ROW_BYTES + handle, free)?;
                 self.names += 1;
                 new.insert(Box::new(Row { first_ms: now_ms, placed: self.names, ..Row::default() }))
             }
@@ -246,12 +261,7 @@ impl Seen {
 
     /// Counts bytes that a row is to take on.
     pub(super) fn take(&mut self, bytes: usize, free: usize) -> Option<()> {
-        if !has_room(self.bytes, bytes, free) {
-            self.lose(RecordLoss::Files);
-            return None;
-        }
-        self.bytes += bytes;
-        Some(())
+        self.room.take(bytes, free)
     }
 
     /// Adds a content to a row's list, unless it is there.
@@ -277,15 +287,6 @@ impl Seen {
     }
 }
 
-fn lose(lost: &mut BTreeMap<u64, RecordLoss>, loss: RecordLoss) {
-    lost.insert(loss.number(), loss);
-}
-
-/// Whether a call whose rows take so many bytes may take more, of which so many are free.
-fn has_room(taken: usize, more: usize, free: usize) -> bool {
-    more <= free && taken + more <= CALL_BYTES
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -303,7 +304,7 @@ mod tests {
     fn what_does_not_fit_is_said() {
         let mut seen = Seen::default();
         assert!(seen.row(&key(1), Uses::OPENED, 0, ROW_BYTES - 1).is_none());
-        assert_eq!(seen.lost.values().copied().collect::<Vec<_>>(), [RecordLoss::Files]);
+        assert_eq!(seen.lost(), [RecordLoss::Files]);
         let mut seen = Seen::default();
         let rows = (0..).take_while(|number| seen.row(&key(*number), Uses::OPENED, 0, ALL_BYTES).is_some()).count();
         assert_eq!(rows, CALL_BYTES / ROW_BYTES);

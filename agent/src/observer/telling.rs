@@ -64,14 +64,18 @@ impl Telling {
         let (mut read, mut done) = (0, 0);
         while done < ROWS {
             let Some((key, row)) = self.rows.pop() else { return Ok(true) };
-            done += if self.is_settled(&row) { 1 } else { LOOK };
-            match &key {
-                Key::Fixed(..) => match row.path.clone() {
-                    Some(path) => self.draft.add(&path, (row, End::Stays), None, None),
-                    None => self.seen.lose(RecordLoss::Unnamed),
-                },
-                Key::Placed(place, handle) => read += self.placed(places, *place, handle, row)?,
-            }
+            let looked = match &key {
+                Key::Fixed(..) => {
+                    match row.path.clone() {
+                        Some(path) => self.draft.add(&path, (row, End::Stays), None, None),
+                        None => self.seen.lose(RecordLoss::Unnamed),
+                    }
+                    None
+                }
+                Key::Placed(place, handle) => self.placed(places, *place, handle, row)?,
+            };
+            done += if looked.is_some() { LOOK } else { 1 };
+            read += looked.unwrap_or(0);
             if read >= BYTES {
                 break;
             }
@@ -84,8 +88,15 @@ impl Telling {
         self.draft.finish(self.seen, most)
     }
 
-    /// A file where tools can write, by its handle: it may have another name by now, or none. Answers how much of it was read.
-    fn placed(&mut self, places: &[Place], at: usize, handle: &Handle, mut row: Box<Row>) -> anyhow::Result<u64> {
+    /// A file where tools can write, by its handle: it may have another name by now, or none. Answers how much of it was read, if it
+    /// was looked for at all.
+    fn placed(
+        &mut self,
+        places: &[Place],
+        at: usize,
+        handle: &Handle,
+        mut row: Box<Row>,
+    ) -> anyhow::Result<Option<u64>> {
         let Some(place) = places.get(at) else { anyhow::bail!("expected a known place, found number {at}") };
         let before = match row.before.take() {
             Some(spot) => self.beneath(place, at, &spot, DEPTH),
@@ -97,7 +108,7 @@ impl Telling {
         {
             let left = row.left;
             self.draft.add_in(&directory, spot.name, (row, End::Stays), left, before);
-            return Ok(0);
+            return Ok(None);
         }
         let former = before.or_else(|| row.path.clone());
         let found =
@@ -116,7 +127,7 @@ impl Telling {
             let left = self.left(place, handle, &mut row, &stat);
             let read = left.map_or(0, |content| if content.sha256.is_some() { content.size } else { 0 });
             self.draft.add(&path, (row, End::Stays), left, former);
-            return Ok(read);
+            return Ok(Some(read));
         }
         let last = match row.spot.take() {
             Some(spot) => self.beneath(place, at, &spot, DEPTH),
@@ -130,7 +141,7 @@ impl Telling {
             }
             None => self.seen.lose(RecordLoss::Unnamed),
         }
-        Ok(0)
+        Ok(Some(0))
     }
 
     /// Whether nothing more is to be learned of a file that the call made or wrote: its one name and what it was left as are known.
